@@ -1,0 +1,85 @@
+# Every target sets up what it needs; `make help` lists them.
+#
+#   make PYTHON=python3.12 test     another interpreter (3.11 or newer)
+#   make VENV=/elsewhere/venv test  another place for the virtual environment
+
+PYTHON ?= python3
+VENV   ?= .venv
+PROMPT ?= a red house
+OUT    ?= demo
+PYTEST_FLAGS ?=
+
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+LOWEST := .venv-lowest
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+
+# Two workers of one thread each beat one worker whose thread pools fight over the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint lab notebooks benchmark-scenes benchmark-quality test-lowest wheel clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
+	    || sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST)
+
+define check_python
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is missing or older than 3.11: install a newer Python," \
+	         "or name one, as in 'make PYTHON=python3.12 $(MAKECMDGOALS)'" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	    echo "$(PYTHON) cannot make virtual environments: on Debian and Ubuntu," \
+	         "'apt-get install python3-venv'" >&2; exit 1; }
+endef
+
+$(STAMP): pyproject.toml constraints/tested.txt
+	$(check_python)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[notebooks,dev]' -c constraints/tested.txt
+	@touch $@
+
+demo: $(STAMP)  ## segment a scene from a prompt and a picture from a file, into demo/
+	$(BIN)/emerdiff-probe segment --prompt "$(PROMPT)" --out $(OUT)/prompt
+	$(BIN)/emerdiff-probe segment docs/images/example.png --out $(OUT)/picture
+	@echo "The results are in $(OUT)/prompt and $(OUT)/picture."
+
+lint: $(STAMP)  ## style, types and which room may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## lint, all tests, and all notebooks against their stored outputs
+	$(PYTEST) -n 2 $(PYTEST_FLAGS)
+ifneq ($(NOTEBOOKS),)
+	$(PYTEST) -p tests.conftest --nbval notebooks \
+	    --nbval-sanitize-with notebooks/sanitize.cfg $(PYTEST_FLAGS)
+endif
+
+lab: $(STAMP)  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+notebooks: $(STAMP)  ## run the notebooks and store their outputs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+
+benchmark-scenes: $(STAMP)  ## how far colour, position and an untrained network get on the scenes
+	$(BIN)/python -m emerdiff_probe.evaluation scenes
+
+benchmark-quality: $(STAMP)  ## EmerDiff against baselines on the same masks, on scenes with known segments
+	$(BIN)/python -m emerdiff_probe.evaluation quality
+
+test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
+	$(check_python)
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet -e '.[notebooks,dev]' -c constraints/lowest.txt
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 $(PYTEST_FLAGS)
+
+wheel: $(STAMP)  ## dist/*.whl
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean:  ## remove what the other targets made, but for the virtual environments
+	rm -rf build dist $(OUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,138 @@
+"""Dimensions, coordinates and attributes of the datasets that the package makes.
+
+All positions are in pixels of the photograph, the centre of its pixel i being i + 0.5, so that one
+``.sel(y=..., source_y=..., method="nearest")`` addresses one place at every resolution.
+"""
+
+import json
+import math
+from typing import Final, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from emerdiff_probe.errors import StoreError
+
+__all__ = [
+    "CHANNEL",
+    "MASK",
+    "MODEL_X",
+    "MODEL_Y",
+    "RGB",
+    "SEGMENTATION",
+    "SOURCE_X",
+    "SOURCE_Y",
+    "X",
+    "Y",
+    "check",
+    "pixel_centres",
+]
+
+Y: Final = "y"  # the photograph's own size
+X: Final = "x"
+SOURCE_Y: Final = "source_y"  # latent locations
+SOURCE_X: Final = "source_x"
+MODEL_Y: Final = "model_y"  # the picture as the model sees it
+MODEL_X: Final = "model_x"
+MASK: Final = "mask"
+CHANNEL: Final = "channel"
+RGB: Final = "rgb"
+
+SEGMENTATION: Final = "segmentation/1"
+
+_SOURCE = (SOURCE_Y, SOURCE_X)
+_MODEL = (MODEL_Y, MODEL_X)
+
+# Least and greatest value; None: any finite value; MASK as the greatest: the highest mask.
+_Limits = tuple[float, float | Literal["mask"]] | None
+# name: dims, dtype, limits
+_SEGMENTATION: Final[dict[str, tuple[tuple[str, ...], str, _Limits]]] = {
+    "labels": ((Y, X), "int16", (0, MASK)),
+    "strength": ((Y, X), "float32", (0, math.inf)),  # the winning difference map
+    "margin": ((Y, X), "float32", (0, 1)),  # (first - second) / first; 1: one mask; 0: no motion
+    "low_res": (_SOURCE, "int16", (0, MASK)),
+    "masks": ((MASK, *_SOURCE), "float32", (0, 1)),
+    "difference": ((MASK, *_MODEL), "float32", (0, math.inf)),
+    "embeddings": ((MASK, CHANNEL), "float32", None),
+    "features": ((*_SOURCE, CHANNEL), "float32", None),
+    "picture": ((Y, X, RGB), "uint8", (0, 255)),
+    "reconstruction": ((*_MODEL, RGB), "float32", (0, 1)),  # the unmodulated run's image
+}
+_TEXTS = ("model", "weights", "engine", "source", "fit")
+_JSONS = ("config", "versions", "inversion")
+
+
+def pixel_centres(n: int, extent: float) -> NDArray[np.float64]:
+    """Centres of ``n`` equal cells that together span from 0 to ``extent``.
+
+    >>> pixel_centres(2, 8)
+    array([2., 6.])
+    """
+    return (np.arange(n, dtype=np.float64) + 0.5) * (extent / n)
+
+
+def check(ds: xr.Dataset) -> None:
+    """See that a dataset has the form that its ``schema`` attribute claims.
+
+    Looks at attributes, dimensions, coordinates, types and ranges; reads all values. More
+    variables and attributes than the schema names are allowed.
+
+    Raises:
+        StoreError: Naming the first thing that is wrong.
+    """
+    schema = ds.attrs.get("schema")
+    if schema != SEGMENTATION:
+        raise StoreError(
+            f"attribute schema is {schema!r}; this version knows {SEGMENTATION!r}. "
+            "Make the dataset anew, or use the version that made it"
+        )
+    _check_attributes(ds)
+    for name, (dims, dtype, _) in _SEGMENTATION.items():
+        if name not in ds.data_vars:
+            raise StoreError(f"no variable '{name}'; there are {sorted(map(str, ds.data_vars))}")
+        if ds[name].dims != dims:
+            raise StoreError(f"{name} has dims {ds[name].dims}, not {dims}")
+        if ds[name].dtype != dtype:
+            raise StoreError(f"{name} is {ds[name].dtype}, not {dtype}")
+    _check_coordinates(ds)
+    for name, (_, _, limits) in _SEGMENTATION.items():
+        _check_values(ds, name, limits)
+
+
+def _check_attributes(ds: xr.Dataset) -> None:
+    for name in (*_TEXTS, *_JSONS):
+        if not isinstance(value := ds.attrs.get(name), str):
+            raise StoreError(f"attribute {name} is {value!r}, not a text")
+        if name in _JSONS:
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise StoreError(f"attribute {name} is not JSON: {error}") from error
+
+
+def _check_coordinates(ds: xr.Dataset) -> None:
+    expected: dict[str, NDArray[np.generic]] = {
+        dim: pixel_centres(ds.sizes[dim], ds.sizes[side])
+        for side, dims in ((Y, (Y, SOURCE_Y, MODEL_Y)), (X, (X, SOURCE_X, MODEL_X)))
+        for dim in dims
+    }
+    expected[MASK] = np.arange(ds.sizes[MASK])
+    for dim, values in expected.items():
+        if dim not in ds.coords:
+            raise StoreError(f"no coordinate '{dim}'")
+        if not np.allclose(ds[dim], values):
+            raise StoreError(f"coordinate '{dim}' does not run from {values[0]} to {values[-1]}")
+    if RGB not in ds.coords or ds[RGB].values.tolist() != ["r", "g", "b"]:
+        raise StoreError(f"coordinate '{RGB}' is not 'r', 'g', 'b'")
+
+
+def _check_values(ds: xr.Dataset, name: str, limits: _Limits) -> None:
+    if not np.isfinite(ds[name]).all():
+        raise StoreError(f"{name} has values that are not finite")
+    if limits is None:
+        return
+    least, most = limits[0], ds.sizes[MASK] - 1 if limits[1] == MASK else limits[1]
+    low, high = ds[name].min().values.item(), ds[name].max().values.item()
+    if low < least or high > most:
+        raise StoreError(f"{name} runs from {low} to {high}, not within {least} to {most}")

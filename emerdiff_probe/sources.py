@@ -1,0 +1,247 @@
+"""What a run starts from: a prompt or a picture, and how a picture is brought to a model's size."""
+
+import math
+import numbers
+import os
+import warnings
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from emerdiff_probe.errors import InputError, ProbeError, closest
+
+__all__ = ["Fitted", "Photo", "Prompt", "fit"]
+
+MOST_PIXELS = 64_000_000
+LEAST_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to generate from. The empty text is one too: it conditions on nothing.
+
+    Args:
+        text: What to generate.
+        seed: Start of the random numbers, from 0 below 2**63.
+
+    Raises:
+        InputError: The text is not a string, or the seed not such a number.
+    """
+
+    text: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise InputError(
+                f"a prompt is a text, not {self.text!r}; use Prompt('') to condition on nothing"
+            )
+        if (
+            isinstance(self.seed, bool)
+            or not isinstance(self.seed, numbers.Integral)
+            or not 0 <= self.seed < 2**63
+        ):
+            raise InputError(f"a seed is an integer from 0 below 2**63, not {self.seed!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture to start from, drawn or photographed.
+
+    It is read when :meth:`rgb` is called. Its orientation tag is obeyed; what is transparent shows
+    white; greyscale (8 and 16 bit), palette and CMYK become RGB; of several frames the first
+    counts; colour profiles are not applied.
+
+    Args:
+        image: A file that Pillow can read, a Pillow image, or an array: uint8, or floats in
+            [0, 1], of shape (height, width), (height, width, 3) or (height, width, 4), the fourth
+            channel being opacity.
+    """
+
+    image: str | os.PathLike[str] | Image.Image | NDArray[np.generic]
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending, or "picture"."""
+        return Path(self.image).stem if isinstance(self.image, str | os.PathLike) else "picture"
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """The picture as uint8 (height, width, 3).
+
+        Raises:
+            InputError: No such file, not a picture, damaged, larger than 64 megapixels (refused
+                before it is decoded), smaller than 16 pixels on a side, or an array of another
+                type, shape or range than those above.
+        """
+        if isinstance(self.image, np.ndarray):
+            return _to_rgb(_from_array(self.image))
+        if isinstance(self.image, Image.Image):
+            return _decode(self.image, "the picture")
+        if not isinstance(self.image, str | os.PathLike):
+            raise InputError(
+                f"a photo is a path, a Pillow image or a NumPy array, not {type(self.image)}"
+            )
+        return _read(Path(self.image))
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    if path.is_dir():
+        inside = closest("", (entry.name for entry in sorted(path.iterdir()) if entry.is_file()))
+        raise InputError(f"'{path}' is a folder, not a picture; {inside}. Name a file in it")
+    if not path.exists():
+        parent = path.parent
+        names = [entry.name for entry in sorted(parent.iterdir())] if parent.is_dir() else []
+        raise InputError(f"no file '{path}'; in '{parent}': {closest(path.name, names)}")
+    try:
+        with warnings.catch_warnings():
+            # Ours is the stricter limit, and _check_size enforces it.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened:
+            return _decode(opened, f"'{path}'")
+    except Image.DecompressionBombError as error:
+        raise InputError(f"'{path}' is too large ({error}); {_LIMITS}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"'{path}' is not a picture that Pillow can read; convert it to PNG or JPEG"
+        ) from error
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error}") from error
+
+
+_LIMITS = (
+    f"a side has at least {LEAST_SIDE} pixels and a picture at most "
+    f"{MOST_PIXELS // 10**6} million. Resize it first"
+)
+
+
+def _check_size(width: int, height: int, what: str) -> None:
+    if min(width, height) < LEAST_SIDE or width * height > MOST_PIXELS:
+        raise InputError(f"{what} has {width} x {height} pixels (width x height); {_LIMITS}")
+
+
+def _decode(image: Image.Image, what: str) -> NDArray[np.uint8]:
+    _check_size(*image.size, what)
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except ProbeError:
+        raise
+    except Exception as error:  # a damaged file can lead Pillow's decoders into any exception
+        raise InputError(
+            f"{what} cannot be decoded ({error}); it may be cut short or damaged. "
+            "Save it anew as PNG or JPEG"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit greys at 255 instead of scaling them.
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise InputError(
+                f"a greyscale picture with values from {grey.min()} to {grey.max()}; "
+                "16 bit (0 to 65535) is the most. Rescale it first"
+            )
+        image = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+    elif image.mode == "F":
+        image = _from_array(np.asarray(image))
+    if image.has_transparency_data:
+        if image.mode == "La":  # has no direct way to RGBA
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _from_array(array: NDArray[np.generic]) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise InputError(
+            f"an array of shape {array.shape} is not a picture; shapes: (height, width), "
+            "(height, width, 3), (height, width, 4)"
+        )
+    _check_size(array.shape[1], array.shape[0], "the array")
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 1):  # false for NaN as well
+            raise InputError(
+                f"a picture of floats has values in [0, 1], not from {low} to {high}; "
+                "rescale it, or give uint8"
+            )
+        array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise InputError(
+            f"a picture of {array.dtype}; choices: uint8 from 0 to 255, floats from 0 to 1"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A picture at the size a model sees.
+
+    Args:
+        pixels: float32 (height, width, 3) in [0, 1].
+        method: How it came to its size, in words.
+        height: Height of the picture before, in pixels.
+        width: Width of the picture before, in pixels.
+    """
+
+    pixels: NDArray[np.float32]
+    method: str
+    height: int
+    width: int
+
+
+def fit(rgb: NDArray[np.uint8], *, side: int, multiple: int) -> Fitted:
+    """Bring a picture to about ``side * side`` pixels, its sides multiples of ``multiple``.
+
+    Nothing is cropped. Of the sizes next to the ideal one, that with the nearest aspect ratio is
+    taken. The shorter side is never below half of ``side`` (rounded to ``multiple``): a picture
+    longer than about 4 to 1 is stretched to that. Lanczos resampling, antialiased. A picture that
+    has the right size already keeps its exact pixels.
+
+    Args:
+        rgb: uint8 (height, width, 3).
+        side: Side of the square the model was trained on, in pixels.
+        multiple: What both sides must be divisible by.
+
+    >>> fit(np.zeros((480, 640, 3), np.uint8), side=512, multiple=8).pixels.shape
+    (440, 584, 3)
+    """
+    height, width = rgb.shape[:2]
+    new_height, new_width = _fitted_size(height, width, side, multiple)
+    if (new_height, new_width) == (height, width):
+        method = f"unchanged, {height} x {width} (height x width)"
+        pixels = rgb
+    else:
+        stretch = (new_width / new_height) / (width / height)
+        method = (
+            f"Lanczos from {height} x {width} to {new_height} x {new_width} (height x width), "
+            f"aspect ratio times {stretch:.3f}"
+        )
+        resized = Image.fromarray(rgb).resize((new_width, new_height), Image.Resampling.LANCZOS)
+        pixels = np.asarray(resized)
+    return Fitted(pixels.astype(np.float32) / np.float32(255), method, height, width)
+
+
+def _fitted_size(height: int, width: int, side: int, multiple: int) -> tuple[int, int]:
+    least = max(1, round(side / 2 / multiple)) * multiple
+    most = max(1, round(side * side / least / multiple)) * multiple
+    aspect = width / height
+
+    def neighbours(ideal: float) -> set[int]:
+        below, above = math.floor(ideal / multiple), math.ceil(ideal / multiple)
+        return {min(max(cells * multiple, least), most) for cells in (below, above)}
+
+    def misfit(size: tuple[int, int]) -> tuple[float, float]:
+        new_height, new_width = size
+        shape = abs(math.log(new_width / new_height / aspect))
+        area = abs(math.log(new_height * new_width / side**2))
+        return round(shape, 9), area
+
+    root = math.sqrt(aspect)
+    return min(product(neighbours(side / root), neighbours(side * root)), key=misfit)

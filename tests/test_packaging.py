@@ -1,0 +1,37 @@
+"""The files that say which versions are used must not drift apart."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    requirements = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    return dict(requirement.split(">=") for requirement in requirements)
+
+
+def pins(name):
+    lines = (ROOT / "constraints" / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def numbers(version):
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def test_the_lowest_versions_are_the_lower_bounds(bounds):
+    assert pins("lowest.txt") == bounds
+
+
+def test_the_tested_versions_are_pinned_and_no_lower(bounds):
+    tested = pins("tested.txt")
+    assert bounds.keys() <= tested.keys()
+    assert all(numbers(tested[name]) >= numbers(bound) for name, bound in bounds.items())
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in tested.values())
