@@ -1,0 +1,33 @@
+"""A small world of procedural pictures in which the class of every pixel is known exactly.
+
+>>> from emerdiff_probe import scenes
+>>> picture = scenes.scene(0)
+>>> picture.image.shape, scenes.PARTS[picture.parts[0, 0]], picture.split
+((128, 128, 3), 'sky', 'train')
+"""
+
+from emerdiff_probe.scenes.classes import (
+    OBJECT_OF_PART,
+    OBJECTS,
+    PARTS,
+    SIZE,
+    TEST_START,
+    TRAIN,
+    VALIDATION,
+    split_of,
+)
+from emerdiff_probe.scenes.world import CAPTION_WORDS, Scene, scene
+
+__all__ = [
+    "CAPTION_WORDS",
+    "OBJECTS",
+    "OBJECT_OF_PART",
+    "PARTS",
+    "SIZE",
+    "TEST_START",
+    "TRAIN",
+    "VALIDATION",
+    "Scene",
+    "scene",
+    "split_of",
+]

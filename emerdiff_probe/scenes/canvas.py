@@ -1,0 +1,115 @@
+"""A picture and its labels, painted together so that they cannot disagree."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emerdiff_probe.scenes.classes import OBJECT_OF_PART, SIZE, part_index
+from emerdiff_probe.scenes.dice import Dice, smooth_noise
+from emerdiff_probe.scenes.materials import Material
+from emerdiff_probe.scenes.shapes import Shape
+
+__all__ = ["Canvas"]
+
+Colours = NDArray[np.int32]
+
+
+class Canvas:
+    """Colours, part labels and instance numbers of a scene in the making.
+
+    Attributes:
+        colours: Shape (128, 128, 3), integers; brought to 0..255 at the end.
+        parts: Shape (128, 128), indices into `PARTS`.
+        instances: Shape (128, 128); 0 is the background, things count from 1.
+    """
+
+    def __init__(self, dice: Dice) -> None:
+        self._dice = dice
+        self._noise = [smooth_noise(dice, SIZE, cell) for cell in (5, 9, 16)]
+        self._light_from_left = dice.chance(50)
+        self.colours = np.zeros((SIZE, SIZE, 3), np.int32)
+        self.parts = np.zeros((SIZE, SIZE), np.uint8)
+        self.instances = np.zeros((SIZE, SIZE), np.uint8)
+
+    @property
+    def objects(self) -> NDArray[np.uint8]:
+        """Shape (128, 128), indices into `OBJECTS`."""
+        return OBJECT_OF_PART[self.parts]
+
+    def paint(
+        self,
+        shape: Shape,
+        part: str,
+        material: Material,
+        *,
+        instance: int = 0,
+        shade: int = 0,
+        wide: bool = False,
+    ) -> None:
+        """Covers a shape with a surface and labels it.
+
+        Args:
+            shape: The pixels; what lies outside the canvas is cut.
+            part: Name of the part class.
+            material: The surface. Its pattern is fixed to the shape's corner.
+            instance: Number of the thing that the part belongs to.
+            shade: How much darker the side away from the light is, 0..256.
+            wide: Coarser spots, for large surfaces.
+        """
+        window = self._window(shape)
+        if window is None:
+            return
+        box, bits, x, y = window
+        noise = self._noise[2 if wide else self._dice.between(0, 1)][box]
+        colours = material.paint(x - np.int32(shape.left), y - np.int32(shape.top), noise)
+        if shade:
+            width = max(shape.right - shape.left, 1)
+            depth = x - shape.left if self._light_from_left else shape.right - 1 - x
+            # Rounded to four steps: surfaces have a lit and a dark side with edges between them.
+            step = np.clip(4 * depth // width, 0, 3)
+            colours = colours * (276 - shade * step // 3)[..., None] >> 8
+        self.colours[box][bits] = colours[bits]
+        self.parts[box][bits] = part_index(part)
+        self.instances[box][bits] = instance
+
+    def decorate(self, shape: Shape, material: Material, over: str) -> None:
+        """Paints only where a part of that name shows, without labelling: a poster, a marking."""
+        window = self._window(shape)
+        if window is None:
+            return
+        box, bits, x, y = window
+        bits = bits & (self.parts[box] == part_index(over))
+        colours = material.paint(
+            x - np.int32(shape.left), y - np.int32(shape.top), self._noise[0][box]
+        )
+        self.colours[box][bits] = colours[bits]
+
+    def light(self, shape: Shape, factor: int) -> None:
+        """Multiplies colours by `factor` / 256 within a shape: a cast shadow, a pool of light."""
+        window = self._window(shape)
+        if window is None:
+            return
+        box, bits, _, _ = window
+        self.colours[box][bits] = self.colours[box][bits] * factor >> 8
+
+    def tint(self, factors: tuple[int, int, int]) -> None:
+        """Multiplies red, green and blue everywhere by factors / 256."""
+        self.colours = self.colours * np.array(factors, np.int32) >> 8
+
+    def image(self) -> NDArray[np.uint8]:
+        """The finished picture, shape (128, 128, 3), 0..255."""
+        return np.clip(self.colours, 0, 255).astype(np.uint8)
+
+    def _window(
+        self, shape: Shape
+    ) -> tuple[tuple[slice, slice], NDArray[np.bool_], Colours, Colours] | None:
+        left, right = max(shape.left, 0), min(shape.right, SIZE)
+        top, bottom = max(shape.top, 0), min(shape.bottom, SIZE)
+        if left >= right or top >= bottom:
+            return None
+        x = np.arange(left, right)[None, :]
+        y = np.arange(top, bottom)[:, None]
+        bits = shape.inside(2 * x + 1, 2 * y + 1)
+        box = (slice(top, bottom), slice(left, right))
+        return box, bits, x.astype(np.int32), y.astype(np.int32)
