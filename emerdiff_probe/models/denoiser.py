@@ -1,0 +1,83 @@
+"""What the rest of the package asks of a latent diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from emerdiff_probe.models.schedule import Schedule
+
+__all__ = ["Condition", "Denoiser"]
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What a prediction is conditioned on.
+
+    Attributes:
+        prompt: The text as the model read it: what was beyond its length is cut.
+        embeddings: Shape (1, token, channel).
+        unconditional: Shape (1, token, channel), the empty prompt; None without guidance.
+        guidance: Scale of classifier-free guidance (Ho and Salimans 2022); 1 without.
+    """
+
+    prompt: str
+    embeddings: Tensor
+    unconditional: Tensor | None = None
+    guidance: float = 1.0
+
+    @property
+    def halves(self) -> int:
+        """Rows of a UNet call for each latent: 2 with guidance (unconditional first), else 1."""
+        return 1 if self.unconditional is None else 2
+
+
+class Denoiser(Protocol):
+    """A latent diffusion model with a UNet, as the package uses it.
+
+    Latents are float32 of shape (sample, channel, y, x) whatever the model's dtype, because the
+    step's arithmetic loses too much in half precision; pictures are float32 of shape
+    (sample, 3, y, x), nominally in [0, 1].
+    """
+
+    name: str
+    """How it was asked for: "playground", a folder or a hub id."""
+
+    unet: nn.Module
+    schedule: Schedule
+    image_size: int
+    """Side in pixels of the square pictures that it was trained on."""
+
+    size_multiple: int
+    """Sides of pictures must be multiples of this, so that all levels of the UNet divide."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet runs."""
+
+    @property
+    def weights(self) -> str:
+        """A hash of the UNet's weights."""
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Provenance for datasets: name, hash, dtype, device, schedule; fit for JSON."""
+
+    def condition(self, prompt: str = "", guidance: float = 1.0) -> Condition:
+        """Encodes a prompt; warns of what its length cuts."""
+
+    def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+        """The predicted noise, of the latents' shape, with guidance if the condition has it."""
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures to latents: the mean of the autoencoder's posterior, scaled."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pictures, not clamped to [0, 1]."""
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Shape (1, channel, y, x) of the latents of a picture of that size."""

@@ -1,0 +1,151 @@
+"""Everything that decides what a training leads to, in one frozen record."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from emerdiff_probe.errors import ConfigError, InputError
+
+__all__ = ["Sizes", "TrainingSettings", "check_unchanged"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the untrained parts are.
+
+    Args:
+        autoencoder_channels: Channels at each level; the picture shrinks by 2 between levels.
+        denoiser_channels: Channels of the UNet at each level; the first has no attention.
+        head_width: Channels of one attention head of the UNet; divides all but the first level.
+        groups: Groups of the UNet's normalisation; divides every level.
+        text_width: Channels of the text encoder.
+        text_layers: Layers of the text encoder.
+        text_length: Tokens of a prompt, the two marks of beginning and end among them.
+    """
+
+    autoencoder_channels: tuple[int, ...] = (16, 32, 64)
+    denoiser_channels: tuple[int, int, int] = (48, 96, 144)
+    head_width: int = 24
+    groups: int = 12
+    text_width: int = 128
+    text_layers: int = 2
+    text_length: int = 24
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained.
+
+    Learning rates rise over ``warmup`` updates and fall as a cosine of the share of the budget
+    that is spent, so that a training ends annealed however fast the machine is. The budget is
+    time; where ``autoencoder_steps`` and ``denoiser_steps`` are given it is updates, and the same
+    settings then give the same weights on the same machine.
+
+    Args:
+        seed: Start of all random numbers.
+        minutes: Time for both trainings together. Rendering and encoding come on top.
+        autoencoder_share: Share of the time that the autoencoder gets.
+        autoencoder_steps: Updates of the autoencoder, instead of a time.
+        denoiser_steps: Updates of the UNet and the text encoder, instead of a time.
+        pictures: Scenes to train on (pictures of one's own are all used).
+        validation_pictures: Scenes to validate on, at most.
+        autoencoder_batch: Crops in an update of the autoencoder.
+        crop: Side of such a crop in pixels.
+        autoencoder_rate: Highest learning rate of the autoencoder.
+        kl_weight: Weight of the mean divergence of a latent value from the unit normal.
+        absolute_weight: Weight of the absolute error beside the squared one.
+        batch: Pictures in an update of the UNet.
+        rate: Highest learning rate of the UNet and the text encoder.
+        decay: Decay of the average of weights in an update.
+        warmup: Updates until the learning rate is reached.
+        gamma: Where the weight of a noise level is cut off, as a signal-to-noise ratio.
+        empty_captions: Share of pictures that are shown without their caption.
+        validate_every: Updates between validations.
+        sizes: How large the parts are.
+
+    Raises:
+        InputError: A number outside its range.
+    """
+
+    seed: int = 0
+    minutes: float = 72
+    autoencoder_share: float = 0.2
+    autoencoder_steps: int | None = None
+    denoiser_steps: int | None = None
+    pictures: int = 24_000
+    validation_pictures: int = 256
+    autoencoder_batch: int = 8
+    crop: int = 64
+    autoencoder_rate: float = 3e-3
+    kl_weight: float = 1e-5
+    absolute_weight: float = 0.15
+    batch: int = 32
+    rate: float = 1e-3
+    decay: float = 0.995
+    warmup: int = 100
+    gamma: float = 5
+    empty_captions: float = 0.25
+    validate_every: int = 250
+    sizes: Sizes = field(default_factory=Sizes)
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "seed": (0, 2**63 - 1),
+            "minutes": (1e-3, 1e6),
+            "autoencoder_share": (0.01, 0.99),
+            "pictures": (1, 1_000_000),
+            "validation_pictures": (1, 100_000),
+            "autoencoder_batch": (1, 65_536),
+            "crop": (16, 128),
+            "batch": (1, 65_536),
+            "decay": (0, 1),
+            "empty_captions": (0, 1),
+            "validate_every": (1, 10**9),
+        }
+        for name, (least, most) in ranges.items():
+            if not least <= getattr(self, name) <= most:
+                raise InputError(
+                    f"{name}={getattr(self, name)!r} is outside {least} to {most}; "
+                    "give a value inside"
+                )
+        if self.crop % 8:
+            raise InputError(f"crop={self.crop} is no multiple of 8; e.g. {self.crop // 8 * 8}")
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON can hold them: tuples have become lists."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def check_unchanged(begun: dict[str, Any], asked: dict[str, Any], work: str) -> None:
+    """Refuse to continue a training with other settings than it was begun with.
+
+    Args:
+        begun: What the work folder says, nested dictionaries of JSON values.
+        asked: What is asked for now.
+        work: The work folder, for the message.
+
+    Raises:
+        ConfigError: Something differs. The message gives both values of each.
+    """
+    old, new = _flat(begun), _flat(asked)
+    changed = [
+        f"{name}: begun with {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"the training in '{work}' was begun with other settings ({'; '.join(changed)}). "
+            "Give the old values to continue it, or another work folder to begin anew"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

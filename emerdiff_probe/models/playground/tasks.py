@@ -1,0 +1,190 @@
+"""What the two trainings minimise."""
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from emerdiff_probe.models.playground.architecture import SIDE, scheduler
+from emerdiff_probe.models.playground.settings import TrainingSettings
+
+__all__ = ["AutoencoderTask", "DenoiserTask", "to_tensor"]
+
+
+VALIDATED = 32
+"""Pictures that the autoencoder is validated on: whole ones cost as much as many updates."""
+
+
+def autocast() -> torch.autocast:
+    """bfloat16 where it is safe: half as much memory to move, and matrix units that like it."""
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """uint8 (batch, y, x, rgb) as float32 (batch, rgb, y, x) in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class AutoencoderTask:
+    """Reconstruct random crops: squared and absolute error, and a little KL.
+
+    In a short training the squared error brings the colours sooner than the absolute one, which
+    is left in because it keeps edges sharp.
+
+    Crops instead of whole pictures show more pictures in the same time; the autoencoder has no
+    attention, so what it learns does not depend on the size.
+
+    Args:
+        model: The autoencoder.
+        pixels: uint8 (pictures, 128, 128, 3), to train on.
+        validation: The same, to validate on.
+        settings: Weights of the terms, sizes, learning rate.
+    """
+
+    def __init__(
+        self,
+        model: AutoencoderKL,
+        pixels: NDArray[np.uint8],
+        validation: NDArray[np.uint8],
+        settings: TrainingSettings,
+    ) -> None:
+        self.model, self.pixels, self.validation = model, pixels, validation
+        self.settings = settings
+        self.modules = nn.ModuleDict({"autoencoder": model})
+        self.rate, self.batch = settings.autoencoder_rate, settings.autoencoder_batch
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Loss of a batch of random crops, half of them mirrored."""
+        images = self._crops(generator)
+        with autocast():
+            posterior = self.model.encode(images).latent_dist
+            mean, deviation = posterior.mean.float(), posterior.std.float()
+            noise = torch.randn(mean.shape, generator=generator)
+            rebuilt = self.model.decode(mean + deviation * noise).sample
+        error = rebuilt.float() - images
+        variance = deviation.square()
+        divergence = (mean.square() + variance - 1 - variance.log()).mean() / 2
+        return (
+            error.square().mean()
+            + self.settings.absolute_weight * error.abs().mean()
+            + self.settings.kl_weight * divergence
+        )
+
+    def _crops(self, generator: torch.Generator) -> Tensor:
+        side = self.settings.crop
+
+        def draw(below: int) -> list[int]:
+            return torch.randint(below, (self.batch,), generator=generator).tolist()
+
+        places = zip(
+            draw(len(self.pixels)),
+            draw(SIDE - side + 1),
+            draw(SIDE - side + 1),
+            draw(2),
+            strict=True,
+        )
+        return to_tensor(
+            np.stack(
+                [
+                    self.pixels[i, y : y + side, x : x + side][:, :: -1 if mirrored else 1]
+                    for i, y, x, mirrored in places
+                ]
+            )
+        )
+
+    def validate(self) -> float:
+        """Mean squared error of whole pictures with values in [0, 1]."""
+        with torch.no_grad():
+            errors = [
+                self._squared_error(to_tensor(self.validation[i : i + 8]))
+                for i in range(0, min(len(self.validation), VALIDATED), 8)
+            ]
+        return float(torch.cat(errors).mean())
+
+    def _squared_error(self, images: Tensor) -> Tensor:
+        with autocast():
+            latents = self.model.encode(images).latent_dist.mean
+            rebuilt = self.model.decode(latents).sample.float()
+        return ((rebuilt.clamp(-1, 1) - images) / 2).square().mean((1, 2, 3))
+
+
+class DenoiserTask:
+    """Predict the noise in noisy latents, given the caption or an empty text.
+
+    Noise levels are weighted by min(SNR, gamma) / SNR (Hang et al. 2023, arXiv 2303.09556), and
+    those of a batch are spread evenly over the schedule, which makes the loss less noisy.
+
+    Args:
+        unet: The denoiser.
+        text: The text encoder.
+        latents: float16 (versions, pictures, 4, 32, 32) of unit variance, to train on; the second
+            version, if there is one, is that of the mirrored pictures.
+        tokens: int64 (pictures, length) of the captions.
+        validation: Latents (pictures, 4, 32, 32) to validate on.
+        validation_tokens: int64 (pictures, length).
+        empty: int64 (length,), the empty text.
+        settings: Weights, sizes, learning rate.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text: CLIPTextModel,
+        latents: Tensor,
+        tokens: Tensor,
+        validation: Tensor,
+        validation_tokens: Tensor,
+        empty: Tensor,
+        settings: TrainingSettings,
+    ) -> None:
+        self.unet, self.text = unet, text
+        self.latents, self.tokens, self.empty = latents, tokens, empty
+        self.validation, self.validation_tokens = validation, validation_tokens
+        self.settings = settings
+        self.modules = nn.ModuleDict({"unet": unet, "text": text})
+        self.rate, self.batch = settings.rate, settings.batch
+        self.alpha_bar: Tensor = scheduler().alphas_cumprod
+        # Fused attention's backward pass on CPUs is slow for heads this narrow: with plain
+        # attention a whole update takes 0.6 times as long. Processors are not saved with a model.
+        unet.set_attn_processor(AttnProcessor())
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Loss of a batch of random pictures, noises and noise levels."""
+        version = torch.randint(len(self.latents), (self.batch,), generator=generator)
+        index = torch.randint(self.latents.shape[1], (self.batch,), generator=generator)
+        hidden = torch.rand(self.batch, generator=generator) < self.settings.empty_captions
+        tokens = torch.where(hidden[:, None], self.empty, self.tokens[index])
+        return self._loss(self.latents[version, index].float(), tokens, generator)
+
+    def _loss(self, latents: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        count = len(latents)
+        start = torch.rand(1, generator=generator)
+        shares = (start + torch.arange(count) / count) % 1
+        timesteps = (shares * len(self.alpha_bar)).long()
+        noise = torch.randn(latents.shape, generator=generator)
+        alpha_bar = self.alpha_bar[timesteps][:, None, None, None]
+        noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        with autocast():
+            states = self.text(input_ids=tokens).last_hidden_state
+            predicted = self.unet(noisy, timesteps, states).sample
+        ratio = alpha_bar / (1 - alpha_bar)
+        weight = ratio.clamp(max=self.settings.gamma) / ratio
+        return (weight * (predicted.float() - noise).square()).mean()
+
+    def validate(self) -> float:
+        """The same loss, with captions, on the same pictures, noises and noise levels always."""
+        generator = torch.Generator().manual_seed(0)
+        batches = zip(
+            self.validation.split(self.batch),
+            self.validation_tokens.split(self.batch),
+            strict=True,
+        )
+        with torch.no_grad():
+            losses = [
+                (self._loss(latents.float(), tokens, generator).item(), len(latents))
+                for latents, tokens in batches
+            ]
+        return sum(loss * count for loss, count in losses) / len(self.validation)

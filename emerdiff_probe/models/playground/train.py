@@ -1,0 +1,306 @@
+"""Training of the bundled model: pictures, autoencoder, latents, then UNet and text encoder.
+
+Everything that took time is kept in a work folder, so the same call carries on where the last one
+was interrupted.
+"""
+
+import dataclasses
+import json
+import math
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from emerdiff_probe import scenes
+from emerdiff_probe.models.playground import architecture, export
+from emerdiff_probe.models.playground.data import (
+    FolderPictures,
+    PictureCache,
+    Pictures,
+    ScenePictures,
+)
+from emerdiff_probe.models.playground.loop import Budget, Trainer
+from emerdiff_probe.models.playground.settings import TrainingSettings, check_unchanged
+from emerdiff_probe.models.playground.tasks import AutoencoderTask, DenoiserTask, to_tensor
+
+__all__ = ["train"]
+
+SAVE_EVERY = 120.0
+PREVIEW_EVERY = 600.0
+
+
+def train(
+    out: Path,
+    *,
+    minutes: float = 72,
+    images: Path | None = None,
+    seed: int = 0,
+    work: Path | None = None,
+    processes: int = 2,
+    settings: TrainingSettings | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Train a latent diffusion model on 128 x 128 pictures and write it as a pipeline folder.
+
+    While it trains, ``work/preview`` is the model of the best weights so far. Ctrl-C or SIGTERM
+    saves the state and stops; the same call continues.
+
+    Args:
+        out: The folder to write, as ``StableDiffusionPipeline.from_pretrained`` reads it.
+        minutes: Time for training. Making and encoding the pictures comes on top.
+        images: A folder of pictures, with captions in text files beside them; without it, the
+            scenes of the package.
+        seed: Start of all random numbers.
+        work: Folder for what is kept between runs; ``out`` with ``.work`` behind it by default.
+        processes: How many make pictures at the same time.
+        settings: Everything else; its own ``minutes`` and ``seed`` give way to those here.
+        console: Where to report.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        InputError: A number out of range, or a folder without usable pictures.
+        ConfigError: ``out`` holds something else, or ``work`` was begun with other settings.
+        KeyboardInterrupt: It was interrupted; its state has been saved.
+    """
+    settings = dataclasses.replace(settings or TrainingSettings(), minutes=minutes, seed=seed)
+    console = console or Console()
+    out = Path(out)
+    work = Path(work) if work is not None else out.with_name(out.name + ".work")
+    export.check_free(out)
+    pictures: Pictures = (
+        ScenePictures(settings.pictures, settings.validation_pictures)
+        if images is None
+        else FolderPictures(Path(images))
+    )
+    _claim(work, {"settings": settings.as_json(), "pictures": pictures.identity()})
+    with _stopping() as stop, _progress(console) as progress:
+        _Run(out, work, settings, pictures, processes, stop, progress).run()
+    console.print(f"wrote '{out}'")
+    return out
+
+
+def _claim(work: Path, asked: dict[str, Any]) -> None:
+    """Note what the work folder is for, or see that it is for this."""
+    begun = work / "settings.json"
+    if begun.exists():
+        check_unchanged(json.loads(begun.read_text()), asked, str(work))
+    else:
+        work.mkdir(parents=True, exist_ok=True)
+        begun.write_text(json.dumps(asked, indent=1) + "\n")
+
+
+class _Stop:
+    """Whether a signal has asked for an end."""
+
+    requested = False
+
+    def check(self, save: Callable[[], None] = lambda: None) -> None:
+        if self.requested:
+            save()
+            raise KeyboardInterrupt("the training is saved; the same command continues it")
+
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    """Signals only set a flag, so that no update is cut in half; a second one ends at once."""
+    stop = _Stop()
+    held: dict[int, Any] = {}
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+
+    def ask(number: int, frame: Any) -> None:
+        stop.requested = True
+        signal.signal(number, held[number])
+
+    for number in numbers:
+        try:
+            held[number] = signal.signal(number, ask)
+        except ValueError:  # not the main thread, where no handler can be set
+            break
+    try:
+        yield stop
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+class _Run:
+    """One training from pictures to the folder, stage by stage."""
+
+    def __init__(
+        self,
+        out: Path,
+        work: Path,
+        settings: TrainingSettings,
+        pictures: Pictures,
+        processes: int,
+        stop: _Stop,
+        progress: Progress,
+    ) -> None:
+        self.out, self.work, self.settings, self.pictures = out, work, settings, pictures
+        self.processes, self.stop, self.progress = processes, stop, progress
+        self.cache = PictureCache(work, pictures)
+
+    def run(self) -> None:
+        self._make_pictures()
+        torch.manual_seed(self.settings.seed)  # the first weights
+        words = architecture.tokenizer(
+            [*scenes.CAPTION_WORDS, *self.cache.captions], self.settings.sizes
+        )
+        vae = architecture.autoencoder(self.settings.sizes)
+        unet = architecture.denoiser(self.settings.sizes)
+        text = architecture.text_encoder(words, self.settings.sizes)
+
+        train, share = self.pictures.train, self.settings.autoencoder_share
+        autoencoder = Trainer(
+            AutoencoderTask(
+                vae, self.cache.pixels[:train], self.cache.pixels[train:], self.settings
+            ),
+            self.settings,
+            Budget(self.settings.minutes * 60 * share, self.settings.autoencoder_steps),
+            self.work / "autoencoder.pt",
+        )
+        self._train(autoencoder, "autoencoder", lambda: None)
+        autoencoder.adopt_best()
+        latents = self._encode(vae)
+        spread = float(latents[:, :train].float().std())
+        vae.register_to_config(scaling_factor=1 / spread)
+        latents.div_(spread)
+        tokens = _tokens(words, self.cache.captions)
+        denoiser = Trainer(
+            DenoiserTask(
+                unet,
+                text,
+                latents[:, :train],
+                tokens[:train],
+                latents[0, train:],
+                tokens[train:],
+                _tokens(words, [""])[0],
+                self.settings,
+            ),
+            self.settings,
+            Budget(self.settings.minutes * 60 * (1 - share), self.settings.denoiser_steps),
+            self.work / "denoiser.pt",
+        )
+
+        def write(folder: Path) -> None:
+            record = self._record(autoencoder, denoiser, words, spread)
+            with denoiser.best():
+                export.write(folder, vae, unet, text, words, record)
+
+        self._train(denoiser, "denoiser", lambda: write(self.work / "preview"))
+        write(self.out)
+
+    def _make_pictures(self) -> None:
+        task = self.progress.add_task("pictures", total=self.cache.count, note="")
+        for done in self.cache.fill(self.processes):
+            self.progress.update(task, completed=done, note=f"{done} of {self.cache.count}")
+            self.stop.check()
+        self.progress.update(task, completed=self.cache.count)
+
+    def _train(self, trainer: Trainer, name: str, preview: Callable[[], None]) -> None:
+        task = self.progress.add_task(name, total=1.0, note="")
+        saved = shown = time.monotonic()
+        for report in trainer.steps():
+            rate = trainer.samples / report.seconds
+            left = report.seconds * (1 / report.spent - 1)
+            note = f"loss {report.loss:.4f}, {rate:.1f} samples/s, {left / 60:.1f} min left"
+            self.progress.update(task, completed=report.spent, note=note)
+            if report.validation:
+                figure = report.validation.validation_loss
+                self.progress.console.print(
+                    f"{name}: {report.step} updates, validation {figure:.5f}, {note}"
+                )
+            self.stop.check(trainer.save)
+            now = time.monotonic()
+            if now - saved > SAVE_EVERY:
+                trainer.save()
+                saved = now
+            if now - shown > PREVIEW_EVERY:
+                preview()
+                shown = now
+        trainer.save()
+        self.progress.update(task, completed=1.0)
+
+    def _encode(self, vae: AutoencoderKL) -> Tensor:
+        """Posterior means (versions, pictures, 4, 32, 32), the mirrored pictures second."""
+        kept = self.work / "latents.pt"
+        if kept.exists():
+            return torch.load(kept, weights_only=True)
+        versions = (1, -1) if self.pictures.mirrored else (1,)
+        task = self.progress.add_task("latents", total=self.cache.count * len(versions), note="")
+        latents = []
+        for direction in versions:
+            for start in range(0, self.cache.count, 32):
+                pixels = self.cache.pixels[start : start + 32, :, ::direction]
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                    mean = vae.encode(to_tensor(np.ascontiguousarray(pixels))).latent_dist.mean
+                latents.append(mean.half())
+                self.progress.advance(task, len(pixels))
+                self.stop.check()
+        whole = torch.cat(latents).unflatten(0, (len(versions), -1))
+        torch.save(whole, writing := kept.with_suffix(".writing"))
+        writing.replace(kept)
+        return whole
+
+    def _record(
+        self, autoencoder: Trainer, denoiser: Trainer, words: CLIPTokenizer, spread: float
+    ) -> dict[str, Any]:
+        packages = ("diffusers", "numpy", "torch", "transformers")
+        return {
+            "maker": "emerdiff_probe.models.playground.train",
+            "settings": self.settings.as_json(),
+            "pictures": self.pictures.identity(),
+            "words": len(words),
+            "latent_deviation": spread,
+            "autoencoder": _figures(autoencoder)
+            | {"validation_psnr_db": -10 * math.log10(autoencoder.best_loss)},
+            "denoiser": _figures(denoiser),
+            "python": platform.python_version(),
+            "versions": {name: metadata.version(name) for name in packages},
+        }
+
+
+def _figures(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "updates": trainer.step,
+        "samples": trainer.samples,
+        "seconds": round(trainer.seconds, 1),
+        "parameters": sum(p.numel() for p in trainer.task.modules.parameters()),
+        "best_validation_loss": trainer.best_loss,
+        "curve": [dataclasses.asdict(point) for point in trainer.curve],
+    }
+
+
+def _tokens(words: CLIPTokenizer, captions: list[str]) -> Tensor:
+    return words(
+        captions,
+        padding="max_length",
+        max_length=words.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids

@@ -1,0 +1,136 @@
+"""The arithmetic of a noise schedule: forward noising and one reverse step.
+
+diffusers' schedulers differ in rounding, clipping and in the timesteps that they take; a modulated
+run needs one step that can be taken from any timestep to any other, so it is written out here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+from torch import Tensor
+
+from emerdiff_probe.errors import ConfigError, ModelError
+
+__all__ = ["Prediction", "Schedule"]
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A discrete variance-preserving diffusion.
+
+    Attributes:
+        alpha_bar: float64, shape (training timesteps,): the share of signal power left at t.
+        prediction: What the UNet's output means.
+    """
+
+    alpha_bar: Tensor
+    prediction: Prediction
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> Self:
+        """Reads the schedule from a diffusers scheduler.
+
+        Raises:
+            ModelError: It has no discrete ``alphas_cumprod``, or another prediction type.
+        """
+        config: Mapping[str, Any] = scheduler.config
+        alpha_bar = getattr(scheduler, "alphas_cumprod", None)
+        if alpha_bar is None:
+            raise ModelError(
+                f"the scheduler {type(scheduler).__name__} has no alphas_cumprod; choose one of a "
+                "discrete diffusion: DDPM, DDIM, PNDM, Euler or DPM-Solver"
+            )
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction not in get_args(Prediction):
+            raise ModelError(
+                f"prediction type {prediction!r} is not known; known: {get_args(Prediction)}"
+            )
+        return cls(alpha_bar.detach().double().cpu(), prediction)
+
+    @property
+    def length(self) -> int:
+        """Number of training timesteps."""
+        return len(self.alpha_bar)
+
+    def timesteps(self, steps: int) -> tuple[int, ...]:
+        """The sampling grid, from the most noise to the least.
+
+        "Leading" spacing with an offset of 1: 50 steps of 1000 give 981, 961, ..., 21, 1, the
+        grid on which the paper's t_f = 1 and t_m = 281 lie.
+
+        Raises:
+            ConfigError: `steps` is not between 1 and half the training timesteps.
+        """
+        if not 1 <= steps <= self.length // 2:
+            raise ConfigError(f"steps is {steps}; choose 1 to {self.length // 2}")
+        stride = self.length // steps
+        return tuple(1 + stride * index for index in reversed(range(steps)))
+
+    def signal(self, timestep: int | None) -> float:
+        """alpha_bar at a timestep; 1 for None, the clean picture."""
+        return 1.0 if timestep is None else float(self.alpha_bar[timestep])
+
+    def add_noise(self, x0: Tensor, eps: Tensor, timestep: int) -> Tensor:
+        """Draws x_t given x_0: ``sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps``."""
+        alpha_bar = self.signal(timestep)
+        return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
+
+    def to_noise(self, output: Tensor, x: Tensor, timestep: int) -> Tensor:
+        """The predicted noise, from what the UNet gives for x_t."""
+        alpha_bar = self.signal(timestep)
+        if self.prediction == "epsilon":
+            return output
+        if self.prediction == "v_prediction":
+            return alpha_bar**0.5 * output + (1 - alpha_bar) ** 0.5 * x
+        return (x - alpha_bar**0.5 * output) / (1 - alpha_bar) ** 0.5
+
+    def to_x0(self, eps: Tensor, x: Tensor, timestep: int) -> Tensor:
+        """The predicted clean latents."""
+        alpha_bar = self.signal(timestep)
+        return (x - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
+
+    def sigma(self, timestep: int, previous: int | None, eta: float = 1.0) -> float:
+        """Standard deviation of the noise that a step adds; 0 at the last (DDIM, eq. 16)."""
+        now, then = self.signal(timestep), self.signal(previous)
+        return eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
+
+    def mean(
+        self, x: Tensor, eps: Tensor, timestep: int, previous: int | None, eta: float = 1.0
+    ) -> Tensor:
+        """mu(x_t): the mean of x at `previous`, given x at `timestep`.
+
+        Args:
+            x: Latents at `timestep`, any shape.
+            eps: Predicted noise, of the same shape.
+            timestep: The present timestep.
+            previous: The next smaller timestep of the grid, or None for the clean picture.
+            eta: 1 for DDPM (Ho et al. 2020, eq. 7), 0 for DDIM (Song et al. 2021, eq. 12).
+        """
+        then = self.signal(previous)
+        sigma = self.sigma(timestep, previous, eta)
+        direction = max(1 - then - sigma**2, 0.0) ** 0.5
+        return then**0.5 * self.to_x0(eps, x, timestep) + direction * eps
+
+    def step(
+        self,
+        x: Tensor,
+        eps: Tensor,
+        noise: Tensor,
+        timestep: int,
+        previous: int | None,
+        eta: float = 1.0,
+    ) -> Tensor:
+        """X at `previous`: the mean plus sigma times unit noise."""
+        sigma = self.sigma(timestep, previous, eta)
+        return self.mean(x, eps, timestep, previous, eta) + sigma * noise
+
+    def ddim_forward(self, x: Tensor, eps: Tensor, timestep: int | None, following: int) -> Tensor:
+        """One DDIM step towards more noise, taking eps as constant (Song et al. 2021)."""
+        now, then = self.signal(timestep), self.signal(following)
+        x0 = (x - (1 - now) ** 0.5 * eps) / now**0.5
+        return then**0.5 * x0 + (1 - then) ** 0.5 * eps

@@ -1,0 +1,170 @@
+"""Taps: the one place that installs forward hooks and attention processors.
+
+A tap lives as long as its ``with`` block and leaves the model as it was found, whatever happens
+inside. Taps nest. While one is open a compiled UNet runs eagerly, since hooks added after
+``torch.compile``'s first call would silently not fire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from emerdiff_probe.errors import CaptureError, ModelError, SiteError, closest
+from emerdiff_probe.sites import Site
+
+__all__ = ["Capture", "attentions", "capture", "hooked", "module_at", "processed"]
+
+Edit = Callable[[Tensor], Tensor | None]
+"""Given a site's tensor: a tensor in its place, or None to leave it."""
+
+
+def module_at(unet: nn.Module, site: Site) -> nn.Module:
+    """The module whose output a site is.
+
+    Raises:
+        SiteError: The UNet has no such module; names the closest that it has.
+        ModelError: The projections are fused, so that the module would never be called.
+    """
+    modules = dict(unet.named_modules())
+    module = modules.get(site.module)
+    if module is None:
+        raise SiteError(f"no site '{site}' in this UNet; {closest(site.module, modules)}")
+    if site.port != "out":
+        _refuse_fused(site.path, modules[site.path])
+    return module
+
+
+def attentions(unet: nn.Module) -> dict[str, Attention]:
+    """All attention modules of a UNet by path.
+
+    Raises:
+        ModelError: One of them computes something else than plain attention over to_q, to_k and
+            to_v, so that recording and injecting its queries and keys would not be exact.
+    """
+    found = {path: module for path, module in unet.named_modules() if isinstance(module, Attention)}
+    for path, attention in found.items():
+        _refuse_fused(path, attention)
+        unusual = {
+            "added keys and values": attention.add_k_proj is not None,
+            "normalised queries": attention.norm_q is not None or attention.norm_k is not None,
+            "a norm of its own": attention.group_norm is not None
+            or attention.spatial_norm is not None
+            or bool(attention.norm_cross),
+            "a residual connection": attention.residual_connection,
+            "a rescaled output": attention.rescale_output_factor != 1,
+        }
+        reasons = [what for what, there in unusual.items() if there]
+        if reasons:
+            raise ModelError(
+                f"attention {path!r} has {' and '.join(reasons)}, which is not supported; "
+                "Stable Diffusion v1 and v2 layouts are"
+            )
+    return found
+
+
+def _refuse_fused(path: str, module: nn.Module) -> None:
+    # Unfusing puts the processors back and leaves `fused_projections` set, so these are asked.
+    if "Fused" in type(getattr(module, "processor", None)).__name__:
+        raise ModelError(
+            f"the projections of {path!r} are fused, so to_q, to_k and to_v are not called; "
+            "call unfuse_qkv_projections() on the pipeline or the UNet first"
+        )
+
+
+@contextmanager
+def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
+    """Shows the tensors at sites to functions, which may replace them.
+
+    Args:
+        unet: The model.
+        edits: A function for each site. Where a module gives a tuple it sees the first element.
+
+    Raises:
+        SiteError: A site does not exist; nothing is installed then.
+    """
+    _refuse_caching(unet)
+    modules = {site: module_at(unet, site) for site in edits}
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for site, edit in edits.items():
+            handle = modules[site].register_forward_hook(_hook(edit))
+            stack.callback(handle.remove)
+        yield
+
+
+def _hook(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return edit(output)
+        edited = edit(output[0])
+        return None if edited is None else (edited, *output[1:])
+
+    return hook
+
+
+def _refuse_caching(unet: nn.Module) -> None:
+    if getattr(unet, "is_cache_enabled", False):
+        raise ModelError(
+            "a step cache is on, so some modules are not called at some steps; "
+            "call disable_cache() on the UNet first"
+        )
+    if unet.training and getattr(unet, "is_gradient_checkpointing", False):
+        raise ModelError(
+            "gradient checkpointing is on, so modules are called twice; "
+            "call disable_gradient_checkpointing() on the UNet, or unet.eval(), first"
+        )
+
+
+@contextmanager
+def processed(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
+    """Swaps the processors of attention modules, given by path, and puts the old ones back."""
+    modules = attentions(unet)
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for path, processor in processors.items():
+            # Not set_attn_processor: it empties the dict it is given, and restores by sharing.
+            stack.callback(setattr, modules[path], "processor", modules[path].processor)
+            modules[path].processor = processor
+        yield
+
+
+class Capture:
+    """The tensors at some sites, one UNet call after the other."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        self._fired: dict[Site, list[Tensor]] = {site: [] for site in sites}
+
+    @property
+    def edits(self) -> dict[Site, Edit]:
+        """For each site the function that keeps what it gives."""
+        return {site: tensors.append for site, tensors in self._fired.items()}
+
+    def take(self) -> dict[Site, Tensor]:
+        """The tensors of the one call since the last time.
+
+        Raises:
+            CaptureError: A site gave none, or more than one.
+        """
+        wrong = {
+            str(site): len(tensors) for site, tensors in self._fired.items() if len(tensors) != 1
+        }
+        if wrong:
+            raise CaptureError(
+                f"these sites did not fire once in a UNet call, but so many times: {wrong}; "
+                "is a part of the UNet skipped, cached or called on its own?"
+            )
+        return {site: tensors.pop() for site, tensors in self._fired.items()}
+
+
+@contextmanager
+def capture(unet: nn.Module, sites: Iterable[Site]) -> Iterator[Capture]:
+    """Keeps the tensors at sites; call ``take()`` after each UNet call."""
+    kept = Capture(sites)
+    with hooked(unet, kept.edits):
+        yield kept

@@ -1,0 +1,156 @@
+"""Taps see what a plain hook sees, change nothing, and are gone afterwards."""
+
+import pytest
+import torch
+
+import emerdiff_probe as ep
+from emerdiff_probe.errors import CaptureError, ModelError, SiteError
+from emerdiff_probe.modulation.interventions import injected, products_captured, shifted
+from emerdiff_probe.probing import attentions, capture, hooked, processed
+from emerdiff_probe.sites import Site
+from tests.checkpoints import tiny_playground
+
+QUERY = Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query")
+OUT = Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2")
+
+
+@pytest.fixture
+def model():
+    return ep.load(tiny_playground())
+
+
+@pytest.fixture
+def call(model):
+    x = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    condition = model.condition("")
+    return lambda: model.predict(x, 281, condition)
+
+
+def installed(unet):
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in unet.modules()
+    )
+
+
+def test_captured_values_are_a_plain_hooks(model, call):
+    seen = {}
+    for site in (QUERY, OUT, Site("mid_block"), Site("down_blocks.1")):
+        module = model.unet.get_submodule(site.module)
+        handle = module.register_forward_hook(
+            lambda _, __, output, site=site: seen.setdefault(site, output)
+        )
+        with capture(model.unet, [site]) as taps:
+            call()
+            kept = taps.take()[site]
+        handle.remove()
+        theirs = seen[site][0] if isinstance(seen[site], tuple) else seen[site]
+        assert torch.equal(kept, theirs)
+
+
+def test_taps_change_nothing_and_leave_nothing(model, call):
+    before = call()
+    processors = {path: module.processor for path, module in attentions(model.unet).items()}
+    with capture(model.unet, [QUERY, OUT]), capture(model.unet, [QUERY]) as inner:
+        assert torch.equal(call(), before)
+        inner.take()
+    with products_captured(model.unet):
+        assert torch.equal(call(), before)
+    assert installed(model.unet) == 0
+    assert torch.equal(call(), before)
+    for path, module in attentions(model.unet).items():
+        assert module.processor is processors[path]
+
+
+def test_an_exception_inside_leaves_nothing(model, call):
+    before = call()
+    processors = [module.processor for module in attentions(model.unet).values()]
+    with products_captured(model.unet) as taps:
+        call()
+        products = taps.take()
+    shift = torch.ones(2, 256)
+    with (
+        pytest.raises(ZeroDivisionError),
+        injected(model.unet, products),
+        shifted(model.unet, OUT, shift),
+    ):
+        _ = len(call()) / 0
+    # One that comes from within the model's own call.
+    with pytest.raises(SiteError), shifted(model.unet, OUT, torch.ones(2, 9)):
+        call()
+    assert installed(model.unet) == 0
+    now = [module.processor for module in attentions(model.unet).values()]
+    assert all(a is b for a, b in zip(now, processors, strict=True))
+    assert torch.equal(call(), before)
+
+
+def test_a_site_that_is_not_there_names_the_closest_and_installs_nothing(model):
+    wrong = Site.parse("up_blocks.1.attentions.9.transformer_blocks.0.attn2:query")
+    with pytest.raises(SiteError, match=r"attentions\.0"), capture(model.unet, [QUERY, wrong]):
+        pass
+    assert installed(model.unet) == 0
+
+
+def test_a_site_that_does_not_fire_once_is_an_error(model, call):
+    with capture(model.unet, [QUERY]) as taps:
+        with pytest.raises(CaptureError, match=r"query.*0"):
+            taps.take()
+        call()
+        call()
+        with pytest.raises(CaptureError, match=r"query.*2"):
+            taps.take()
+
+
+def test_a_compiled_model_is_tapped(model, call):
+    """Hooks added after the first call of a compiled model would silently not fire."""
+    before = call()
+    model.unet.compile(backend="eager")
+    call()
+    with capture(model.unet, [QUERY]) as taps:
+        during = call()
+        assert taps.take()[QUERY].shape == (2, 256, 24)
+    torch.testing.assert_close(during, before)
+
+
+def test_fused_projections_are_refused_by_name(model):
+    model.unet.fuse_qkv_projections()
+    for enter in (lambda: capture(model.unet, [QUERY]), lambda: products_captured(model.unet)):
+        with pytest.raises(ModelError, match="unfuse_qkv_projections"), enter():
+            pass
+    model.unet.unfuse_qkv_projections()
+    with capture(model.unet, [QUERY]):
+        pass
+
+
+def test_gradient_checkpointing_in_training_is_refused(model):
+    model.unet.enable_gradient_checkpointing()
+    with capture(model.unet, [QUERY]):
+        pass
+    model.unet.train()
+    with pytest.raises(ModelError, match="disable_gradient_checkpointing"):
+        hooked(model.unet, {}).__enter__()
+
+
+def test_unknown_attention_layouts_are_refused(model):
+    next(iter(attentions(model.unet).values())).residual_connection = True
+    with pytest.raises(ModelError, match="residual"):
+        attentions(model.unet)
+
+
+def test_processors_are_swapped_one_by_one_and_nest(model, call):
+    path = OUT.path
+    original = attentions(model.unet)[path].processor
+    first, second = object(), object()
+    with processed(model.unet, {path: first}):
+        with processed(model.unet, {path: second}):
+            assert attentions(model.unet)[path].processor is second
+        assert attentions(model.unet)[path].processor is first
+    assert attentions(model.unet)[path].processor is original
+
+
+def test_sites_have_one_name():
+    assert Site.parse("a.attn2.to_q:out") == Site.parse("a.attn2.to_q") == Site("a.attn2", "query")
+    assert Site("a.attn2", "query").module == "a.attn2.to_q"
+    assert str(Site.parse("mid_block")) == "mid_block:out"
+    for wrong in ("", ":query", "a:quary"):
+        with pytest.raises(SiteError, match="query, key, value, out"):
+            Site.parse(wrong)
