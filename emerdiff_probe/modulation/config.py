@@ -1,0 +1,151 @@
+"""The settings of EmerDiff, each with where its value comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args
+
+import pandas as pd
+
+from emerdiff_probe.analysis import Normalisation
+from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.probing import Inversion
+from emerdiff_probe.sites import Site
+
+__all__ = ["EmerDiffConfig", "Origin"]
+
+Origin = Literal["paper", "inferred", "ours"]
+
+_FIRST = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+_THIRD = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
+
+
+def _from(origin: Origin, note: str) -> dict[str, str]:
+    return {"origin": origin, "note": note}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmerDiffConfig:
+    """All settings of a segmentation; the defaults are the closest to the paper that is known.
+
+    ``EmerDiffConfig.table()`` says of each whether it is read in the paper, inferred from it, or
+    our choice because the paper could not be read on it. Attributes by stage:
+
+    Attributes:
+        steps: Sampling steps of the 1000.
+        inversion: How a picture becomes a trajectory; see `emerdiff_probe.probing.invert`.
+        condition: Text of the run that is probed: ``"empty"``, or ``"prompt"`` for the guided
+            trajectory that generated the picture (prompts only).
+        guidance: Scale with which pictures are generated from prompts.
+        feature_site: Where features for the low-resolution masks are read.
+        feature_timestep: t_f.
+        normalise: What is done to features before k-means.
+        restarts: How often k-means starts anew; the best run counts.
+        modulation_site: Whose output is shifted.
+        modulation_timestep: t_m.
+        strength: lambda, in units of the site's output.
+        injection: Whether modulated runs use the attention products of the unmodulated one.
+        sigma: Of the Gaussian filter on difference maps, in pixels of the model's picture.
+        seed: Of k-means and of the inversion's noise.
+        batch: Modulated runs that share a UNet call; changes speed and memory alone.
+    """
+
+    steps: int = field(
+        default=50, metadata=_from("paper", "50 of 1000, on the grid 1, 21, ..., 981")
+    )
+    inversion: Inversion = field(
+        default="edit_friendly",
+        metadata=_from("inferred", "the paper names none that could be read; likeliest"),
+    )
+    condition: Literal["empty", "prompt"] = field(
+        default="empty", metadata=_from("inferred", "empty prompt in a reviewer's words")
+    )
+    guidance: float = field(default=7.5, metadata=_from("ours", "usual for Stable Diffusion v1"))
+    feature_site: str = field(
+        default=f"{_FIRST}:query",
+        metadata=_from("paper", "first cross-attention of the upward 16x16 block, queries"),
+    )
+    feature_timestep: int = field(default=1, metadata=_from("paper", "the least noise"))
+    normalise: Normalisation = field(
+        default="none", metadata=_from("ours", "not given in the paper")
+    )
+    restarts: int = field(
+        default=10, metadata=_from("ours", "initialisation is not given in the paper")
+    )
+    modulation_site: str = field(
+        default=f"{_THIRD}:out",
+        metadata=_from("ours", "which of the block's three cross-attentions is uncertain"),
+    )
+    modulation_timestep: int = field(default=281, metadata=_from("paper", "281 to 481 were best"))
+    strength: float = field(default=10.0, metadata=_from("paper", "lambda"))
+    injection: bool = field(
+        default=True, metadata=_from("paper", "from t_m to the end is the natural reading")
+    )
+    sigma: float = field(
+        default=1.0, metadata=_from("ours", "a Gaussian filter is used; its width is not given")
+    )
+    seed: int = field(default=0, metadata=_from("ours", ""))
+    batch: int = field(
+        default=16, metadata=_from("ours", "does not change the result beyond rounding")
+    )
+
+    def __post_init__(self) -> None:
+        self._require("steps", self.steps >= 1, "1 or more")
+        self._require("inversion", self.inversion in get_args(Inversion), get_args(Inversion))
+        self._require("condition", self.condition in ("empty", "prompt"), "empty or prompt")
+        self._require("guidance", self.guidance >= 1, "1 (none) or more")
+        self._require(
+            "normalise", self.normalise in get_args(Normalisation), get_args(Normalisation)
+        )
+        self._require("restarts", self.restarts >= 1, "1 or more")
+        self._require("strength", self.strength > 0, "above 0")
+        self._require("sigma", self.sigma >= 0, "0 (no filter) or more")
+        self._require("batch", self.batch >= 1, "1 or more")
+        for name in ("feature_site", "modulation_site"):
+            object.__setattr__(self, name, str(Site.parse(getattr(self, name))))
+        self._require("modulation_site", self.modulation_site.endswith(":out"), "a site's output")
+
+    def _require(self, name: str, holds: bool, choices: object) -> None:
+        if not holds:
+            raise ConfigError(f"{name} is {getattr(self, name)!r}; choose {choices}")
+
+    @classmethod
+    def closest_to_paper(cls) -> Self:
+        """The paper's settings for Stable Diffusion v1.4, as far as they are known."""
+        return cls()
+
+    @classmethod
+    def playground(cls) -> Self:
+        """What was chosen for the bundled model on validation scenes."""
+        return cls(
+            modulation_site=f"{_FIRST}:out",
+            guidance=4.0,
+            sigma=0.0,
+        )
+
+    @classmethod
+    def for_model(cls, name: str) -> Self:
+        """The settings to start from with a model of that name."""
+        return cls.playground() if name == "playground" else cls.closest_to_paper()
+
+    @classmethod
+    def table(cls) -> pd.DataFrame:
+        """Each setting's default, where it comes from (paper, inferred, ours), and a note."""
+        rows = [
+            {"setting": each.name, "default": each.default, **each.metadata}
+            for each in dataclasses.fields(cls)
+        ]
+        return pd.DataFrame(rows).set_index("setting")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed.
+
+        Raises:
+            ConfigError: There is no such setting, or a value that it cannot have.
+        """
+        names = [each.name for each in dataclasses.fields(self)]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise ConfigError(f"no setting {', '.join(unknown)}; there are {', '.join(names)}")
+        return dataclasses.replace(self, **changes)
