@@ -1,0 +1,96 @@
+"""Results as files: a table to read, the scores behind it, and a picture of both."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from PIL import Image
+from plotly.subplots import make_subplots
+
+from emerdiff_probe.evaluation.scoring import METRICS, mean_with_interval
+from emerdiff_probe.scenes import PARTS, Scene
+from emerdiff_probe.views import palette
+
+__all__ = ["chart", "contact_sheet", "to_markdown", "write"]
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, its index as the first column."""
+    header = [str(table.index.name or ""), *map(str, table.columns)]
+    lines = [header, ["---"] * len(header)]
+    lines += [
+        [str(name), *map(str, row)] for name, row in zip(table.index, table.values, strict=True)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def chart(scores: pd.DataFrame, title: str) -> go.Figure:
+    """Mean scores with 95 % intervals: one panel a metric, one row a method."""
+    methods = list(scores["method"].unique())
+    figure = make_subplots(
+        1, len(METRICS), subplot_titles=list(METRICS.values()), shared_yaxes=True
+    )
+    for column, metric in enumerate(METRICS, start=1):
+        stats = np.array(
+            [
+                mean_with_interval(scores.loc[scores["method"] == method, metric].to_numpy())
+                for method in methods
+            ]
+        )
+        figure.add_scatter(
+            x=stats[:, 0],
+            y=methods,
+            error_x={
+                "array": stats[:, 2] - stats[:, 0],
+                "arrayminus": stats[:, 0] - stats[:, 1],
+                "symmetric": False,
+            },
+            mode="markers",
+            marker={"size": 9, "color": "#0072B2"},
+            showlegend=False,
+            row=1,
+            col=column,
+        )
+        figure.update_xaxes(range=[0, 1], row=1, col=column)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(
+        title=title, width=1300, height=140 + 32 * len(methods), template="plotly_white"
+    )
+    return figure
+
+
+def contact_sheet(scenes: Sequence[Scene], columns: int = 6) -> Image.Image:
+    """Pictures in rows, each row above the labels of its parts in colours.
+
+    Args:
+        scenes: As many as fill the rows.
+        columns: Pictures in a row.
+    """
+    colours = palette(len(PARTS))
+    rows = []
+    for first in range(0, len(scenes), columns):
+        row = scenes[first : first + columns]
+        rows.append(np.concatenate([each.image for each in row], axis=1))
+        rows.append(np.concatenate([colours[each.parts] for each in row], axis=1))
+    return Image.fromarray(np.concatenate(rows))
+
+
+def write(folder: Path, name: str, text: str, scores: pd.DataFrame, figure: go.Figure) -> None:
+    """Writes NAME.md, NAME.csv and NAME.png, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        f"{name}.md": text.encode(),
+        f"{name}.csv": scores.round(4).to_csv(index=False).encode(),
+        f"{name}.png": figure.to_image("png", scale=1.5),
+    }
+    for file, content in contents.items():
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as temporary:
+            temporary.write(content)
+        os.chmod(temporary.name, 0o644)
+        os.replace(temporary.name, folder / file)
