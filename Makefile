@@ -41,9 +41,8 @@ $(STAMP): pyproject.toml constraints/tested.txt
 	@touch $@
 
 demo: $(STAMP)  ## segment a scene from a prompt and a picture from a file, into demo/
-	$(BIN)/emerdiff-probe segment --prompt "$(PROMPT)" --out $(OUT)/prompt
-	$(BIN)/emerdiff-probe segment docs/images/example.png --out $(OUT)/picture
-	@echo "The results are in $(OUT)/prompt and $(OUT)/picture."
+	$(BIN)/emerdiff-probe segment docs/images/example.png --prompt "$(PROMPT)" \
+	    --out $(OUT) --overwrite
 
 lint: $(STAMP)  ## style, types and which room may import which
 	$(BIN)/ruff check .
@@ -58,8 +57,8 @@ ifneq ($(NOTEBOOKS),)
 	    --nbval-sanitize-with notebooks/sanitize.cfg $(PYTEST_FLAGS)
 endif
 
-lab: $(STAMP)  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: $(STAMP)  ## JupyterLab on the first notebook
+	$(BIN)/jupyter lab notebooks/01_quickstart.ipynb
 
 notebooks: $(STAMP)  ## run the notebooks and store their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \

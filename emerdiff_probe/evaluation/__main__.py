@@ -68,7 +68,7 @@ The first 24 of the scenes, and the labels of their parts:
 
 
 def _quality(model: StableDiffusion, count: int, out: Path, kept: Path) -> None:
-    config = EmerDiffConfig.for_model(model.name)
+    config = EmerDiffConfig.for_model(model)
     seeds = VALIDATION[100 : 100 + count]
     scores = benchmarks.run(
         benchmarks.quality(model, config),

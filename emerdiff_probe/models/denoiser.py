@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from emerdiff_probe.models.schedule import Schedule
 
-__all__ = ["Condition", "Denoiser"]
+__all__ = ["Condition", "Denoiser", "Family"]
+
+Family = Literal["playground", "stable-diffusion"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,9 @@ class Denoiser(Protocol):
 
     name: str
     """How it was asked for: "playground", a folder or a hub id."""
+
+    family: Family
+    """Whose settings suit it."""
 
     unet: nn.Module
     schedule: Schedule

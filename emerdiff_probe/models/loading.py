@@ -59,13 +59,15 @@ def load(
     folder = os.fspath(playground.folder()) if name == PLAYGROUND else name
     try:
         with _without_bars():
-            denoiser = StableDiffusion.from_folder(_located(folder), name, **options)
+            denoiser = StableDiffusion.from_folder(
+                _located(folder), name, _DTYPES[dtype], **options
+            )
     except ModelError:
         raise
     except Exception as error:
         # diffusers, transformers, safetensors and the hub each raise kinds of their own.
         raise ModelError(f"cannot load {name!r}: {_first_line(error)}\n{_CHOICES}") from error
-    denoiser.pipeline.to(device, _DTYPES[dtype])
+    denoiser.pipeline.to(device)
     return denoiser
 
 

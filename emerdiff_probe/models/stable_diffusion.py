@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from emerdiff_probe.errors import InputError, ModelError
-from emerdiff_probe.models.denoiser import Condition
+from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.schedule import Schedule
 
 __all__ = ["StableDiffusion"]
@@ -56,18 +56,22 @@ class StableDiffusion:
         self.text_encoder = pipeline.text_encoder.eval()
         self.tokenizer = pipeline.tokenizer
         self.schedule = Schedule.from_scheduler(pipeline.scheduler)
+        # The bundled model and those trained like it have three levels, Stable Diffusion has four.
+        levels = len(self.unet.config.block_out_channels)
+        self.family: Family = "playground" if levels == 3 else "stable-diffusion"
         self._factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         size = self.unet.config.sample_size
         self.image_size = (size if isinstance(size, int) else max(size)) * self._factor
-        self.size_multiple = self._factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        self.size_multiple = self._factor * 2 ** (levels - 1)
 
     @classmethod
-    def from_folder(cls, folder: str, name: str, **options: Any) -> Self:
+    def from_folder(cls, folder: str, name: str, dtype: torch.dtype, **options: Any) -> Self:
         """Loads a pipeline saved by diffusers, from a folder or the hub.
 
         Args:
             folder: Path, or a hub id.
             name: How to call it.
+            dtype: Of all its parts.
             **options: For ``StableDiffusionPipeline.from_pretrained``.
         """
         with _quiet_transformers():
@@ -75,10 +79,9 @@ class StableDiffusion:
 
         options.setdefault("safety_checker", None)
         options.setdefault("requires_safety_checker", False)
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, **options)
-        if "torch_dtype" not in options:
-            # A folder may hold parts of different dtypes, and the text encoder comes as stored.
-            pipeline.to(torch.float32)
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **options)
+        # transformers has versions that leave a text encoder in the dtype it is stored in.
+        pipeline.text_encoder.to(dtype)
         return cls(pipeline, name)
 
     @property

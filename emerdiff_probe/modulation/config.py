@@ -10,6 +10,7 @@ import pandas as pd
 
 from emerdiff_probe.analysis import Normalisation
 from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.models import Denoiser
 from emerdiff_probe.probing import Inversion
 from emerdiff_probe.sites import Site
 
@@ -125,9 +126,9 @@ class EmerDiffConfig:
         )
 
     @classmethod
-    def for_model(cls, name: str) -> Self:
-        """The settings to start from with a model of that name."""
-        return cls.playground() if name == "playground" else cls.closest_to_paper()
+    def for_model(cls, model: Denoiser) -> Self:
+        """The settings to start from with a model."""
+        return cls.playground() if model.family == "playground" else cls.closest_to_paper()
 
     @classmethod
     def table(cls) -> pd.DataFrame:

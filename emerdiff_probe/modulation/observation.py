@@ -29,18 +29,20 @@ class Observation:
 
     Attributes:
         picture: uint8, shape (height, width, 3), in its own size.
-        pixels: float32 in [0, 1], shape (model_y, model_x, 3), in the model's size.
-        fit: How the one became the other, in words.
+        fit: How it was brought to the model's size, in words.
         trajectory: From the larger of t_m and t_f down.
         features: (source_y, source_x, channel), float32, read at t_f; coordinates are the centres
             of the latent locations in the picture's own pixels.
+        diagnostics: Of the inversion: those of its method, and how far the unmodulated run ends
+            from where it should (in latents, and in decibels beside what the autoencoder alone
+            reaches). Fit for JSON.
     """
 
     picture: NDArray[np.uint8]
-    pixels: NDArray[np.float32]
     fit: str
     trajectory: Trajectory
     features: xr.DataArray
+    diagnostics: dict[str, object]
 
 
 def observe(
@@ -94,13 +96,15 @@ def observe(
         seed=config.seed,
     )
     features, rebuilt = _read_features(model, trajectory, config)
-    trajectory.diagnostics.update(
-        latent_rms_error=float((rebuilt - x0).square().mean().sqrt()),
-        latent_rms=float(x0.square().mean().sqrt()),
-        picture_psnr=_psnr(_to_pixels(model.decode(rebuilt)), pixels),
-        autoencoder_psnr=_psnr(_to_pixels(model.decode(x0)), pixels),
-    )
-    return Observation(picture, pixels, how, trajectory, _labelled(features, picture.shape[:2]))
+    diagnostics = {
+        **trajectory.diagnostics,
+        "latent_rms_error": round(float((rebuilt - x0).square().mean().sqrt()), 4),
+        "latent_rms": round(float(x0.square().mean().sqrt()), 4),
+        "picture_psnr": _psnr(_to_pixels(model.decode(rebuilt)), pixels),
+        "autoencoder_psnr": _psnr(_to_pixels(model.decode(x0)), pixels),
+    }
+    labelled = _labelled(features, picture.shape[:2])
+    return Observation(picture, how, trajectory, labelled, diagnostics)
 
 
 def _generate(

@@ -70,7 +70,7 @@ def segment(
     """
     if engine not in ENGINES:
         raise ConfigError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
-    config = config or EmerDiffConfig.for_model(model.name)
+    config = config or EmerDiffConfig.for_model(model)
     observation = observe(model, source, config, progress=progress)
     features = observation.features
     weights = _masks(features, masks, config)
@@ -111,7 +111,7 @@ def segment(
         "fit": observation.fit,
         "config": json.dumps(dataclasses.asdict(config)),
         "model_description": json.dumps(dict(model.description)),
-        "inversion": json.dumps(observation.trajectory.diagnostics),
+        "inversion": json.dumps(observation.diagnostics),
         "versions": json.dumps({name: version(name) for name in _PACKAGES}),
     }
     schema.check(result)

@@ -125,7 +125,7 @@ def _edit_friendly(
     # The x_t are drawn independently, so what the last step cannot reach is what is left of it.
     diagnostics: dict[str, object] = {
         "method": "edit_friendly",
-        "last_step_rms_error": _rms(rest),
+        "last_step_rms_error": round(_rms(rest), 4),
         "noise_rms": [round(_rms(noise), 4) for noise in noises[:-1]],
         "noise_autocorrelation": [round(_autocorrelation(noise), 4) for noise in noises[:-1]],
     }

@@ -6,6 +6,7 @@ import pytest
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import ConfigError, SiteError
+from tests.checkpoints import stable_diffusion, tiny_playground
 
 
 def test_every_setting_says_where_it_comes_from():
@@ -52,3 +53,10 @@ def test_sites_are_brought_to_their_one_name():
     assert config.feature_site == "mid_block.attentions.0:query"
     with pytest.raises(SiteError):
         ep.EmerDiffConfig(feature_site=":query")
+
+
+def test_settings_follow_the_layout_and_not_the_name():
+    trained_elsewhere = ep.load(tiny_playground())
+    assert ep.EmerDiffConfig.for_model(trained_elsewhere) == ep.EmerDiffConfig.playground()
+    stable = ep.load(stable_diffusion("v1"))
+    assert ep.EmerDiffConfig.for_model(stable) == ep.EmerDiffConfig.closest_to_paper()

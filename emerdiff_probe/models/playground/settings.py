@@ -70,7 +70,7 @@ class TrainingSettings:
 
     seed: int = 0
     minutes: float = 72
-    autoencoder_share: float = 0.2
+    autoencoder_share: float = 0.17
     autoencoder_steps: int | None = None
     denoiser_steps: int | None = None
     pictures: int = 24_000
@@ -80,7 +80,7 @@ class TrainingSettings:
     autoencoder_rate: float = 3e-3
     kl_weight: float = 1e-5
     absolute_weight: float = 0.15
-    batch: int = 32
+    batch: int = 16
     rate: float = 1e-3
     decay: float = 0.995
     warmup: int = 100

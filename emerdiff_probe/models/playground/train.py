@@ -240,7 +240,7 @@ class _Run:
             if now - saved > SAVE_EVERY:
                 trainer.save()
                 saved = now
-            if now - shown > PREVIEW_EVERY:
+            if trainer.curve and now - shown > PREVIEW_EVERY:
                 preview()
                 shown = now
         trainer.save()

@@ -1,0 +1,244 @@
+"""The `emerdiff-probe` command: thin, and light until a model is needed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from emerdiff_probe.errors import InputError, ProbeError
+from emerdiff_probe.sources import Photo, Prompt
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="emerdiff-probe",
+    help="See what a diffusion model knows of each pixel.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Dtype(StrEnum):
+    """Types that a model can run in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+def main() -> None:
+    """Runs the command."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from emerdiff_probe import __version__
+
+        typer.echo(f"emerdiff-probe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """See what a diffusion model knows of each pixel."""
+
+
+@app.command(no_args_is_help=True)
+def segment(
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE", help="Pictures to segment.", show_default=False),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", "-p", help="Text to draw and segment. Can be repeated.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")
+    ] = 0,
+    model: Annotated[
+        str,
+        typer.Option(help="[b]playground[/b], a folder of a diffusers pipeline, or a hub id."),
+    ] = "playground",
+    masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("segments"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace older results.", show_default=False)
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to run.", show_default="cuda if there is one, else cpu"),
+    ] = None,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="Type to run in.", show_default="float16 on cuda, else float32"),
+    ] = None,
+) -> None:
+    """Segment pictures, or what a model draws from prompts, as EmerDiff does.
+
+    Each input gets a folder in [b]--out[/b] with [b]index.html[/b] (open it in a browser),
+    [b]overlay.png[/b], [b]labels.png[/b] (a pixel's value is its segment) and
+    [b]dataset.zarr[/b] (for [b]xarray.open_zarr[/b]).
+
+    For example:
+
+      emerdiff-probe segment --prompt "a red house"
+
+      emerdiff-probe segment cat.jpg dog.png --masks 20 --out animals
+    """
+    sources = [Prompt(text, seed) for text in prompt or []] + [Photo(path) for path in images or []]
+    if not sources:
+        raise typer.BadParameter("give a picture, or --prompt and a text")
+    with _reported() as console:
+        from emerdiff_probe import results
+
+        folders = [out / name for name in results.names(_title(source) for source in sources)]
+        _check(sources, folders, out, overwrite)
+        import emerdiff_probe as ep
+
+        loaded = ep.load(model, device=device, dtype=dtype.value if dtype else None)
+        config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed)
+        written, failed = [], 0
+        for number, (source, folder) in enumerate(zip(sources, folders, strict=True), start=1):
+            text = textwrap.shorten(_described(source), 70, placeholder=" ...")
+            _say(console, f"{number} of {len(sources)}: {text}")
+            try:
+                ds = ep.segment(loaded, source, masks=masks, config=config)
+                results.write(ds, folder, overwrite=overwrite)
+            except ProbeError as error:
+                failed += 1
+                _say(console, f"error: {_described(source)}: {error}", style="red")
+            else:
+                written.append(folder)
+        if written:
+            _say(Console(), "Open in a browser:", style="bold")
+        for folder in written:
+            _say(Console(), f"  {folder / 'index.html'}")
+        if failed:
+            raise typer.Exit(1)
+
+
+@app.command(no_args_is_help=True)
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the trained model.", show_default=False)],
+    minutes: Annotated[
+        float, typer.Option(min=0.001, help="Time for training; making pictures comes on top.")
+    ] = 72,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures, with captions in text files beside them.",
+            show_default="the package's own scenes",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Start of all random numbers.")] = 0,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is kept between runs.", show_default="OUT.work"),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="How many make pictures at the same time.")
+    ] = 2,
+) -> None:
+    """Train a small model like the bundled one, on scenes or pictures of your own.
+
+    Ctrl-C saves the state and stops; the same command continues it.
+
+    For example:
+
+      emerdiff-probe train --minutes 72 --out my-model
+
+      emerdiff-probe segment --model my-model --prompt "a red house"
+    """
+    with _reported():
+        from emerdiff_probe.models.playground.train import train as train_model
+
+        train_model(out, minutes=minutes, images=images, seed=seed, work=work, processes=processes)
+
+
+def _title(source: Prompt | Photo) -> str:
+    return source.text if isinstance(source, Prompt) else source.name
+
+
+def _described(source: Prompt | Photo) -> str:
+    if isinstance(source, Prompt):
+        return f"prompt {source.text!r}"
+    return shlex.quote(str(source.image))
+
+
+def _check(sources: list[Prompt | Photo], folders: list[Path], out: Path, overwrite: bool) -> None:
+    """Finds out all that is wrong with inputs and outputs before a model is loaded."""
+    from emerdiff_probe import results
+
+    wrong = []
+    for source, folder in zip(sources, folders, strict=True):
+        try:
+            if isinstance(source, Photo):
+                source.rgb()
+            results.check_free(folder, overwrite=overwrite)
+        except ProbeError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError("\n".join(wrong))
+    results.check_writable(out)
+
+
+@contextmanager
+def _reported() -> Iterator[Console]:
+    """Errors and warnings as one line each on stderr; quiets the libraries underneath."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("DIFFUSERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    console = Console(stderr=True)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        _say(console, f"warning: {message}", style="yellow")
+
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", module="emerdiff_probe")
+        warnings.showwarning = show
+        try:
+            yield console
+        except ProbeError as error:
+            _say(console, f"error: {error}", style="red")
+            raise typer.Exit(1) from None
+        except OSError as error:
+            where = f"'{error.filename}': " if error.filename else ""
+            _say(console, f"error: {where}{error.strerror or error}", style="red")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as error:
+            _say(console, f"interrupted; {str(error) or 'finished results are kept'}", style="red")
+            raise typer.Exit(130) from None
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    # Texts hold prompts, in which brackets are no markup, and names, in which bytes can be no text.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,386 @@
+"""The command: right answers for odd pictures, clear errors for bad ones, nothing half-written."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+from typer.testing import CliRunner
+
+import emerdiff_probe as ep
+from emerdiff_probe import results, scenes, schema
+from emerdiff_probe.cli import app
+from emerdiff_probe.errors import InputError
+
+CONFIG = ep.EmerDiffConfig.playground().replace(steps=10, modulation_timestep=101, restarts=1)
+WHOLE = sorted(results.FILES)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    return ep.load(tiny_folder)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, tiny):
+    """Calls the command in an empty folder, with a small model that is already loaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ep, "load", lambda *_, **__: tiny)
+    monkeypatch.setattr(ep.EmerDiffConfig, "for_model", classmethod(lambda cls, name: CONFIG))
+    return call
+
+
+@pytest.fixture
+def refuse(tmp_path, monkeypatch):
+    """Calls the command in an empty folder; it must not come as far as a model."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(ep, "load", load)
+    return call
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def entries(folder="."):
+    return sorted(os.listdir(folder))
+
+
+def picture(name="cat.png", seed=1_000_000):
+    Image.fromarray(scenes.scene(seed).image).save(name)
+    return name
+
+
+def labels(folder):
+    ds = xr.open_zarr(f"{folder}/dataset.zarr").load()
+    schema.check(ds)
+    shown = np.asarray(Image.open(f"{folder}/labels.png"))
+    np.testing.assert_array_equal(shown, ds["labels"])
+    return shown
+
+
+# What it is for
+
+
+def test_prompts_and_pictures_in_one_call(run):
+    result = run("segment", picture(), "--prompt", "a red house", "-p", "a cow", "--masks", 3)
+    assert result.exit_code == 0
+    assert entries("segments") == ["a-cow", "a-red-house", "cat"]
+    for name in entries("segments"):
+        assert entries(f"segments/{name}") == WHOLE
+        assert labels(f"segments/{name}").max() <= 2
+        assert f"segments/{name}/index.html" in result.stdout
+    ds = xr.open_zarr("segments/cat/dataset.zarr")
+    np.testing.assert_array_equal(ds["picture"], Image.open("cat.png"))
+    assert ds.attrs["source"] == "photo 'cat'"
+
+
+def test_the_seed_is_that_of_picture_and_settings(run):
+    for seed in (0, 5):
+        assert run("segment", "-p", "a cow", "--masks", 2, "--seed", seed, "--out", seed)
+    first, other = (xr.open_zarr(f"{seed}/a-cow/dataset.zarr") for seed in (0, 5))
+    assert (first["picture"] != other["picture"]).any()
+    assert json.loads(other.attrs["config"])["seed"] == 5
+    assert other.attrs["source"].endswith("seed 5")
+
+
+def test_inputs_of_one_name_get_folders_of_their_own(run):
+    os.mkdir("a")
+    first, second = picture("cat.png"), picture("a/cat.png", seed=1_000_001)
+    assert run("segment", first, second, "--masks", 2, "--out", "o").exit_code == 0
+    assert entries("o") == ["cat", "cat-2"]
+    np.testing.assert_array_equal(
+        xr.open_zarr("o/cat-2/dataset.zarr")["picture"], Image.open(second)
+    )
+
+
+def test_odd_pictures_get_labels_of_their_own_size(run):
+    scene = Image.fromarray(scenes.scene(1_000_003).image)
+    scene.resize((101, 67)).save("odd.png")
+    scene.convert("L").save("grey.png")
+    scene.convert("CMYK").save("cmyk.jpg")
+    clear = scene.convert("RGBA")
+    clear.putalpha(0)
+    clear.save("clear.png")
+    turned = scene.resize((96, 64))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter: what is stored wide is seen upright
+    turned.save("turned.jpg", exif=exif)
+    scene.resize((16, 300)).save("narrow.png")
+    files = ["odd.png", "grey.png", "cmyk.jpg", "clear.png", "turned.jpg", "narrow.png"]
+    assert run("segment", *files, "--masks", 2, "--out", "o").exit_code == 0
+    assert labels("o/odd").shape == (67, 101)
+    assert labels("o/turned").shape == (96, 64)
+    assert labels("o/narrow").shape == (300, 16)
+    for name in ("grey", "cmyk", "clear"):
+        assert labels(f"o/{name}").shape == (128, 128)
+    assert Image.open("o/odd/overlay.png").size == (101, 67)
+    seen = {name: xr.open_zarr(f"o/{name}/dataset.zarr")["picture"].values for name in entries("o")}
+    assert (seen["clear"] == 255).all(), "what is transparent shows white"
+    assert (seen["grey"] == seen["grey"][..., :1]).all()
+    upright = np.asarray(turned.rotate(-90, expand=True), float)
+    assert np.abs(seen["turned"] - upright).mean() < 20, "but for what JPEG loses"
+
+
+def test_one_mask_is_the_whole_picture(run):
+    assert run("segment", picture(), "--masks", 1).exit_code == 0
+    assert (labels("segments/cat") == 0).all()
+
+
+def test_an_over_long_prompt_is_cut_with_a_word_of_warning(run):
+    result = run("segment", "-p", "a red house and " * 20 + "a moon", "--masks", 2)
+    assert result.exit_code == 0
+    (warning,) = [line for line in result.stderr.splitlines() if "warning" in line]
+    assert warning.startswith("warning: the prompt is longer")
+    assert "moon" in warning
+    assert not any(".py" in line for line in result.stderr.splitlines())
+
+
+def test_markup_in_names_stays_text(run):
+    name = picture("[b]<b>x<b>.png")
+    result = run("segment", name, "--masks", 2, "--prompt", "<script>alert(1)</script> [red]")
+    assert result.exit_code == 0
+    assert "[b]<b>x<b>.png" in result.stderr
+    assert "[red]" in result.stderr
+    html = Path("segments/script-alert-1-script-red/index.html").read_text("utf-8")
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<script>alert(1)" not in html
+
+
+# What cannot be
+
+
+def png_header(width, height):
+    """A PNG that says how large it is and has no pixels."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def bad(tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    (tmp_path / "huge.png").write_bytes(png_header(20_000, 20_000))
+    (tmp_path / "large.png").write_bytes(png_header(9_000, 9_000))
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    whole = tmp_path / "cut.png"
+    Image.fromarray(scenes.scene(3).image).save(whole)
+    whole.write_bytes(whole.read_bytes()[:-2000])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.png", "no file 'missing.png'"),
+        ("text.png", "not a picture"),
+        ("dot.png", "1 x 1 pixels"),
+        ("huge.png", "too large"),
+        ("large.png", "9000 x 9000"),
+        ("empty.png", "not a picture"),
+        ("folder", "is a folder"),
+        ("cut.png", "cut.png"),
+    ],
+)
+def test_a_bad_picture_is_refused_before_a_model_is_loaded(bad, refuse, name, message):
+    before = entries(bad)
+    result = refuse("segment", name, "--out", "o")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert entries(bad) == before
+
+
+def test_all_bad_inputs_are_told_at_once(bad, refuse):
+    result = refuse("segment", picture("good.png"), "missing.png", "dot.png", "--out", "o")
+    assert result.exit_code == 1
+    assert "missing.png" in result.stderr
+    assert "dot.png" in result.stderr
+    assert "good.png'" not in result.stderr
+    assert "o" not in entries()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--masks", 3),
+        ("cat.png", "--masks", 0),
+        ("cat.png", "--masks", "many"),
+        ("cat.png", "--seed", -1),
+        ("cat.png", "--dtype", "int8"),
+        ("cat.png", "--nonsense"),
+    ],
+)
+def test_wrong_usage(refuse, arguments):
+    picture()
+    assert refuse("segment", *arguments).exit_code == 2
+    assert entries() == ["cat.png"]
+
+
+def test_more_masks_than_locations(run):
+    result = run("segment", picture(), "--masks", 257)
+    assert result.exit_code == 1
+    assert "masks=257 on 16 x 16" in result.stderr
+    assert entries() == ["cat.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "nonsense"), "no model 'nonsense'"),
+        (("--model", "."), "no model_index.json"),
+        (("--device", "nonsense"), "cannot run on device 'nonsense'"),
+    ],
+)
+def test_no_such_model_or_device(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    result = call("segment", picture(), *options)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert entries() == ["cat.png"]
+
+
+def test_an_existing_result_is_refused_or_replaced(run, monkeypatch):
+    assert run("segment", picture(), "--masks", 2).exit_code == 0
+    before = os.stat("segments/cat/labels.png").st_mtime_ns
+    with monkeypatch.context() as patched:
+        patched.setattr(ep, "segment", lambda *_, **__: pytest.fail("it was computed anew"))
+        result = run("segment", "cat.png", "--masks", 3)
+    assert result.exit_code == 1
+    assert "--overwrite" in result.stderr
+    assert os.stat("segments/cat/labels.png").st_mtime_ns == before
+    assert run("segment", "cat.png", "--masks", 3, "--overwrite").exit_code == 0
+    assert xr.open_zarr("segments/cat/dataset.zarr").sizes["mask"] == 3
+    assert entries("segments") == ["cat"]
+
+
+def test_a_place_that_cannot_be_written_to(refuse):
+    result = refuse("segment", picture(), "--out", "cat.png/out")
+    assert result.exit_code == 1
+    assert "cannot write to 'cat.png/out'" in result.stderr
+    assert entries() == ["cat.png"]
+
+
+# What is stopped
+
+
+def test_one_failure_among_several_inputs(run, monkeypatch):
+    whole = ep.segment
+
+    def fail_on_one(model, source, **options):
+        if source.name == "b":
+            raise InputError("no good")
+        return whole(model, source, **options)
+
+    monkeypatch.setattr(ep, "segment", fail_on_one)
+    result = run("segment", *map(picture, ("a.png", "b.png", "c.png")), "--masks", 2, "--out", "o")
+    assert result.exit_code == 1
+    assert "error: b.png: no good" in result.stderr
+    assert entries("o") == ["a", "c"]
+    assert "o/a/index.html" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt, 130, "interrupted"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+    ],
+)
+def test_nothing_half_written_is_left(run, monkeypatch, error, code, message):
+    def stop(_):
+        raise error
+
+    monkeypatch.setattr("emerdiff_probe.views.page", stop)
+    result = run("segment", picture(), "--masks", 2)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert entries() == ["cat.png"]
+
+
+# Training
+
+
+def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(
+        "emerdiff_probe.models.playground.train.train",
+        lambda out, **options: asked.update(options, out=str(out)),
+    )
+    result = call("train", "--minutes", 3, "--out", "m", "--images", tmp_path, "--seed", 4)
+    assert result.exit_code == 0
+    assert asked.pop("images") == tmp_path
+    assert asked == {"out": "m", "minutes": 3, "seed": 4, "work": None, "processes": 2}
+
+
+def test_an_interrupted_training_says_that_it_is_saved(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt("the training is saved; the same command continues it")
+
+    monkeypatch.setattr("emerdiff_probe.models.playground.train.train", stop)
+    result = call("train", "--out", "m")
+    assert result.exit_code == 130
+    assert "the training is saved" in result.stderr
+
+
+def test_training_on_a_folder_that_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = call("train", "--out", "m", "--images", "nowhere")
+    assert result.exit_code == 1
+    assert "nowhere" in result.stderr
+    assert entries() == []
+
+
+# The command itself
+
+_HELP = """
+import runpy, sys
+sys.argv = ["emerdiff-probe", "--help"]
+try:
+    runpy.run_module("emerdiff_probe", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    heavy = {"torch", "diffusers", "transformers", "sklearn", "xarray", "plotly"}
+    print("loaded:", sorted(heavy & set(sys.modules)), "exit:", end.code)
+"""
+
+
+def test_help_of_the_module_is_light():
+    done = subprocess.run(
+        [sys.executable, "-c", _HELP], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "segment" in done.stdout
+    assert "train" in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded: [] exit: 0"
+
+
+def test_version():
+    assert call("--version").stdout.strip() == f"emerdiff-probe {ep.__version__}"
+
+
+@pytest.mark.parametrize("command", ["segment", "train"])
+def test_help_of_a_command_gives_examples(command):
+    assert f"emerdiff-probe {command}" in call(command, "--help").stdout
