@@ -35,7 +35,7 @@ def test_the_dataset_is_labelled_and_says_where_it_comes_from(model):
     assert result["low_res"].shape == (16, 16)
     assert np.array_equal(result["picture"], PICTURE)
     assert set(np.unique(result["labels"])) <= set(range(4))
-    assert json.loads(result.attrs["config"])["strength"] == 10.0
+    assert json.loads(result.attrs["config"])["strength"] == CONFIG.strength
     assert result.attrs["weights"] == model.weights
     assert "noise_rms" in json.loads(result.attrs["inversion"])
     assert "picture_psnr" in json.loads(result.attrs["inversion"])
@@ -146,7 +146,7 @@ def test_features_may_be_a_blocks_output(model):
     [
         ({"modulation_timestep": 280}, ConfigError, "not on the grid"),
         ({"feature_site": "up_blocks.7.attn2:query"}, SiteError, "closest"),
-        ({"feature_site": CONFIG.feature_site.replace("query", "key")}, SiteError, "laid out"),
+        ({"feature_site": CONFIG.modulation_site.replace(":out", ":key")}, SiteError, "laid out"),
         ({"modulation_site": "up_blocks.0.attentions.0"}, SiteError, "locations"),
     ],
 )
