@@ -88,7 +88,7 @@ def world(model: StableDiffusion) -> Segmentor:
     """How far colour, position, superpixels and an untrained network get.
 
     Colour and position, and superpixels, are each tried with several weights of position, so that
-    the best of them is known. The features are the first cross-attention's queries at t_f = 1,
+    the best of them is known. The features are those of `EmerDiffConfig.playground()`,
     interpolated bilinearly: of the model, and of the same network before any training.
     """
     config = EmerDiffConfig.playground()

@@ -54,8 +54,8 @@ def autoencoder(sizes: Sizes) -> AutoencoderKL:
         force_upcast=False,
         mid_block_add_attention=False,
     )
-    # Begin with latents that are nearly certain. With the usual start, a standard deviation of 1,
-    # a short training is spent on drowning the noise, and colours come last.
+    # Begin with latents that are nearly certain: from the usual start, a standard deviation of 1,
+    # the decoder first sees mostly noise.
     with torch.no_grad():
         model.quant_conv.weight[CHANNELS:] *= 0.1
         model.quant_conv.bias[CHANNELS:] = -6
