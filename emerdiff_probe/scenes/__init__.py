@@ -16,10 +16,14 @@ from emerdiff_probe.scenes.classes import (
     VALIDATION,
     split_of,
 )
+from emerdiff_probe.scenes.materials import COLOURS
+from emerdiff_probe.scenes.things import KINDS
 from emerdiff_probe.scenes.world import CAPTION_WORDS, Scene, scene
 
 __all__ = [
     "CAPTION_WORDS",
+    "COLOURS",
+    "KINDS",
     "OBJECTS",
     "OBJECT_OF_PART",
     "PARTS",

@@ -26,7 +26,7 @@ class Canvas:
 
     def __init__(self, dice: Dice) -> None:
         self._dice = dice
-        self._noise = [smooth_noise(dice, SIZE, cell) for cell in (5, 9, 16)]
+        self._noise = [smooth_noise(dice, SIZE, cell) for cell in (10, 14, 22)]
         self._light_from_left = dice.chance(50)
         self.colours = np.zeros((SIZE, SIZE, 3), np.int32)
         self.parts = np.zeros((SIZE, SIZE), np.uint8)

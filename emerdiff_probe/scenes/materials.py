@@ -33,7 +33,7 @@ COLOURS: Final[dict[str, Colour]] = {
     "black": (46, 46, 52),
 }
 
-PATTERNS: Final = ("plain", "stripes", "checks", "spots", "halves", "bricks", "streaks")
+PATTERNS: Final = ("plain", "stripes", "checks", "spots", "halves")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Material:
     Attributes:
         name: The colour word of `base`, which covers more of the surface than `second`.
         base, second: RGB, 0..255.
-        pattern: One of plain, stripes, checks, spots, halves, bricks, streaks.
+        pattern: One of plain, stripes, checks, spots, halves.
         period: Size of the pattern's repeat in pixels.
         slope: Direction of stripes and halves, as the steps (x, y) of their normal.
         phase: Where the pattern starts, in pixels.
@@ -82,20 +82,11 @@ class Material:
             column = _soft((x + self.phase) % period, period)
             row = _soft((y + self.phase) % period, period)
             return np.abs(column - row)
-        if self.pattern == "bricks":
-            height = max(period // 2, 4)
-            row = (y + self.phase) // height
-            joint = ((y + self.phase) % height < 1) | ((x + row * height) % period < 1)
-            return np.where(joint, 200, 40 * (row % 3) + 0 * x)
         if self.pattern == "spots":
             return np.clip((noise - 132) * 12, 0, 256)
         if self.pattern == "halves":
             across = x * self.slope[0] + y * self.slope[1] - self.phase
             return np.where(across > 0, 256, 0)
-        if self.pattern == "streaks":
-            return np.where(
-                (noise + 3 * ((y * 7 + self.phase) % period) * 8 // period) > 148, 220, 0
-            )
         return np.int32(0) * x * y
 
 
@@ -117,10 +108,10 @@ class Palette:
     def __init__(self, dice: Dice, only: tuple[str, str] | None = None) -> None:
         self._dice = dice
         self._only = only
-        # Two thirds of the surfaces share five colours, so that a colour recurs across classes.
-        self._shared = dice.sample(tuple(COLOURS), 5)
+        # Three quarters of the surfaces share four colours, so that a colour recurs across classes.
+        self._shared = dice.sample(tuple(COLOURS), 4)
 
-    def material(self, *, plain: int = 22, wide: bool = False) -> Material:
+    def material(self, *, plain: int = 30, wide: bool = False) -> Material:
         """A new surface.
 
         Args:
@@ -129,7 +120,7 @@ class Palette:
         """
         dice = self._dice
         if self._only is None:
-            first, other = dice.sample(self._shared if dice.chance(65) else tuple(COLOURS), 2)
+            first, other = dice.sample(self._shared if dice.chance(75) else tuple(COLOURS), 2)
             patterned = not dice.chance(plain)
         else:
             first, other = dice.sample(self._only, 2)
@@ -148,7 +139,7 @@ class Palette:
                 tuple(a + (b - a) * mix // 256 for a, b in zip(base, second, strict=True))
             )
         pattern = dice.choose(PATTERNS[1:]) if patterned else "plain"
-        period = dice.between(14, 34) if wide else dice.between(7, 15)
+        period = dice.between(28, 48) if wide else dice.between(14, 24)
         slope = dice.choose(((1, 0), (0, 1), (1, 1), (1, -1), (1, 2), (2, -1)))
         return Material(first, base, second, pattern, period, slope, dice.between(0, 127))
 
@@ -157,7 +148,7 @@ class Palette:
 
         That is where a label edge has no colour edge.
         """
-        if not self._dice.chance(30):
+        if not self._dice.chance(50):
             return self.material()
         fresh = self.material()
         return replace(fresh, name=neighbour.name, base=neighbour.base, second=neighbour.second)

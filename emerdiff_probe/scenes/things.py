@@ -23,7 +23,7 @@ from emerdiff_probe.scenes.shapes import (
     without,
 )
 
-__all__ = ["BUILDERS", "HEIGHTS", "Builder"]
+__all__ = ["BUILDERS", "HEIGHTS", "KINDS", "Builder"]
 
 Builder = Callable[[Canvas, Dice, Palette, int, int, int, int], str]
 
@@ -334,3 +334,6 @@ BUILDERS: Final[dict[str, Builder]] = {
     "cow": _animal(long=60, leg=32, neck=14),
     "boat": _boat,
 }
+
+KINDS: Final[tuple[str, ...]] = tuple(BUILDERS)
+"""The kinds of things, as captions call them."""

@@ -180,9 +180,9 @@ def _ground(canvas: Canvas, dice: Dice, palette: Palette, horizon: int) -> str:
 def _things(
     canvas: Canvas, dice: Dice, palette: Palette, horizon: int, ground: str
 ) -> list[tuple[str, str]]:
-    """Paints two to four things, far ones first; gives (kind, colour word) of each."""
+    """Paints two or three things, far ones first; gives (kind, colour word) of each."""
     kinds = [kind for kind in BUILDERS if kind != "boat" or ground == "water"]
-    count = dice.choose((2, 2, 3, 3, 4))
+    count = dice.choose((2, 2, 3, 3))
     # Columns a quarter of the picture apart, so that things overlap without burying each other.
     columns = dice.sample((16, 40, 64, 88, 112), count)
     rows = sorted(dice.between(horizon + 22, 124) for _ in range(count))
@@ -205,7 +205,7 @@ def _things(
 
 def _light(canvas: Canvas, dice: Dice, night: bool) -> None:
     """Shadows of what is outside the picture, pools of light, and the colour of the hour."""
-    for _ in range(dice.choose((0, 1, 2, 2))):
+    for _ in range(dice.choose((0, 1, 1))):
         x, width, lean = dice.between(-20, 110), dice.between(12, 34), dice.between(-40, 40)
         top = dice.between(0, 60)
         shape = polygon((x, top), (x + width, top), (x + width + lean, SIZE), (x + lean, SIZE))
