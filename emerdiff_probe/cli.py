@@ -145,12 +145,18 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the trained model.", show_default=False)],
     minutes: Annotated[
         float, typer.Option(min=0.001, help="Time for training; making pictures comes on top.")
-    ] = 72,
+    ] = 105,
     images: Annotated[
         Path | None,
         typer.Option(
             help="Folder of pictures, with captions in text files beside them.",
             show_default="the package's own scenes",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a model trained here, to train it further.", show_default="anew"
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Start of all random numbers.")] = 0,
@@ -168,14 +174,22 @@ def train(
 
     For example:
 
-      emerdiff-probe train --minutes 72 --out my-model
+      emerdiff-probe train --minutes 105 --out my-model
 
       emerdiff-probe segment --model my-model --prompt "a red house"
     """
     with _reported():
         from emerdiff_probe.models.playground.train import train as train_model
 
-        train_model(out, minutes=minutes, images=images, seed=seed, work=work, processes=processes)
+        train_model(
+            out,
+            minutes=minutes,
+            images=images,
+            start=start,
+            seed=seed,
+            work=work,
+            processes=processes,
+        )
 
 
 def _title(source: Prompt | Photo) -> str:

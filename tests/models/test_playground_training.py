@@ -18,6 +18,7 @@ from emerdiff_probe.models import playground
 from emerdiff_probe.models.playground import architecture, tasks
 from emerdiff_probe.models.playground.data import FolderPictures, PictureCache, ScenePictures
 from emerdiff_probe.models.playground.loop import Budget, Trainer
+from emerdiff_probe.models.playground.optimizers import Optimizers
 from emerdiff_probe.models.playground.settings import Sizes, TrainingSettings
 from emerdiff_probe.models.playground.train import train
 
@@ -143,6 +144,43 @@ def test_interrupted_and_continued_gives_identical_weights(
 
 def test_another_seed_gives_other_weights(trained, tmp_path):
     assert not same(weights(start(tmp_path / "model", seed=1)), weights(trained))
+
+
+def test_a_model_is_trained_further_with_its_own_autoencoder(trained, tmp_path):
+    further = start(tmp_path / "further", start=trained)
+    before, after = weights(trained), weights(further)
+    changed = {name.partition(".")[0] for name in before if not before[name].equal(after[name])}
+    assert changed == {"unet", "text_encoder"}
+    record, earlier = (json.loads((m / "training.json").read_text()) for m in (further, trained))
+    assert record["earlier"] == [earlier["denoiser"]]
+    assert record["autoencoder"] == earlier["autoencoder"]
+    assert not (tmp_path / "further.work" / "autoencoder.pt").exists()
+    with pytest.raises(ConfigError, match="start"):
+        start(tmp_path / "further")
+
+
+def test_what_was_not_trained_here_is_not_trained_further(tmp_path):
+    with pytest.raises(InputError, match=r"no readable training\.json"):
+        start(tmp_path / "model", start=tmp_path)
+
+
+def test_matrices_are_updated_orthogonally_and_the_rest_by_adam():
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"conv_in": nn.Conv2d(2, 3, 3), "inner": nn.Conv2d(3, 3, 1, bias=True)})
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizers = Optimizers(dict(net.named_parameters()), rate=0.01, matrix_rate=0.5)
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizers.step(0.5)
+    step = {name: p.detach() - before[name] for name, p in net.named_parameters()}
+    singular = torch.linalg.svdvals(step["inner.weight"].flatten(1)) / 0.25
+    assert ((singular > 0.6) & (singular < 1.3)).all()
+    for name in ("conv_in.weight", "conv_in.bias", "inner.bias"):
+        # Adam's first step is the rate, in the direction of the gradient's sign.
+        torch.testing.assert_close(
+            step[name].abs(), torch.full_like(step[name], 0.005), rtol=0.01, atol=0
+        )
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 def test_other_settings_do_not_continue_a_training(trained):
@@ -273,7 +311,7 @@ def test_several_processes_make_the_same_pictures(tmp_path):
 
 
 class Silent(nn.Module):
-    """A UNet that predicts no noise, and remembers the timesteps it was asked about."""
+    """A UNet that predicts a velocity of zero, and remembers the timesteps it was asked about."""
 
     def set_attn_processor(self, processor):
         pass
@@ -283,7 +321,7 @@ class Silent(nn.Module):
         return type("Output", (), {"sample": torch.zeros_like(noisy)})
 
 
-@pytest.mark.parametrize("gamma", [1.0, 5.0, 1e9])
+@pytest.mark.parametrize("gamma", [1.0, 20.0, 1e9])
 def test_noise_levels_are_weighted_by_the_cut_off_signal_to_noise_ratio(words, gamma):
     settings = dataclasses.replace(TINY, batch=500, gamma=gamma)
     tokens = torch.zeros(1, 24, dtype=torch.int64)
@@ -296,14 +334,32 @@ def test_noise_levels_are_weighted_by_the_cut_off_signal_to_noise_ratio(words, g
     assert unet.timesteps.sort().values.diff().unique().tolist() == [2]
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     alpha_bar = np.cumprod(1 - betas)
+    # The latents are 0, so the velocity is sqrt(alpha_bar) noise.
     ratio = alpha_bar / (1 - alpha_bar)
-    assert loss == pytest.approx(np.mean(np.minimum(ratio, gamma) / ratio), rel=0.01)
+    weight = np.minimum(ratio + 1, gamma) / (ratio + 1)
+    assert loss == pytest.approx(np.mean(weight * alpha_bar), rel=0.01)
+
+
+def test_a_perfect_velocity_has_no_loss(words):
+    tokens = torch.zeros(1, 24, dtype=torch.int64)
+    latents = torch.randn(1, 1, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+    unet, text = Silent(), architecture.text_encoder(words, SIZES)
+    task = tasks.DenoiserTask(unet, text, latents, tokens, latents[0], tokens, tokens[0], TINY)
+
+    def perfect(noisy, timesteps, states):
+        alpha_bar = task.alpha_bar[timesteps][:, None, None, None]
+        noise = (noisy - alpha_bar.sqrt() * latents[0]) / (1 - alpha_bar).sqrt()
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents[0]
+        return type("Output", (), {"sample": velocity})
+
+    unet.forward = perfect
+    assert task.loss(torch.Generator().manual_seed(0)).item() < 1e-6
 
 
 class Line:
     """A task of one number that wants to be large, with validations told in advance."""
 
-    rate, batch = 0.1, 1
+    rate, matrix_rate, batch = 0.1, 0.1, 1
 
     def __init__(self, figures=()):
         self.modules = nn.ModuleDict({"line": nn.Linear(1, 1)})

@@ -160,7 +160,10 @@ def text_encoder(words: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
 
 
 def scheduler() -> DDPMScheduler:
-    """The noise schedule of Stable Diffusion 1; fifty steps visit 981, 961, ..., 1."""
+    """The noise schedule of Stable Diffusion; fifty steps visit 981, 961, ..., 1.
+
+    The UNet predicts the velocity, as that of Stable Diffusion 2.
+    """
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
@@ -169,7 +172,7 @@ def scheduler() -> DDPMScheduler:
         clip_sample=False,
         steps_offset=1,
         timestep_spacing="leading",
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
     )
 
 

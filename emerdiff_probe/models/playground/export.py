@@ -1,22 +1,59 @@
-"""Writing a trained model as a folder that diffusers can load."""
+"""A trained model as a folder that diffusers can load: written, and read to train on."""
 
 import copy
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.models.playground.architecture import assemble
 
-__all__ = ["RECORD", "check_free", "write"]
+__all__ = ["RECORD", "Parts", "check_free", "read", "read_record", "write"]
 
 RECORD = "training.json"
 """The file that tells how a folder came to be; by it the folder is known as made here."""
+
+
+class Parts(NamedTuple):
+    """What a model consists of.
+
+    Attributes:
+        vae: The autoencoder.
+        unet: The denoiser.
+        text: The text encoder.
+        words: Its tokenizer.
+    """
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text: CLIPTextModel
+    words: CLIPTokenizer
+
+
+def read(folder: Path) -> Parts:
+    """The parts of a model written by :func:`write`, in float32."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    return Parts(pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.tokenizer)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """How a model came to be.
+
+    Raises:
+        InputError: The folder was not written by a training of this package.
+    """
+    try:
+        return json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{folder}' is no model that was trained here (it has no readable {RECORD}: {error}); "
+            "give the folder of one, as 'emerdiff-probe train --out FOLDER' writes it"
+        ) from error
 
 
 def check_free(out: Path) -> None:
@@ -34,10 +71,7 @@ def check_free(out: Path) -> None:
 
 def write(
     out: Path,
-    vae: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    text: CLIPTextModel,
-    words: CLIPTokenizer,
+    parts: Parts,
     record: dict[str, Any],
 ) -> None:
     """Write a pipeline folder and its record, in place of an older one, in one move.
@@ -48,10 +82,7 @@ def write(
 
     Args:
         out: The folder.
-        vae: The trained autoencoder.
-        unet: The trained UNet.
-        text: The trained text encoder.
-        words: Its tokenizer.
+        parts: The trained model.
         record: JSON values, for ``training.json``.
 
     Raises:
@@ -63,7 +94,10 @@ def write(
     for left_over in (writing, old):
         shutil.rmtree(left_over, ignore_errors=True)
     pipeline = assemble(
-        copy.deepcopy(vae).to(torch.float16), copy.deepcopy(unet).to(torch.float16), text, words
+        copy.deepcopy(parts.vae).to(torch.float16),
+        copy.deepcopy(parts.unet).to(torch.float16),
+        parts.text,
+        parts.words,
     )
     pipeline.save_pretrained(writing, safe_serialization=True)
     (writing / RECORD).write_text(json.dumps(record, indent=1) + "\n")

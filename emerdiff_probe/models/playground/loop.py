@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import ModelError
+from emerdiff_probe.models.playground.optimizers import Optimizers
 from emerdiff_probe.models.playground.settings import TrainingSettings
 
 __all__ = ["Budget", "Report", "Task", "Trainer", "Validation"]
@@ -27,7 +28,10 @@ class Task(Protocol):
     """What is trained."""
 
     rate: float
-    """Highest learning rate."""
+    """Highest learning rate of AdamW."""
+
+    matrix_rate: float
+    """Highest learning rate of Muon."""
 
     batch: int
     """Samples in an update."""
@@ -100,9 +104,7 @@ class Trainer:
         self._losses: list[float] = []
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._parameters = dict(task.modules.named_parameters())
-        self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=task.rate, betas=(0.9, 0.99), fused=True
-        )
+        self._optimizers = Optimizers(self._parameters, task.rate, task.matrix_rate)
         self._average = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._best = {name: tensor.clone() for name, tensor in self._average.items()}
         if checkpoint.exists():
@@ -144,18 +146,15 @@ class Trainer:
 
     def _update(self, spent: float) -> None:
         warm = min(1.0, (self.step + 1) / self.settings.warmup)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.task.rate * warm * max(0.01, (1 + math.cos(math.pi * spent)) / 2)
         loss = self.task.loss(self._generator)
         if not math.isfinite(loss.item()):
             raise ModelError(
                 f"the loss is {loss.item()} after {self.step} updates; lower the learning rate "
                 f"({self.task.rate}) and begin anew"
             )
-        self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
-        self._optimizer.step()
+        self._optimizers.step(warm * max(0.01, (1 + math.cos(math.pi * spent)) / 2))
         self.step += 1
         # Early averages would otherwise be mostly of untrained weights.
         decay = min(self.settings.decay, self.step / (10 + self.step))
@@ -213,7 +212,7 @@ class Trainer:
                 "losses": self._losses,
                 "generator": self._generator.get_state(),
                 "weights": {name: p.detach() for name, p in self._parameters.items()},
-                "optimizer": self._optimizer.state_dict(),
+                "optimizers": self._optimizers.state_dict(),
                 "average": self._average,
                 "best": self._best,
             },
@@ -228,5 +227,5 @@ class Trainer:
         self._losses = state["losses"]
         self._generator.set_state(state["generator"])
         self._put(state["weights"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizers.load_state_dict(state["optimizers"])
         self._average, self._best = state["average"], state["best"]

@@ -52,14 +52,17 @@ class TrainingSettings:
         validation_pictures: Scenes to validate on, at most.
         autoencoder_batch: Crops in an update of the autoencoder.
         crop: Side of such a crop in pixels.
-        autoencoder_rate: Highest learning rate of the autoencoder.
+        autoencoder_rate: Highest learning rate of the autoencoder, for AdamW.
+        autoencoder_matrix_rate: The same for Muon.
         kl_weight: Weight of the mean divergence of a latent value from the unit normal.
         absolute_weight: Weight of the absolute error beside the squared one.
+        gradient_weight: Weight of the squared error of differences between neighbouring pixels.
         batch: Pictures in an update of the UNet.
-        rate: Highest learning rate of the UNet and the text encoder.
+        rate: Highest learning rate of the UNet and the text encoder, for AdamW.
+        matrix_rate: The same for Muon.
         decay: Decay of the average of weights in an update.
         warmup: Updates until the learning rate is reached.
-        gamma: Where the weight of a noise level is cut off, as a signal-to-noise ratio.
+        gamma: Where the weight of a noise level is cut off, as a signal-to-noise ratio plus 1.
         empty_captions: Share of pictures that are shown without their caption.
         validate_every: Updates between validations.
         sizes: How large the parts are.
@@ -69,23 +72,26 @@ class TrainingSettings:
     """
 
     seed: int = 0
-    minutes: float = 72
-    autoencoder_share: float = 0.17
+    minutes: float = 105
+    autoencoder_share: float = 0.11
     autoencoder_steps: int | None = None
     denoiser_steps: int | None = None
-    pictures: int = 24_000
+    pictures: int = 48_000
     validation_pictures: int = 256
     autoencoder_batch: int = 8
     crop: int = 64
     autoencoder_rate: float = 3e-3
+    autoencoder_matrix_rate: float = 0.02
     kl_weight: float = 1e-5
     absolute_weight: float = 0.15
+    gradient_weight: float = 0.5
     batch: int = 16
     rate: float = 1e-3
+    matrix_rate: float = 0.02
     decay: float = 0.995
     warmup: int = 100
-    gamma: float = 5
-    empty_captions: float = 0.25
+    gamma: float = 20
+    empty_captions: float = 0.15
     validate_every: int = 250
     sizes: Sizes = field(default_factory=Sizes)
 
@@ -93,7 +99,7 @@ class TrainingSettings:
         ranges = {
             "seed": (0, 2**63 - 1),
             "minutes": (1e-3, 1e6),
-            "autoencoder_share": (0.01, 0.99),
+            "autoencoder_share": (0, 0.99),
             "pictures": (1, 1_000_000),
             "validation_pictures": (1, 100_000),
             "autoencoder_batch": (1, 65_536),

@@ -29,10 +29,9 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 class AutoencoderTask:
-    """Reconstruct random crops: squared and absolute error, and a little KL.
+    """Reconstruct random crops: squared and absolute error, that of gradients, and a little KL.
 
-    The squared error is what the validation measures; the absolute one is meant to keep edges
-    sharp. Their weights were not compared alone.
+    The squared error is what the validation measures; the others are meant to keep edges sharp.
 
     Crops instead of whole pictures show more pictures in the same time; the autoencoder has no
     attention, so what it learns does not depend on the size.
@@ -54,7 +53,8 @@ class AutoencoderTask:
         self.model, self.pixels, self.validation = model, pixels, validation
         self.settings = settings
         self.modules = nn.ModuleDict({"autoencoder": model})
-        self.rate, self.batch = settings.autoencoder_rate, settings.autoencoder_batch
+        self.rate, self.matrix_rate = settings.autoencoder_rate, settings.autoencoder_matrix_rate
+        self.batch = settings.autoencoder_batch
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Loss of a batch of random crops, half of them mirrored."""
@@ -65,11 +65,13 @@ class AutoencoderTask:
             noise = torch.randn(mean.shape, generator=generator)
             rebuilt = self.model.decode(mean + deviation * noise).sample
         error = rebuilt.float() - images
+        gradients = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
         variance = deviation.square()
         divergence = (mean.square() + variance - 1 - variance.log()).mean() / 2
         return (
             error.square().mean()
             + self.settings.absolute_weight * error.abs().mean()
+            + self.settings.gradient_weight * gradients
             + self.settings.kl_weight * divergence
         )
 
@@ -112,10 +114,14 @@ class AutoencoderTask:
 
 
 class DenoiserTask:
-    """Predict the noise in noisy latents, given the caption or an empty text.
+    """Predict the velocity of noisy latents, given the caption or an empty text.
 
-    Noise levels are weighted by min(SNR, gamma) / SNR (Hang et al. 2023, arXiv 2303.09556), and
-    those of a batch are spread evenly over the schedule, which makes the loss less noisy.
+    The velocity sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0 (Salimans and Ho 2022, arXiv
+    2202.00512, appendix D) asks for the picture where there is much noise, which is where a
+    caption helps; the noise itself could be read off the latents there. Where there is little
+    noise the weight is cut off, as if an error of x0 counted min(SNR + 1, gamma) times, after
+    Hang et al. 2023 (arXiv 2303.09556). The noise levels of a batch are spread evenly over the
+    schedule, which makes the loss less noisy.
 
     Args:
         unet: The denoiser.
@@ -145,7 +151,8 @@ class DenoiserTask:
         self.validation, self.validation_tokens = validation, validation_tokens
         self.settings = settings
         self.modules = nn.ModuleDict({"unet": unet, "text": text})
-        self.rate, self.batch = settings.rate, settings.batch
+        self.rate, self.matrix_rate = settings.rate, settings.matrix_rate
+        self.batch = settings.batch
         self.alpha_bar: Tensor = scheduler().alphas_cumprod
         # Fused attention's backward pass on CPUs is slow for heads this narrow: with plain
         # attention a whole update takes 0.6 times as long. Processors are not saved with a model.
@@ -167,12 +174,13 @@ class DenoiserTask:
         noise = torch.randn(latents.shape, generator=generator)
         alpha_bar = self.alpha_bar[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
         with autocast():
             states = self.text(input_ids=tokens).last_hidden_state
             predicted = self.unet(noisy, timesteps, states).sample
-        ratio = alpha_bar / (1 - alpha_bar)
-        weight = ratio.clamp(max=self.settings.gamma) / ratio
-        return (weight * (predicted.float() - noise).square()).mean()
+        # The plain error of the velocity is SNR + 1 = 1 / (1 - alpha_bar) times that of x0.
+        weight = (self.settings.gamma * (1 - alpha_bar)).clamp(max=1)
+        return (weight * (predicted.float() - velocity).square()).mean()
 
     def validate(self) -> float:
         """The same loss, with captions, on the same pictures, noises and noise levels always."""

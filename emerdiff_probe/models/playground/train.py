@@ -45,8 +45,9 @@ PREVIEW_EVERY = 600.0
 def train(
     out: Path,
     *,
-    minutes: float = 72,
+    minutes: float = 105,
     images: Path | None = None,
+    start: Path | None = None,
     seed: int = 0,
     work: Path | None = None,
     processes: int = 2,
@@ -63,6 +64,9 @@ def train(
         minutes: Time for training. Making and encoding the pictures comes on top.
         images: A folder of pictures, with captions in text files beside them; without it, the
             scenes of the package.
+        start: A folder that this function wrote. Its UNet and text encoder are trained further,
+            its autoencoder stays as it is, and all time goes to the UNet; the sizes of the parts
+            are its own. Without it everything is trained from the beginning.
         seed: Start of all random numbers.
         work: Folder for what is kept between runs; ``out`` with ``.work`` behind it by default.
         processes: How many make pictures at the same time.
@@ -87,9 +91,19 @@ def train(
         if images is None
         else FolderPictures(Path(images))
     )
-    _claim(work, {"settings": settings.as_json(), "pictures": pictures.identity()})
+    if start is not None:
+        settings = dataclasses.replace(settings, autoencoder_share=0.0)
+    begun = export.read_record(start) if start is not None else None
+    _claim(
+        work,
+        {
+            "settings": settings.as_json(),
+            "pictures": pictures.identity(),
+            "start": None if begun is None else begun["denoiser"],
+        },
+    )
     with _stopping() as stop, _progress(console) as progress:
-        _Run(out, work, settings, pictures, processes, stop, progress).run()
+        _Run(out, work, settings, pictures, start, processes, stop, progress).run()
     console.print(f"wrote '{out}'")
     return out
 
@@ -157,63 +171,82 @@ class _Run:
         work: Path,
         settings: TrainingSettings,
         pictures: Pictures,
+        start: Path | None,
         processes: int,
         stop: _Stop,
         progress: Progress,
     ) -> None:
         self.out, self.work, self.settings, self.pictures = out, work, settings, pictures
-        self.processes, self.stop, self.progress = processes, stop, progress
+        self.start, self.processes, self.stop, self.progress = start, processes, stop, progress
         self.cache = PictureCache(work, pictures)
 
     def run(self) -> None:
         self._make_pictures()
         torch.manual_seed(self.settings.seed)  # the first weights
-        words = architecture.tokenizer(
-            [*scenes.CAPTION_WORDS, *self.cache.captions], self.settings.sizes
-        )
-        vae = architecture.autoencoder(self.settings.sizes)
-        unet = architecture.denoiser(self.settings.sizes)
-        text = architecture.text_encoder(words, self.settings.sizes)
-
-        train, share = self.pictures.train, self.settings.autoencoder_share
-        autoencoder = Trainer(
-            AutoencoderTask(
-                vae, self.cache.pixels[:train], self.cache.pixels[train:], self.settings
-            ),
-            self.settings,
-            Budget(self.settings.minutes * 60 * share, self.settings.autoencoder_steps),
-            self.work / "autoencoder.pt",
-        )
-        self._train(autoencoder, "autoencoder", lambda: None)
-        autoencoder.adopt_best()
-        latents = self._encode(vae)
+        if self.start is None:
+            parts, record = self._begun_anew()
+        else:
+            parts, record = export.read(self.start), export.read_record(self.start)
+            record["earlier"] = [*record.get("earlier", []), record["denoiser"]]
+        train = self.pictures.train
+        latents = self._encode(parts.vae)
         spread = float(latents[:, :train].float().std())
-        vae.register_to_config(scaling_factor=1 / spread)
-        latents.div_(spread)
-        tokens = _tokens(words, self.cache.captions)
+        if self.start is None:
+            parts.vae.register_to_config(scaling_factor=1 / spread)
+        latents.mul_(parts.vae.config.scaling_factor)
+        tokens = _tokens(parts.words, self.cache.captions)
         denoiser = Trainer(
             DenoiserTask(
-                unet,
-                text,
+                parts.unet,
+                parts.text,
                 latents[:, :train],
                 tokens[:train],
                 latents[0, train:],
                 tokens[train:],
-                _tokens(words, [""])[0],
+                _tokens(parts.words, [""])[0],
                 self.settings,
             ),
             self.settings,
-            Budget(self.settings.minutes * 60 * (1 - share), self.settings.denoiser_steps),
+            Budget(
+                self.settings.minutes * 60 * (1 - self.settings.autoencoder_share),
+                self.settings.denoiser_steps,
+            ),
             self.work / "denoiser.pt",
         )
 
         def write(folder: Path) -> None:
-            record = self._record(autoencoder, denoiser, words, spread)
             with denoiser.best():
-                export.write(folder, vae, unet, text, words, record)
+                export.write(folder, parts, {**record, **self._record(parts, denoiser)})
 
         self._train(denoiser, "denoiser", lambda: write(self.work / "preview"))
         write(self.out)
+
+    def _begun_anew(self) -> tuple[export.Parts, dict[str, Any]]:
+        """All parts untrained, but for the autoencoder, which is trained here."""
+        sizes = self.settings.sizes
+        words = architecture.tokenizer([*scenes.CAPTION_WORDS, *self.cache.captions], sizes)
+        parts = export.Parts(
+            architecture.autoencoder(sizes),
+            architecture.denoiser(sizes),
+            architecture.text_encoder(words, sizes),
+            words,
+        )
+        train = self.pictures.train
+        trainer = Trainer(
+            AutoencoderTask(
+                parts.vae, self.cache.pixels[:train], self.cache.pixels[train:], self.settings
+            ),
+            self.settings,
+            Budget(
+                self.settings.minutes * 60 * self.settings.autoencoder_share,
+                self.settings.autoencoder_steps,
+            ),
+            self.work / "autoencoder.pt",
+        )
+        self._train(trainer, "autoencoder", lambda: None)
+        trainer.adopt_best()
+        psnr = -10 * math.log10(trainer.best_loss)
+        return parts, {"autoencoder": _figures(trainer) | {"validation_psnr_db": psnr}}
 
     def _make_pictures(self) -> None:
         task = self.progress.add_task("pictures", total=self.cache.count, note="")
@@ -267,18 +300,13 @@ class _Run:
         writing.replace(kept)
         return whole
 
-    def _record(
-        self, autoencoder: Trainer, denoiser: Trainer, words: CLIPTokenizer, spread: float
-    ) -> dict[str, Any]:
+    def _record(self, parts: export.Parts, denoiser: Trainer) -> dict[str, Any]:
         packages = ("diffusers", "numpy", "torch", "transformers")
         return {
             "maker": "emerdiff_probe.models.playground.train",
             "settings": self.settings.as_json(),
             "pictures": self.pictures.identity(),
-            "words": len(words),
-            "latent_deviation": spread,
-            "autoencoder": _figures(autoencoder)
-            | {"validation_psnr_db": -10 * math.log10(autoencoder.best_loss)},
+            "words": len(parts.words),
             "denoiser": _figures(denoiser),
             "python": platform.python_version(),
             "versions": {name: metadata.version(name) for name in packages},

@@ -1,0 +1,72 @@
+"""How weights are updated: Muon for the matrices inside a network, AdamW for everything else."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Optimizers"]
+
+OUTER = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "embedding", "embeddings")
+"""Layers at a network's edges, which Muon is not for."""
+
+
+class Optimizers:
+    """Muon and AdamW as one.
+
+    Muon makes the update of a matrix orthogonal, so that all its directions are learnt at the same
+    speed (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). A convolution counts as
+    the matrix (out, in * height * width), which PyTorch's Muon is shown as a view of the weights.
+
+    Args:
+        parameters: All that is trained, by name.
+        rate: Highest learning rate of AdamW.
+        matrix_rate: Highest learning rate of Muon.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], rate: float, matrix_rate: float
+    ) -> None:
+        inner = {name: p for name, p in parameters.items() if _is_inner_matrix(name, p)}
+        self._views: list[tuple[Tensor, nn.Parameter]] = [
+            (p.detach().flatten(1), p) for p in inner.values()
+        ]
+        others = [p for name, p in parameters.items() if name not in inner]
+        self._each: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), fused=True), rate),
+            (
+                torch.optim.Muon([view for view, _ in self._views], lr=matrix_rate, weight_decay=0),
+                matrix_rate,
+            ),
+        ]
+        self._all = list(parameters.values())
+
+    def step(self, share: float) -> None:
+        """Update all parameters from their gradients, which are cleared.
+
+        Args:
+            share: Of the highest learning rates, in [0, 1].
+        """
+        for view, parameter in self._views:
+            assert parameter.grad is not None
+            view.grad = parameter.grad.flatten(1)
+        for optimizer, rate in self._each:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+            optimizer.step()
+        for parameter in self._all:
+            parameter.grad = None
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """All that a continued training needs."""
+        return [optimizer.state_dict() for optimizer, _ in self._each]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        for (optimizer, _), each in zip(self._each, state, strict=True):
+            optimizer.load_state_dict(each)
+
+
+def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and not any(part in OUTER for part in name.split("."))
