@@ -1,6 +1,6 @@
 """Labelled arrays in, labelled arrays out: what is computed from recordings, without a model."""
 
-from emerdiff_probe.analysis.assignment import assign, smooth
+from emerdiff_probe.analysis.assignment import Balance, assign, balanced, smooth
 from emerdiff_probe.analysis.clustering import (
     Normalisation,
     as_masks,
@@ -25,11 +25,13 @@ from emerdiff_probe.analysis.upsampling import (
 )
 
 __all__ = [
+    "Balance",
     "Labels",
     "Normalisation",
     "adjusted_rand",
     "as_masks",
     "assign",
+    "balanced",
     "bilinear_features",
     "bilinear_masks",
     "boundary_f",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 
 from emerdiff_probe.analysis.upsampling import linear_weights
-from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, X, Y
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, SOURCE_X, SOURCE_Y, X, Y
 
-__all__ = ["assign", "smooth"]
+__all__ = ["Balance", "assign", "balanced", "smooth"]
+
+Balance = Literal["none", "root", "mean"]
+
+_EXPONENTS: dict[Balance, float] = {"none": 0.0, "root": 0.5, "mean": 1.0}
 
 
 def smooth(difference: xr.DataArray, sigma: float) -> xr.DataArray:
@@ -25,6 +32,42 @@ def smooth(difference: xr.DataArray, sigma: float) -> xr.DataArray:
         return difference
     filtered = gaussian_filter(difference.values, (0, sigma, sigma), mode="nearest")
     return difference.copy(data=filtered)
+
+
+def balanced(
+    difference: xr.DataArray, masks: xr.DataArray, how: Balance, elsewhere: float
+) -> xr.DataArray:
+    """Maps made fairer to small masks, whose shift moves pixels less than that of large ones.
+
+    Neither is the paper's, which takes the largest difference as it is: ``how="none"`` with
+    ``elsewhere=1`` returns the maps unchanged.
+
+    Args:
+        difference: (mask, model_y, model_x), >= 0, with the last two coordinates.
+        masks: Weights (mask, source_y, source_x) in [0, 1], with the last two coordinates, in the
+            same units.
+        how: What each map is divided by: "none", 1; "mean", its mean over the mask's own pixels
+            (bilinearly interpolated); "root", the square root of that.
+        elsewhere: In [0, 1], how much a difference counts outside the mask's own pixels: 1 as much
+            as inside, 0 not at all. In between it is interpolated with the mask.
+
+    Raises:
+        InputError: ``elsewhere`` out of range, or no such ``how``.
+    """
+    if how not in _EXPONENTS or not 0 <= elsewhere <= 1:
+        raise InputError(
+            f"how={how!r}, elsewhere={elsewhere}; choices: {', '.join(_EXPONENTS)}, and 0 to 1"
+        )
+    if how == "none" and elsewhere == 1:
+        return difference
+    down = linear_weights(masks[SOURCE_Y].values, difference[MODEL_Y].values)
+    across = linear_weights(masks[SOURCE_X].values, difference[MODEL_X].values)
+    inside = down @ masks.transpose(MASK, SOURCE_Y, SOURCE_X).values @ across.T
+    maps = difference.transpose(MASK, MODEL_Y, MODEL_X)
+    own = (maps.values * inside).sum((1, 2)) / inside.sum((1, 2))
+    own = np.where(own > 0, own, 1) ** _EXPONENTS[how]
+    weights = elsewhere + (1 - elsewhere) * inside
+    return maps.copy(data=(maps.values / own[:, None, None] * weights).astype(maps.dtype))
 
 
 def assign(difference: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.Dataset:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 import pandas as pd
 
-from emerdiff_probe.analysis import Normalisation
+from emerdiff_probe.analysis import Balance, Normalisation
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models import Denoiser
 from emerdiff_probe.probing import Inversion
@@ -49,6 +49,9 @@ class EmerDiffConfig:
         strength: lambda, in units of the site's output.
         injection: Whether modulated runs use the attention products of the unmodulated one.
         sigma: Of the Gaussian filter on difference maps, in pixels of the model's picture.
+        balance: What a difference map is divided by before maps are compared; see
+            `emerdiff_probe.analysis.balanced`.
+        elsewhere: How much a difference counts outside its mask's own pixels, in [0, 1].
         seed: Of k-means and of the inversion's noise.
         batch: Modulated runs that share a UNet call; changes speed and memory alone.
     """
@@ -87,6 +90,12 @@ class EmerDiffConfig:
     sigma: float = field(
         default=1.0, metadata=_from("ours", "a Gaussian filter is used; its width is not given")
     )
+    balance: Balance = field(
+        default="none", metadata=_from("paper", "the largest difference wins as it is")
+    )
+    elsewhere: float = field(
+        default=1.0, metadata=_from("paper", "differences count alike in the whole picture")
+    )
     seed: int = field(default=0, metadata=_from("ours", ""))
     batch: int = field(
         default=16, metadata=_from("ours", "does not change the result beyond rounding")
@@ -103,6 +112,8 @@ class EmerDiffConfig:
         self._require("restarts", self.restarts >= 1, "1 or more")
         self._require("strength", self.strength > 0, "above 0")
         self._require("sigma", self.sigma >= 0, "0 (no filter) or more")
+        self._require("balance", self.balance in get_args(Balance), get_args(Balance))
+        self._require("elsewhere", 0 <= self.elsewhere <= 1, "0 to 1")
         self._require("batch", self.batch >= 1, "1 or more")
         for name in ("feature_site", "modulation_site"):
             object.__setattr__(self, name, str(Site.parse(getattr(self, name))))

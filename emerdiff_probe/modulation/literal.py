@@ -13,7 +13,7 @@ from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Denoiser
 from emerdiff_probe.modulation.config import EmerDiffConfig
 from emerdiff_probe.modulation.interventions import injected, products_captured, shifted
-from emerdiff_probe.probing import Trajectory
+from emerdiff_probe.probing import Trajectory, capture
 from emerdiff_probe.sites import Site
 
 __all__ = ["Modulated", "modulate"]
@@ -27,11 +27,14 @@ class Modulated:
         plus: Clean latents of the runs shifted by +lambda, shape (mask, channel, y, x).
         minus: The same for -lambda.
         unmodulated: Clean latents of the run without a shift, shape (1, channel, y, x).
+        site_rms: Root mean square of the shifted site's own output at t_m, to which lambda
+            compares.
     """
 
     plus: Tensor
     minus: Tensor
     unmodulated: Tensor
+    site_rms: float
 
 
 def modulate(
@@ -59,7 +62,7 @@ def modulate(
     site = Site.parse(config.modulation_site)
     weights = masks.flatten(1).to(model.device)
     shifts = torch.cat([config.strength * weights, -config.strength * weights])
-    unmodulated, modulated = trajectory.start, None
+    unmodulated, modulated, site_rms = trajectory.start, None, 0.0
     modulated_steps = sum(t <= config.modulation_timestep for t in trajectory.timesteps)
     bar = tqdm(
         total=modulated_steps * len(shifts),
@@ -69,11 +72,12 @@ def modulate(
     )
     with torch.inference_mode(), bar:
         for index, timestep in enumerate(trajectory.timesteps):
-            with products_captured(model.unet) as capture:
+            with products_captured(model.unet) as products_tap, capture(model.unet, [site]) as tap:
                 eps = model.predict(unmodulated, timestep, trajectory.condition)
-                products = capture.take()
+                products, output = products_tap.take(), tap.take()[site]
             if timestep == config.modulation_timestep:
                 modulated = unmodulated.expand(len(shifts), -1, -1, -1)
+                site_rms = float(output.float().square().mean().sqrt())
             if modulated is not None:
                 parts = []
                 for rows in torch.arange(len(shifts)).split(config.batch):
@@ -92,4 +96,4 @@ def modulate(
             f"choose one of {trajectory.timesteps}"
         )
     plus, minus = modulated.chunk(2)
-    return Modulated(plus, minus, unmodulated)
+    return Modulated(plus, minus, unmodulated, site_rms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from emerdiff_probe.schema import CHANNEL, SOURCE_X, SOURCE_Y, pixel_centres
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Photo, Prompt, fit
 
-__all__ = ["Observation", "observe"]
+__all__ = ["Observation", "observe", "read_features"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,10 @@ def observe(
         condition=model.condition(""),
         seed=config.seed,
     )
-    features, rebuilt = _read_features(model, trajectory, config)
+    site, timestep = Site.parse(config.feature_site), config.feature_timestep
+    features, rebuilt = read_features(
+        model, trajectory, [site], [timestep], (picture.shape[0], picture.shape[1])
+    )
     diagnostics = {
         **trajectory.diagnostics,
         "latent_rms_error": round(float((rebuilt - x0).square().mean().sqrt()), 4),
@@ -103,8 +107,7 @@ def observe(
         "picture_psnr": _psnr(_to_pixels(model.decode(rebuilt)), pixels),
         "autoencoder_psnr": _psnr(_to_pixels(model.decode(x0)), pixels),
     }
-    labelled = _labelled(features, picture.shape[:2])
-    return Observation(picture, how, trajectory, labelled, diagnostics)
+    return Observation(picture, how, trajectory, features[site, timestep], diagnostics)
 
 
 def _generate(
@@ -128,16 +131,37 @@ def _generate(
     return x0, Trajectory(timesteps, tail[0].latents, noises, 1.0, condition, diagnostics)
 
 
-def _read_features(
-    model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig
-) -> tuple[NDArray[np.float32], Tensor]:
-    """Features at t_f in one unmodulated run, and the clean latents that it ends with."""
-    site = Site.parse(config.feature_site)
-    with capture(model.unet, [site]) as taps:
+def read_features(
+    model: Denoiser,
+    trajectory: Trajectory,
+    sites: Sequence[Site],
+    timesteps: Sequence[int],
+    size: tuple[int, int],
+) -> tuple[dict[tuple[Site, int], xr.DataArray], Tensor]:
+    """Features at sites and timesteps, from one unmodulated run.
+
+    Args:
+        model: The denoiser.
+        trajectory: What is run; it includes all the timesteps.
+        sites: Where to read.
+        timesteps: When to read.
+        size: Height and width of the picture, whose pixels the coordinates are in.
+
+    Returns:
+        Features (source_y, source_x, channel), float32, by site and timestep; and the clean
+        latents that the run ends with.
+
+    Raises:
+        SiteError: A site does not exist or is not laid out over the picture.
+    """
+    features = {}
+    with capture(model.unet, sites) as taps:
         for step in trajectory.run(model):
-            tensor = taps.take()[site]
-            if step.timestep == config.feature_timestep:
-                features = _on_grid(tensor, step.latents, site)
+            tensors = taps.take()
+            if step.timestep in timesteps:
+                for site in sites:
+                    on_grid = _on_grid(tensors[site], step.latents, site)
+                    features[site, step.timestep] = _labelled(on_grid, size)
     return features, step.next_latents
 
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from emerdiff_probe import analysis, schema
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.models import Denoiser
-from emerdiff_probe.modulation import literal
+from emerdiff_probe.modulation import literal, shared
 from emerdiff_probe.modulation.config import EmerDiffConfig
 from emerdiff_probe.modulation.literal import Modulated
 from emerdiff_probe.modulation.observation import Observation, observe
@@ -29,7 +29,7 @@ __all__ = ["ENGINES", "segment"]
 
 Engine = Callable[..., Modulated]
 
-ENGINES: Final[dict[str, Engine]] = {"literal": literal.modulate}
+ENGINES: Final[dict[str, Engine]] = {"literal": literal.modulate, "shared": shared.modulate}
 """Ways to compute modulated runs, by name."""
 
 
@@ -53,7 +53,8 @@ def segment(
         masks: Number of low-resolution masks (the paper: 10 to 40), or masks of your own: integer
             labels (h, w) from 0 up, or a stack (mask, h, w) of weights in [0, 1], at the size of
             the latent grid or at a multiple of it.
-        engine: How modulated runs are computed; "literal" is the procedure by the book.
+        engine: How modulated runs are computed: "literal" is the procedure by the book, "shared"
+            gives the same up to rounding, in less time, where there is injection.
         config: Settings; by default those chosen for the model.
         progress: Shows a bar with the time left.
 
@@ -87,7 +88,8 @@ def segment(
     )
     height, width = observation.picture.shape[:2]
     y, x = schema.pixel_centres(height, height), schema.pixel_centres(width, width)
-    result = analysis.assign(difference, y, x)
+    fair = analysis.balanced(difference, weights, config.balance, config.elsewhere)
+    result = analysis.assign(fair, y, x)
     result["low_res"] = weights.argmax(schema.MASK).astype(np.int16)
     result["masks"] = weights
     result["difference"] = difference
@@ -112,6 +114,7 @@ def segment(
         "config": json.dumps(dataclasses.asdict(config)),
         "model_description": json.dumps(dict(model.description)),
         "inversion": json.dumps(observation.diagnostics),
+        "site_rms": modulated.site_rms,
         "versions": json.dumps({name: version(name) for name in _PACKAGES}),
     }
     schema.check(result)
