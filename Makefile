@@ -19,7 +19,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lab notebooks benchmark-scenes benchmark-quality test-lowest wheel clean
+.PHONY: help demo test lint lab notebooks results benchmark-scenes benchmark-settings \
+    benchmark-quality card pictures test-lowest wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -64,11 +65,25 @@ notebooks: $(STAMP)  ## run the notebooks and store their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
 
-benchmark-scenes: $(STAMP)  ## how far colour, position and an untrained network get on the scenes
-	$(BIN)/python -m emerdiff_probe.evaluation scenes
+BENCHMARK = $(BIN)/python -m emerdiff_probe.evaluation
 
-benchmark-quality: $(STAMP)  ## EmerDiff against baselines on the same masks, on scenes with known segments
-	$(BIN)/python -m emerdiff_probe.evaluation quality
+benchmark-scenes: $(STAMP)  ## how far colour, position and an untrained network get on the scenes
+	$(BENCHMARK) scenes
+
+benchmark-settings: $(STAMP)  ## settings of the method compared on validation scenes
+	$(BENCHMARK) settings
+
+benchmark-quality: $(STAMP)  ## EmerDiff against baselines, nulls and rivals on test scenes (hours)
+	$(BENCHMARK) quality
+
+card: $(STAMP)  ## the bundled model's card, with its curves and samples
+	$(BENCHMARK) card
+
+pictures: $(STAMP)  ## the pictures of the README
+	$(BENCHMARK) pictures
+
+# All that is stored and depends on the weights. Unchanged parts are kept in build/ and go on.
+results: benchmark-scenes benchmark-settings benchmark-quality card pictures notebooks  ## all stored results
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)

@@ -1,48 +1,80 @@
-"""``python -m emerdiff_probe.evaluation scenes|quality``: makes the tables of docs/results."""
+"""``python -m emerdiff_probe.evaluation``: makes the tables and pictures of docs/results."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Final, NamedTuple
 
-from emerdiff_probe.evaluation import benchmarks, report
+from PIL import Image
+
+from emerdiff_probe import views
+from emerdiff_probe.evaluation import captions, card, report, settings
+from emerdiff_probe.evaluation.quality import METHOD, quality, stability
+from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
 from emerdiff_probe.evaluation.scoring import paired, summary
+from emerdiff_probe.evaluation.world import world
 from emerdiff_probe.models import StableDiffusion, load
-from emerdiff_probe.modulation import EmerDiffConfig
-from emerdiff_probe.scenes import VALIDATION, scene
+from emerdiff_probe.models.playground import folder
+from emerdiff_probe.modulation import EmerDiffConfig, segment
+from emerdiff_probe.scenes import TEST_START, TRAIN, VALIDATION, scene
+from emerdiff_probe.sources import Photo
+
+SETTINGS_SEEDS: Final = VALIDATION[:100]
+"""Settings are chosen on the first of these; no other result uses them."""
+
+WORLD_SEEDS: Final = VALIDATION[1000:1100]
+EXAMPLE_SEED: Final = VALIDATION[329]
+TEST_SEEDS: Final = range(TEST_START + 100_000, TEST_START + 100_100)
+"""Scenes that nothing was chosen on."""
+
+
+class Task(NamedTuple):
+    """What a benchmark needs.
+
+    Attributes:
+        model: That is measured.
+        out: Folder for tables and pictures.
+        kept: Folder for rows so far.
+        scenes: How many.
+    """
+
+    model: StableDiffusion
+    out: Path
+    kept: Path
+    scenes: int
+
+    def journal(self, name: str, **identity: object) -> Journal:
+        """The rows so far of a part of a benchmark."""
+        about = {"model": self.model.weights, "dtype": str(self.model.dtype), **identity}
+        return Journal(self.kept / f"{name}.jsonl", {"segments": SEGMENTS, **about})
 
 
 def main() -> None:
     """Runs a benchmark, or goes on with one that was interrupted."""
     parser = argparse.ArgumentParser("python -m emerdiff_probe.evaluation", description=__doc__)
-    parser.add_argument("benchmark", choices=["scenes", "quality"])
+    parser.add_argument("benchmark", choices=list(BENCHMARKS))
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where tables go")
-    parser.add_argument("--kept", type=Path, default=Path("build/benchmarks"), help="scores so far")
-    parser.add_argument("--count", type=int, help="scenes (default: 100; quality: 20)")
+    parser.add_argument("--kept", type=Path, default=Path("build/benchmarks"), help="rows so far")
+    parser.add_argument("--count", type=int, default=100, help="scenes")
     parser.add_argument("--model", default="playground")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     arguments = parser.parse_args()
-    model = load(arguments.model)
-    if arguments.benchmark == "scenes":
-        _scenes(model, arguments.count or 100, arguments.out, arguments.kept)
-    else:
-        _quality(model, arguments.count or 20, arguments.out, arguments.kept)
+    model = load(arguments.model, dtype=arguments.dtype)
+    BENCHMARKS[arguments.benchmark](Task(model, arguments.out, arguments.kept, arguments.count))
 
 
-def _scenes(model: StableDiffusion, count: int, out: Path, kept: Path) -> None:
-    # The beginning of the validation seeds is for choosing settings; these come after it.
-    seeds = VALIDATION[1000 : 1000 + count]
-    scores = benchmarks.run(
-        benchmarks.world(model),
-        [(seed, subset) for subset in (False, True) for seed in seeds],
-        kept / "scenes.jsonl",
-        {"model": model.weights, "segments": benchmarks.SEGMENTS},
-    )
+def _scenes(task: Task) -> None:
+    """How hard the scenes are."""
+    seeds = WORLD_SEEDS[: task.scenes]
+    both = [(seed, subset) for subset in (False, True) for seed in seeds]
+    scores = run(world(task.model), both, task.journal("scenes"))
     plain, dissociation = (scores[scores["dissociation"] == subset] for subset in (False, True))
     text = f"""# What colour, position and an untrained network make of the scenes
 
-Validation seeds {seeds[0]} to {seeds[-1]}, {benchmarks.SEGMENTS} segments for every method;
-means over scenes with 95 % bootstrap intervals. Model weights {model.weights}.
+Validation seeds {seeds[0]} to {seeds[-1]}, {SEGMENTS} segments for every method;
+means over scenes with 95 % bootstrap intervals. Model weights {task.model.weights}.
 Made by `make benchmark-scenes`.
 
 {report.to_markdown(summary(plain))}
@@ -59,45 +91,154 @@ The first 24 of the scenes, and the labels of their parts:
 
 ![24 scenes of the dissociation subset](scenes-dissociation.png)
 """
-    figure = report.chart(plain, f"{count} validation scenes, {benchmarks.SEGMENTS} segments")
-    report.write(out, "scenes", text, scores, figure)
+    figure = report.chart(plain, f"{len(seeds)} validation scenes, {SEGMENTS} segments")
+    report.write(task.out, "scenes", text, scores, figure)
     for name, subset in (("examples", False), ("dissociation", True)):
         pictures = [scene(seed, dissociation=subset) for seed in seeds[:24]]
-        report.contact_sheet(pictures).save(out / f"scenes-{name}.png")
-    print(text)
+        report.contact_sheet(pictures).save(task.out / f"scenes-{name}.png")
 
 
-def _quality(model: StableDiffusion, count: int, out: Path, kept: Path) -> None:
-    config = EmerDiffConfig.for_model(model)
-    seeds = VALIDATION[100 : 100 + count]
-    scores = benchmarks.run(
-        benchmarks.quality(model, config),
-        [(seed, False) for seed in seeds],
-        kept / "quality.jsonl",
-        {
-            "model": model.weights,
-            "segments": benchmarks.SEGMENTS,
-            "config": dataclasses.asdict(config),
-        },
+def _settings(task: Task) -> None:
+    """Which settings are best on validation scenes."""
+    config = EmerDiffConfig.for_model(task.model)
+    seeds = list(SETTINGS_SEEDS[: task.scenes])
+    features = settings.compare_features(
+        task.model, config, seeds[:20], task.journal("settings-features")
     )
-    text = f"""# EmerDiff against baselines on the same low-resolution masks
+    by_site = features[features["normalise"] == "none"].pivot_table(
+        index="site", columns="timestep", values="parts_miou", sort=False
+    )
+    by_norm = features.groupby(["site", "timestep", "normalise"])["parts_miou"].mean()
+    best = by_norm.sort_values(ascending=False).head(12).reset_index()
+    few = seeds[:8]
+    about = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name.startswith("feature") or name == "normalise"
+    }
+    configs = settings.shift_grid(task.model, config)
+    shifts = settings.compare_shifts(
+        task.model, configs, few, task.journal("settings-shifts", **about)
+    )
+    whole = {"config": dataclasses.asdict(config)}
+    chosen = settings.compare_shifts(
+        task.model, [config], seeds[:20], task.journal("settings-balance", **whole)
+    )
+    exact = settings.compare_shifts(
+        task.model, [config], seeds[:20], task.journal("settings-exact", **whole), exact=True
+    )
+    text = f"""# Settings, compared on validation scenes
 
-Validation seeds {seeds[0]} to {seeds[-1]}, {benchmarks.SEGMENTS} segments for every method;
-means over scenes with 95 % bootstrap intervals. Majority-class mIoU gives every segment the class
-of most of its pixels: an oracle, comparable at equal numbers of segments only. Model weights
-{model.weights}. Made by `make benchmark-quality`.
+Majority-class mIoU of parts at {SEGMENTS} segments, and boundary F at 2 pixels; means over
+scenes. Settings were chosen from these tables and frozen in `EmerDiffConfig.playground()`.
+Model weights {task.model.weights}, {str(task.model.dtype).removeprefix("torch.")}.
+Made by `make benchmark-settings`.
 
-{report.to_markdown(summary(scores))}
+## Where features are read ({len(seeds[:20])} scenes from seed {seeds[0]})
+
+Clusters interpolated bilinearly, no modulation. The best of all sites, timesteps and
+normalisations:
+
+{report.to_markdown(best.round(3).set_index("site"))}
+
+![mIoU by site and timestep](settings.png)
+
+## Where, when and how strongly to shift ({len(few)} scenes)
+
+The paper's argmax, at the best sigma of each row. "Relative" is lambda divided by the root mean
+square of the site's own output at t_m.
+
+{report.to_markdown(settings.best_sigma(shifts).round(3).set_index("site"))}
+
+## Small masks: how maps are compared ({len(seeds[:20])} scenes)
+
+At the chosen site, timestep and lambda, with clusters and with the true parts as low-resolution
+masks. "none" with elsewhere 1 is the paper's.
+
+{report.to_markdown(settings.balances(chosen, exact).round(3).set_index("balance"))}
+"""
+    figure = report.heatmap(by_site, "mIoU of clusters, by site and timestep", "mIoU")
+    report.write(task.out, "settings", text, shifts, figure)
+
+
+def _quality(task: Task) -> None:
+    """The method beside baselines, nulls and rivals, on test scenes."""
+    config = EmerDiffConfig.for_model(task.model)
+    seeds = TEST_SEEDS[: task.scenes]
+    fewer = seeds[: max(task.scenes * 2 // 5, 1)]
+    about = dataclasses.asdict(config)
+    both = [(seed, False) for seed in seeds] + [(seed, True) for seed in fewer]
+    scores = run(quality(task.model, config), both, task.journal("quality", config=about))
+    seeded = run(
+        stability(task.model, config, range(1, 4)),
+        [(seed, False) for seed in seeds[: max(task.scenes // 5, 1)]],
+        task.journal("stability", config=about),
+    )
+    plain, dissociation = (scores[scores["dissociation"] == subset] for subset in (False, True))
+    text = f"""# EmerDiff against baselines, nulls and rivals
+
+Test seeds {seeds[0]} to {seeds[-1]}, {SEGMENTS} segments for every method (with true masks: as
+many as the scene has parts); means over scenes with 95 % bootstrap intervals. Majority-class mIoU
+gives every segment the class of most of its pixels, class-mean mIoU the class whose mean embedding
+is nearest, in each picture: both are oracles, comparable at equal numbers of segments only. Model
+weights {task.model.weights}. Made by `make benchmark-quality`.
+
+{report.to_markdown(summary(plain))}
 
 ![The table as a picture](quality.png)
 
 ## Scene by scene
 
-{report.to_markdown(paired(scores, benchmarks.METHOD))}
+{report.to_markdown(paired(plain, METHOD))}
+
+## The dissociation subset ({len(fewer)} scenes)
+
+All surfaces of a scene share two colours, so colour says little of what is what.
+
+{report.to_markdown(summary(dissociation))}
+
+{report.to_markdown(paired(dissociation, METHOD))}
+
+## Other seeds ({seeded["seed"].nunique()} scenes)
+
+{report.to_markdown(summary(seeded))}
 """
-    figure = report.chart(scores, f"{count} validation scenes, {benchmarks.SEGMENTS} segments")
-    report.write(out, "quality", text, scores, figure)
-    print(text)
+    figure = report.chart(plain, f"{len(seeds)} test scenes, {SEGMENTS} segments")
+    report.write(task.out, "quality", text, scores, figure)
+
+
+def _card(task: Task) -> None:
+    """The bundled model's card, in its own folder."""
+    guidance = EmerDiffConfig.for_model(task.model).guidance
+    known = captions.examples(task.model, TRAIN[500_000 : 500_000 + 60 * task.scenes])
+    classifier = captions.train_classifier(known)
+    unseen = captions.examples(task.model, WORLD_SEEDS[: task.scenes])
+    card.write_card(
+        folder(),
+        task.model,
+        guidance=guidance,
+        followed=captions.follow(classifier, task.model, seeds=(0, 1), guidance=guidance),
+        reference=captions.judge(classifier, unseen),
+        psnr=card.autoencoder_psnr(task.model, TEST_SEEDS[: task.scenes]),
+    )
+
+
+def _pictures(task: Task) -> None:
+    """The pictures of the README: a scene, and its segmentation as `views.overview` shows it."""
+    images = task.out.parent / "images"
+    picture = scene(EXAMPLE_SEED).image
+    Image.fromarray(picture).save(images / "example.png")
+    result = segment(task.model, Photo(picture), masks=SEGMENTS)
+    views.overview(result).write_image(images / "overview.png", scale=2)
+
+
+BENCHMARKS: Final = {
+    "pictures": _pictures,
+    "scenes": _scenes,
+    "settings": _settings,
+    "quality": _quality,
+    "card": _card,
+}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from emerdiff_probe.evaluation.scoring import METRICS, mean_with_interval
 from emerdiff_probe.scenes import PARTS, Scene
 from emerdiff_probe.views import palette
 
-__all__ = ["chart", "contact_sheet", "to_markdown", "write"]
+__all__ = ["chart", "contact_sheet", "heatmap", "to_markdown", "write"]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -30,13 +31,16 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+CHARTED: Final = ("parts_miou", "objects_miou", "boundary_f", "ari")
+
+
 def chart(scores: pd.DataFrame, title: str) -> go.Figure:
     """Mean scores with 95 % intervals: one panel a metric, one row a method."""
     methods = list(scores["method"].unique())
     figure = make_subplots(
-        1, len(METRICS), subplot_titles=list(METRICS.values()), shared_yaxes=True
+        1, len(CHARTED), subplot_titles=[METRICS[name] for name in CHARTED], shared_yaxes=True
     )
-    for column, metric in enumerate(METRICS, start=1):
+    for column, metric in enumerate(CHARTED, start=1):
         stats = np.array(
             [
                 mean_with_interval(scores.loc[scores["method"] == method, metric].to_numpy())
@@ -63,6 +67,25 @@ def chart(scores: pd.DataFrame, title: str) -> go.Figure:
         title=title, width=1300, height=140 + 32 * len(methods), template="plotly_white"
     )
     return figure
+
+
+def heatmap(table: pd.DataFrame, title: str, colour_title: str) -> go.Figure:
+    """A table of numbers as colours with the numbers in them."""
+    figure = go.Figure(
+        go.Heatmap(
+            z=table.to_numpy(),
+            x=[str(name) for name in table.columns],
+            y=[str(name) for name in table.index],
+            colorscale="Viridis",
+            texttemplate="%{z:.3f}",
+            colorbar={"title": colour_title},
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(type="category", title=str(table.columns.name or ""))
+    return figure.update_layout(
+        title=title, width=1100, height=160 + 22 * len(table), template="plotly_white"
+    )
 
 
 def contact_sheet(scenes: Sequence[Scene], columns: int = 6) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Segmentors that know nothing of meaning: colour and position, superpixels, untrained networks."""
+"""What knows nothing of meaning: colour and position, superpixels, networks without training."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+import xarray as xr
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from emerdiff_probe.errors import ProbeError
 from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, pixel_centres
 
-__all__ = ["colour_and_position", "superpixels", "untrained"]
+__all__ = ["colour_and_position", "decoder_alone", "shuffled", "superpixels", "untrained"]
 
 Labels = NDArray[np.int16]
 
@@ -51,12 +54,65 @@ def superpixels(picture: NDArray[np.uint8], segments: int, *, compactness: float
 
 def untrained(model: StableDiffusion, seed: int = 0) -> StableDiffusion:
     """The same model with the weights of its UNet drawn anew, as before any training."""
-    pipeline = copy.copy(model.pipeline)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet = type(model.unet).from_config(model.unet.config)
-    pipeline.unet = unet.to(model.device, model.dtype)
-    return StableDiffusion(pipeline, f"{model.name} (untrained UNet)")
+    return _with_unet(model, unet.to(model.device, model.dtype), "untrained")
+
+
+def _with_unet(model: StableDiffusion, unet: Any, what: str) -> StableDiffusion:
+    pipeline = copy.copy(model.pipeline)
+    pipeline.unet = unet
+    return StableDiffusion(pipeline, f"{model.name} ({what} UNet)")
+
+
+def shuffled(model: StableDiffusion, seed: int = 0) -> StableDiffusion:
+    """The same model with the values of each of its UNet's tensors in random order.
+
+    Unlike an untrained network it keeps the size and the spread of every trained tensor.
+    """
+    unet = copy.deepcopy(model.unet)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return _with_unet(model, unet, "shuffled")
+
+
+def decoder_alone(
+    model: StableDiffusion, picture: NDArray[np.uint8], masks: xr.DataArray, strength: float = 1.0
+) -> xr.DataArray:
+    """Difference maps of masks added to the clean latents: the decoder, with no denoising at all.
+
+    Args:
+        model: Its autoencoder is used.
+        picture: uint8, of the model's own size, shape (y, x, 3).
+        masks: Weights (mask, source_y, source_x).
+        strength: What is added to, and taken from, every channel of a masked latent, in units of
+            the latents' standard deviation.
+
+    Returns:
+        ``difference`` (mask, model_y, model_x): the Euclidean distance over RGB.
+    """
+    image = torch.from_numpy(picture / 255.0).float().permute(2, 0, 1)[None]
+    latents = model.encode(image)
+    shift = F.interpolate(
+        torch.from_numpy(masks.values)[:, None].to(latents), latents.shape[-2:], mode="nearest"
+    )
+    moved = [
+        (model.decode(latents + strength * each) - model.decode(latents - strength * each)).norm(
+            dim=1
+        )
+        for each in shift[:, None]
+    ]
+    height, width = picture.shape[:2]
+    return xr.DataArray(
+        torch.cat(moved).cpu().numpy(),
+        dims=(MASK, MODEL_Y, MODEL_X),
+        coords={MODEL_Y: pixel_centres(height, height), MODEL_X: pixel_centres(width, width)},
+        name="difference",
+    )
 
 
 def _skimage(module: str) -> Any:

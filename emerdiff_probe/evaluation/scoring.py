@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe import analysis
 from emerdiff_probe.scenes import OBJECTS, PARTS, Scene
 
-__all__ = ["METRICS", "mean_with_interval", "paired", "score", "summary"]
+__all__ = ["METRICS", "Segments", "mean_with_interval", "paired", "score", "summary"]
 
 METRICS = {
     "parts_miou": "majority-class mIoU, parts",
     "objects_miou": "majority-class mIoU, objects",
+    "parts_class_mean": "class-mean mIoU, parts",
+    "objects_class_mean": "class-mean mIoU, objects",
     "boundary_f": "boundary F, parts, 2 px",
     "ari": "ARI, parts",
+    "agreement": "ARI with the first method",
 }
 """The scores by column, in words."""
 
 
-def score(labels: NDArray[np.integer], scene: Scene) -> dict[str, float]:
+class Segments(NamedTuple):
+    """A segmentation of a scene.
+
+    Attributes:
+        labels: Integers, shape (128, 128).
+        embeddings: (mask, channel), of the mask that each label is; None where a method has none.
+    """
+
+    labels: NDArray[np.integer]
+    embeddings: xr.DataArray | None = None
+
+
+def score(segments: Segments, scene: Scene, first: NDArray[np.integer]) -> dict[str, float]:
     """All scores of one segmentation against the exact truth, each in [0, 1] (ARI: at most 1).
 
     Args:
-        labels: Segments, shape (128, 128).
+        segments: Of that scene. Without embeddings its class-mean mIoU is not a number.
         scene: The scene that was segmented.
+        first: Labels to compare with, those of a first method.
     """
+    labels = segments.labels
+    truths = {"parts": (scene.parts, len(PARTS)), "objects": (scene.objects, len(OBJECTS))}
+    scores = {
+        f"{name}_miou": analysis.majority_class_miou(labels, truth, classes)
+        for name, (truth, classes) in truths.items()
+    }
+    for name, (truth, classes) in truths.items():
+        scores[f"{name}_class_mean"] = (
+            float("nan")
+            if segments.embeddings is None
+            else analysis.class_mean_miou(labels, segments.embeddings, truth, classes)
+        )
     return {
-        "parts_miou": analysis.majority_class_miou(labels, scene.parts, len(PARTS)),
-        "objects_miou": analysis.majority_class_miou(labels, scene.objects, len(OBJECTS)),
+        **scores,
         "boundary_f": analysis.boundary_f(labels, scene.parts, 2.0),
         "ari": analysis.adjusted_rand(labels, scene.parts),
+        "agreement": analysis.adjusted_rand(labels, first),
     }
 
 
@@ -55,8 +86,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     for method, group in scores.groupby("method", sort=False):
         row = {}
         for metric, words in METRICS.items():
-            mean, low, high = mean_with_interval(group[metric].to_numpy())
-            row[words] = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+            row[words] = _in_words(group[metric], "{:.3f}")
         rows[method] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
@@ -75,8 +105,15 @@ def paired(scores: pd.DataFrame, method: str) -> pd.DataFrame:
             continue
         row = {}
         for metric, words in METRICS.items():
-            gain = (wide[metric][method] - wide[metric][other]).to_numpy()
-            mean, low, high = mean_with_interval(gain)
-            row[words] = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+            if metric == "agreement":  # of one method with another already
+                continue
+            row[words] = _in_words(wide[metric][method] - wide[metric][other], "{:+.3f}")
         rows[other] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(f"{method} minus")
+
+
+def _in_words(values: pd.Series, form: str) -> str:
+    if values.isna().all():
+        return "-"
+    mean, low, high = map(form.format, mean_with_interval(values.to_numpy()))
+    return f"{mean} [{low}, {high}]"

@@ -1,16 +1,31 @@
-"""Benchmarks: scores against the exact truth, kept scene by scene, and resumed."""
+"""Evaluation: scores against the exact truth, kept scene by scene, and resumed."""
 
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import xarray as xr
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import StoreError
-from emerdiff_probe.evaluation import benchmarks, paired, report, rivals, score, summary
+from emerdiff_probe.evaluation import (
+    METRICS,
+    Segments,
+    captions,
+    paired,
+    report,
+    rivals,
+    score,
+    settings,
+    summary,
+)
+from emerdiff_probe.evaluation.quality import METHOD, quality, reassigned, stability, true_masks
+from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
 from emerdiff_probe.evaluation.scoring import mean_with_interval
-from emerdiff_probe.scenes import scene
+from emerdiff_probe.evaluation.world import world
+from emerdiff_probe.scenes import PARTS, scene
 from tests.checkpoints import tiny_playground
 
 SEEDS = [(1_000_000, False), (1_000_001, False), (1_000_001, True)]
@@ -18,21 +33,33 @@ SEEDS = [(1_000_000, False), (1_000_001, False), (1_000_001, True)]
 
 def truth_and_chance(subject):
     chance = np.random.RandomState(subject.seed % 1000).randint(0, 12, subject.parts.shape)
-    return {"truth": subject.parts.astype(np.int16), "chance": chance.astype(np.int16)}
+    parts = np.arange(len(PARTS), dtype=np.float32)
+    embeddings = xr.DataArray(parts[:, None] * [1, 0], dims=("mask", "channel"))
+    return {
+        "truth": Segments(subject.parts.astype(np.int16), embeddings),
+        "chance": Segments(chance.astype(np.int16)),
+    }
 
 
 def test_the_truth_scores_one_and_chance_does_not():
-    rows = {name: score(labels, scene(1)) for name, labels in truth_and_chance(scene(1)).items()}
-    assert rows["truth"] == pytest.approx(
-        {"parts_miou": 1, "objects_miou": 1, "boundary_f": 1, "ari": 1}
+    subject = scene(1)
+    found = truth_and_chance(subject)
+    rows = {name: score(each, subject, subject.parts) for name, each in found.items()}
+    truth, chance = rows["truth"], rows["chance"]
+    assert set(truth) == set(METRICS)
+    # An object's mean embedding lies between those of its parts, so another object's may be nearer.
+    assert {name: truth[name] for name in truth if name != "objects_class_mean"} == pytest.approx(
+        dict.fromkeys(set(METRICS) - {"objects_class_mean"}, 1)
     )
-    assert rows["chance"]["parts_miou"] < 0.15
-    assert abs(rows["chance"]["ari"]) < 0.05
+    assert chance["parts_miou"] < 0.15
+    assert abs(chance["ari"]) < 0.05
+    assert chance["agreement"] == chance["ari"]
+    assert np.isnan(chance["parts_class_mean"])
 
 
 def test_a_run_resumes_where_it_was(tmp_path):
     kept = tmp_path / "scores.jsonl"
-    whole = benchmarks.run(truth_and_chance, SEEDS, kept, {"model": "a"})
+    whole = run(truth_and_chance, SEEDS, Journal(kept, {"model": "a"}))
     assert len(whole) == 6
     # As after a kill in the middle of a line.
     lines = kept.read_text().splitlines()
@@ -44,20 +71,17 @@ def test_a_run_resumes_where_it_was(tmp_path):
         seen.append((subject.seed, subject.dissociation))
         return truth_and_chance(subject)
 
-    again = benchmarks.run(watched, SEEDS, kept, {"model": "a"})
+    again = run(watched, SEEDS, Journal(kept, {"model": "a"}))
     assert seen == SEEDS[1:]
-    order = ["seed", "dissociation", "method"]
-    pd.testing.assert_frame_equal(
-        again.sort_values(order, ignore_index=True), whole.sort_values(order, ignore_index=True)
-    )
-    assert benchmarks.run(None, SEEDS, kept, {"model": "a"}).shape == whole.shape
+    pd.testing.assert_frame_equal(again, whole)
+    assert run(None, SEEDS, Journal(kept, {"model": "a"})).shape == whole.shape
 
 
 def test_scores_of_other_settings_are_not_mixed_in(tmp_path):
     kept = tmp_path / "scores.jsonl"
-    benchmarks.run(truth_and_chance, SEEDS[:1], kept, {"model": "a"})
+    run(truth_and_chance, SEEDS[:1], Journal(kept, {"model": "a"}))
     with pytest.raises(StoreError, match="delete it"):
-        benchmarks.run(truth_and_chance, SEEDS[:1], kept, {"model": "b"})
+        Journal(kept, {"model": "b"})
 
 
 def test_intervals_hold_the_mean_and_pairing_narrows_them():
@@ -69,7 +93,7 @@ def test_intervals_hold_the_mean_and_pairing_narrows_them():
     frames = [
         pd.DataFrame(
             {"seed": range(40), "dissociation": False, "method": name}
-            | {metric: values for metric in ("parts_miou", "objects_miou", "boundary_f", "ari")}
+            | {metric: values for metric in METRICS}
         )
         for name, values in {"a": base, "b": base - 0.01}.items()
     ]
@@ -81,25 +105,114 @@ def test_intervals_hold_the_mean_and_pairing_narrows_them():
     assert report.to_markdown(table).count("\n") == 3
 
 
-def test_the_methods_of_both_benchmarks_segment_a_scene():
-    model = ep.load(tiny_playground())
-    config = ep.EmerDiffConfig.playground().replace(steps=10, modulation_timestep=101)
+@pytest.fixture(scope="module")
+def model():
+    return ep.load(tiny_playground())
+
+
+@pytest.fixture(scope="module")
+def config():
+    return ep.EmerDiffConfig.playground().replace(
+        steps=10, modulation_timestep=101, feature_timestep=1, balance="root", elsewhere=0.2
+    )
+
+
+def test_the_world_is_measured_with_and_without_training(model):
+    found = world(model)(scene(1_000_003))
+    assert len(found) == 9
+    for each in found.values():
+        assert each.labels.shape == (128, 128)
+        assert len(np.unique(each.labels)) <= SEGMENTS
+
+
+def test_every_baseline_null_and_rival_segments_a_scene(model, config):
     subject = scene(1_000_003)
-    for segmentor, least in ((benchmarks.world(model), 9), (benchmarks.quality(model, config), 7)):
-        labels = segmentor(subject)
-        assert len(labels) >= least
-        for each in labels.values():
-            assert each.shape == (128, 128)
-            assert len(np.unique(each)) <= benchmarks.SEGMENTS
+    found = quality(model, config)(subject)
+    assert next(iter(found)) == METHOD
+    parts = len(np.unique(subject.parts))
+    for name, each in found.items():
+        assert each.labels.shape == (128, 128)
+        assert len(np.unique(each.labels)) <= (parts if "true" in name else SEGMENTS)
+    different = {each.labels.tobytes() for each in found.values()}
+    assert len(different) >= len(found) - 2  # of a tiny untrained model two may agree
+    exact = score(found["true masks, bilinear masks"], subject, subject.parts)
+    assert exact["parts_miou"] > 0.4
 
 
-def test_an_untrained_network_has_other_weights_and_spares_the_model():
-    model = ep.load(tiny_playground())
+def test_other_seeds_change_something(model, config):
+    found = stability(model, config, range(1, 2))(scene(1_000_003))
+    first, clustered, inverted = (each.labels for each in found.values())
+    assert not np.array_equal(first, clustered) or not np.array_equal(first, inverted)
+
+
+def test_reassigning_by_the_same_settings_changes_nothing(model, config):
+    result = ep.segment(model, ep.Photo(scene(1).image), masks=4, config=config, progress=False)
+    assert np.array_equal(reassigned(result, config).labels, result["labels"])
+
+
+def test_true_masks_are_the_parts_renumbered():
+    subject = scene(1)
+    masks = true_masks(subject)
+    assert masks.max() + 1 == len(np.unique(subject.parts))
+    for number in range(masks.max() + 1):
+        assert len(np.unique(subject.parts[masks == number])) == 1
+
+
+def test_settings_are_compared_and_tables_made(model, config, tmp_path):
+    journal = Journal(tmp_path / "features.jsonl", {})
+    features = settings.compare_features(model, config.replace(steps=50), [1_000_000], journal)
+    sites = settings.feature_sites(model)
+    assert len(features) == len(sites) * len(settings.FEATURE_TIMESTEPS) * 2
+    assert features["parts_miou"].between(0, 1).all()
+    grid = settings.shift_grid(model, config)
+    assert len({each.modulation_site for each in grid}) == 6
+    shifts = settings.compare_shifts(
+        model, [config], [1_000_000], Journal(tmp_path / "shifts.jsonl", {}), exact=True
+    )
+    best = settings.best_sigma(shifts)
+    assert len(best) == 1
+    assert best["relative"].item() > 0
+    table = settings.balances(shifts, shifts)
+    assert len(table) == 12
+    assert table["parts_miou, clusters"].equals(table["parts_miou, true masks"])
+
+
+def test_an_untrained_network_has_other_weights_and_spares_the_model(model):
     before = model.weights
     first, second = rivals.untrained(model, seed=1), rivals.untrained(model, seed=1)
     assert first.weights == second.weights != before
     assert model.pipeline.unet is model.unet
     assert ep.load(model.pipeline).weights == before
+
+
+def test_a_shuffled_network_has_the_same_values_elsewhere(model):
+    shuffled = rivals.shuffled(model)
+    name, parameter = next(iter(model.unet.named_parameters()))
+    other = dict(shuffled.unet.named_parameters())[name]
+    assert not torch.equal(other, parameter)
+    assert torch.equal(other.flatten().sort().values, parameter.flatten().sort().values)
+    assert shuffled.weights == rivals.shuffled(model).weights != model.weights
+
+
+def test_the_decoder_alone_moves_what_is_shifted(model):
+    masks = xr.DataArray(np.zeros((2, 16, 16), np.float32), dims=("mask", "source_y", "source_x"))
+    masks[0, :, :8] = 1
+    masks[1, :, 8:] = 1
+    maps = rivals.decoder_alone(model, scene(1).image, masks).values
+    assert maps.shape == (2, 128, 128)
+    assert maps[0, :, :40].mean() > maps[1, :, :40].mean()
+    assert maps[0, :, 88:].mean() < maps[1, :, 88:].mean()
+
+
+def test_a_classifier_learns_captions_and_a_model_is_asked(model):
+    known = captions.examples(model, range(64))
+    assert known.pictures.shape == (64, 3, 128, 128)
+    assert ((known.colours >= 0) <= (known.kinds > 0)).all()
+    assert known.kinds.sum() > 64
+    classifier = captions.train_classifier(known, epochs=1)
+    again = captions.train_classifier(known, epochs=1)
+    assert captions.judge(classifier, known) == captions.judge(again, known)
+    assert all(0 <= share <= 1 for share in captions.judge(classifier, known).values())
 
 
 def test_colours_alone_find_colours():
@@ -111,7 +224,7 @@ def test_colours_alone_find_colours():
 
 
 def test_results_are_written_whole(tmp_path):
-    scores = benchmarks.run(truth_and_chance, SEEDS[:2], tmp_path / "kept.jsonl", {})
+    scores = run(truth_and_chance, SEEDS[:2], Journal(tmp_path / "kept.jsonl", {}))
     report.write(tmp_path / "out", "table", "# Table\n", scores, report.chart(scores, "Two scenes"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "table.csv",

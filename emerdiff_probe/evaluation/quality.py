@@ -1,0 +1,140 @@
+"""EmerDiff beside what others make of the same masks, its nulls, and how stable it is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from emerdiff_probe import analysis
+from emerdiff_probe.evaluation import rivals
+from emerdiff_probe.evaluation.runs import SEGMENTS, Segmentor
+from emerdiff_probe.evaluation.scoring import Segments
+from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.modulation import EmerDiffConfig, segment
+from emerdiff_probe.scenes import Scene
+from emerdiff_probe.sources import Photo
+
+__all__ = ["METHOD", "quality", "reassigned", "segmented", "stability", "true_masks"]
+
+METHOD: Final = "EmerDiff"
+
+PAPERS: Final = EmerDiffConfig.closest_to_paper()
+
+
+def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
+    """The method, its baselines on the same low-resolution masks, its nulls, and its rivals.
+
+    - "plain argmax": the same difference maps compared as the paper does, where ``config``
+      balances them;
+    - "without injection", and the baselines nearest, bilinear masks, bilinear features, guided
+      filter, which use no modulation;
+    - nulls: an untrained and a weight-shuffled UNet with the trained model's masks, and a shift
+      of the latents before the decoder, with no denoising at all;
+    - "true masks": the exact parts averaged down to latent locations in place of clusters, which
+      tests the correspondence apart from the clustering (as many segments as parts);
+    - rivals that see the picture alone: SLIC, and k-means on colour and position.
+    """
+    networks = {"untrained": rivals.untrained(model), "shuffled": rivals.shuffled(model)}
+
+    def segmentor(subject: Scene) -> dict[str, Segments]:
+        result = segmented(model, subject, SEGMENTS, config)
+        exact = segmented(model, subject, true_masks(subject), config)
+        masks, embeddings = result["masks"].values, result["embeddings"]
+        again = {
+            METHOD: result,
+            "without injection": segmented(model, subject, masks, config.replace(injection=False)),
+        } | {
+            f"{name} UNet, trained masks": segmented(network, subject, masks, config)
+            for name, network in networks.items()
+        }
+        # Embeddings are those of the masks, whoever moved the pixels.
+        found = {name: Segments(ds["labels"].values, embeddings) for name, ds in again.items()}
+        found["plain argmax"] = reassigned(result, PAPERS)
+        found |= _from_the_same_masks(result, config)
+        alone = rivals.decoder_alone(model, subject.image, result["masks"])
+        found["shift before the decoder"] = _assigned(alone, result, config)
+        found["true masks"] = reassigned(exact, config)
+        found["true masks, plain argmax"] = reassigned(exact, PAPERS)
+        found |= {
+            f"true masks, {name}": each
+            for name, each in _from_the_same_masks(exact, config).items()
+            if name in ("bilinear masks", "guided filter")
+        }
+        found["SLIC"] = Segments(rivals.superpixels(subject.image, SEGMENTS, compactness=30))
+        found["k-means, colour + position"] = Segments(
+            rivals.colour_and_position(subject.image, SEGMENTS, weight=0.5)
+        )
+        return found
+
+    return segmentor
+
+
+def stability(model: StableDiffusion, config: EmerDiffConfig, seeds: range) -> Segmentor:
+    """The method again with other seeds: of k-means alone, and of the inversion's noise alone."""
+
+    def segmentor(subject: Scene) -> dict[str, Segments]:
+        result = segmented(model, subject, SEGMENTS, config)
+        found = {METHOD: reassigned(result, config)}
+        for seed in seeds:
+            low_res = analysis.cluster(
+                result["features"],
+                SEGMENTS,
+                normalise=config.normalise,
+                restarts=config.restarts,
+                seed=seed,
+            )
+            clustered = segmented(model, subject, low_res.values, config)
+            found[f"k-means seed {seed}"] = reassigned(clustered, config)
+            inverted = segmented(model, subject, result["masks"].values, config.replace(seed=seed))
+            found[f"inversion seed {seed}"] = reassigned(inverted, config)
+        return found
+
+    return segmentor
+
+
+def segmented(
+    model: StableDiffusion, subject: Scene, masks: int | ArrayLike, config: EmerDiffConfig
+) -> xr.Dataset:
+    """A scene's segmentation, by the faster engine where that gives the same."""
+    return segment(
+        model,
+        Photo(subject.image),
+        masks=masks,
+        engine="shared" if config.injection else "literal",
+        config=config,
+        progress=False,
+    )
+
+
+def true_masks(subject: Scene) -> NDArray[np.integer]:
+    """The exact parts of a scene, numbered from 0 without a gap, at image resolution."""
+    return np.unique(subject.parts, return_inverse=True)[1].reshape(subject.parts.shape)
+
+
+def reassigned(result: xr.Dataset, config: EmerDiffConfig) -> Segments:
+    """The pixels of a segmentation given anew to its masks, balanced as ``config`` says."""
+    return _assigned(result["difference"], result, config)
+
+
+def _assigned(difference: xr.DataArray, result: xr.Dataset, config: EmerDiffConfig) -> Segments:
+    fair = analysis.balanced(difference, result["masks"], config.balance, config.elsewhere)
+    labels = analysis.assign(fair, result["y"], result["x"])["labels"]
+    return Segments(labels.values, result["embeddings"])
+
+
+def _from_the_same_masks(result: xr.Dataset, config: EmerDiffConfig) -> dict[str, Segments]:
+    """What the baselines make of the low-resolution masks of a segmentation, by method."""
+    y, x = result["y"].values, result["x"].values
+    masks = result["masks"]
+    features = analysis.normalised(result["features"], config.normalise)
+    centroids = analysis.embeddings(features, masks)
+    labels = {
+        "nearest": analysis.nearest(result["low_res"], y, x),
+        "bilinear masks": analysis.bilinear_masks(masks, y, x),
+        "bilinear features": analysis.bilinear_features(features, centroids, y, x),
+        "guided filter": analysis.guided_filter(masks, result["picture"]),
+    }
+    return {name: Segments(each.values, result["embeddings"]) for name, each in labels.items()}

@@ -1,0 +1,200 @@
+"""Settings of the method compared on validation scenes: where to read, where and how to shift."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final
+
+import pandas as pd
+import xarray as xr
+from tqdm.auto import tqdm
+
+from emerdiff_probe import analysis
+from emerdiff_probe.analysis import Balance
+from emerdiff_probe.evaluation.quality import reassigned, segmented, true_masks
+from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
+from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.modulation import EmerDiffConfig, observe, read_features
+from emerdiff_probe.scenes import PARTS, Scene, scene
+from emerdiff_probe.schema import pixel_centres
+from emerdiff_probe.sites import Site
+from emerdiff_probe.sources import Photo
+
+__all__ = [
+    "FEATURE_TIMESTEPS",
+    "balances",
+    "best_sigma",
+    "compare_features",
+    "compare_shifts",
+    "feature_sites",
+    "shift_grid",
+]
+
+FEATURE_TIMESTEPS: Final = (1, 61, 121, 201, 281, 401)
+STRENGTHS: Final = (5.0, 10.0, 20.0, 40.0)
+SHIFT_TIMESTEPS: Final = (101, 181, 281, 381, 481, 641)
+SIGMAS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)
+BALANCES: Final[tuple[Balance, ...]] = ("none", "root", "mean")
+ELSEWHERE: Final = (1.0, 0.5, 0.2, 0.05)
+
+
+def feature_sites(model: StableDiffusion) -> list[Site]:
+    """Where features could be read: of every transformer, queries of both attentions and output."""
+    found = []
+    for name, _ in model.unet.named_modules():
+        if name.endswith((".attn1", ".attn2")):
+            found.append(Site(name, "query"))
+        elif ".attentions." in name and name.count(".") in (2, 3) and name[-1].isdigit():
+            found.append(Site(name, "out"))
+    return found
+
+
+def compare_features(
+    model: StableDiffusion, config: EmerDiffConfig, seeds: list[int], journal: Journal
+) -> pd.DataFrame:
+    """How well clusters of features, interpolated bilinearly, match the parts of scenes.
+
+    No modulation takes part, so this is cheap; what is best here is what masks are made of.
+
+    Returns:
+        A row for each scene, site, timestep and normalisation, with majority-class mIoU.
+    """
+    sites = feature_sites(model)
+    config = config.replace(modulation_timestep=max(FEATURE_TIMESTEPS))
+    left = [seed for seed in seeds if str(seed) not in journal.pieces]
+    for seed in tqdm(left, desc="features", unit="scene"):
+        subject = scene(seed)
+        trajectory = observe(model, Photo(subject.image), config).trajectory
+        features, _ = read_features(
+            model, trajectory, sites, FEATURE_TIMESTEPS, subject.parts.shape
+        )
+        rows: list[Row] = []
+        for (site, timestep), each in features.items():
+            for normalise in ("none", "l2"):
+                low_res = analysis.cluster(each, SEGMENTS, normalise=normalise, restarts=2)
+                rows.append(
+                    {
+                        "seed": seed,
+                        "site": str(site),
+                        "timestep": timestep,
+                        "normalise": normalise,
+                        "parts_miou": _bilinear_miou(low_res, subject),
+                    }
+                )
+        journal.add(str(seed), rows)
+    return journal.table(list(map(str, seeds)))
+
+
+def _bilinear_miou(low_res: xr.DataArray, subject: Scene) -> float:
+    y, x = (pixel_centres(size, size) for size in subject.parts.shape)
+    labels = analysis.bilinear_masks(analysis.one_hot(low_res, SEGMENTS), y, x)
+    return analysis.majority_class_miou(labels, subject.parts, len(PARTS))
+
+
+def shift_grid(model: StableDiffusion, config: EmerDiffConfig) -> list[EmerDiffConfig]:
+    """What is compared: all sites at four strengths, then timesteps at the site of ``config``."""
+    level = config.modulation_site.rpartition(".attentions.")[0]
+    sites = [
+        f"{name}:out"
+        for name, _ in model.unet.named_modules()
+        if name.startswith(f"{level}.") and name.endswith((".attn1", ".attn2"))
+    ]
+    across = [
+        config.replace(modulation_site=site, strength=strength)
+        for site in sites
+        for strength in STRENGTHS
+    ]
+    along = [
+        config.replace(modulation_timestep=timestep)
+        for timestep in SHIFT_TIMESTEPS
+        if timestep != config.modulation_timestep
+    ]
+    return [*across, *along]
+
+
+def best_sigma(shifts: pd.DataFrame) -> pd.DataFrame:
+    """Means over scenes with the paper's argmax, at the sigma that is best for each config."""
+    plain = shifts[(shifts["balance"] == "none") & (shifts["elsewhere"] == 1)]
+    keys = ["site", "timestep", "strength"]
+    means = plain.groupby([*keys, "sigma"], sort=False)[
+        ["relative", "parts_miou", "boundary_f"]
+    ].mean()
+    best = means.groupby(keys, sort=False)["parts_miou"].idxmax()
+    return means.loc[best].reset_index()
+
+
+def balances(clusters: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
+    """Means over scenes by balance and elsewhere, at the best sigma, for both kinds of masks."""
+    keys = ["balance", "elsewhere"]
+    columns: dict[str, pd.Series] = {}
+    for name, table in (("clusters", clusters), ("true masks", exact)):
+        means = table.groupby([*keys, "sigma"], sort=False)[["parts_miou", "boundary_f"]].mean()
+        best = means.groupby(keys, sort=False)["parts_miou"].idxmax()
+        chosen = means.loc[best].reset_index("sigma")
+        columns |= {f"{column}, {name}": chosen[column] for column in chosen}
+    return pd.DataFrame(columns).reset_index()
+
+
+def compare_shifts(
+    model: StableDiffusion,
+    configs: list[EmerDiffConfig],
+    seeds: list[int],
+    journal: Journal,
+    *,
+    exact: bool = False,
+) -> pd.DataFrame:
+    """Scores of whole segmentations by site, timestep and strength of the shift.
+
+    Every run's difference maps are also filtered and balanced in all ways that are on offer, which
+    costs no denoising.
+
+    Args:
+        model: The model.
+        configs: Each is run on each scene.
+        seeds: Of the scenes.
+        journal: What it holds is not computed again.
+        exact: Uses the true parts as low-resolution masks in place of clusters.
+
+    Returns:
+        A row for each config, scene, sigma, balance and elsewhere: scores, and the strength
+        divided by the root mean square of the site.
+    """
+    pieces = {
+        f"{seed} {config.modulation_site} {config.modulation_timestep} {config.strength:g}": (
+            seed,
+            config,
+        )
+        for config, seed in itertools.product(configs, seeds)
+    }
+    left = [key for key in pieces if key not in journal.pieces]
+    for key in tqdm(left, desc="segmentations", unit="scene"):
+        seed, config = pieces[key]
+        subject = scene(seed)
+        masks = true_masks(subject) if exact else SEGMENTS
+        result = segmented(model, subject, masks, config.replace(sigma=0.0))
+        about = {
+            "seed": seed,
+            "site": config.modulation_site,
+            "timestep": config.modulation_timestep,
+            "strength": config.strength,
+            "relative": config.strength / result.attrs["site_rms"],
+        }
+        rows: list[Row] = []
+        for sigma in SIGMAS:
+            filtered = result.assign(difference=analysis.smooth(result["difference"], sigma))
+            for balance, elsewhere in itertools.product(BALANCES, ELSEWHERE):
+                labels = reassigned(
+                    filtered, config.replace(balance=balance, elsewhere=elsewhere)
+                ).labels
+                rows.append(
+                    about
+                    | {"sigma": sigma, "balance": balance, "elsewhere": elsewhere}
+                    | {
+                        "parts_miou": analysis.majority_class_miou(
+                            labels, subject.parts, len(PARTS)
+                        ),
+                        "boundary_f": analysis.boundary_f(labels, subject.parts, 2.0),
+                    }
+                )
+        journal.add(key, rows)
+    return journal.table(list(pieces))
