@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from emerdiff_probe.analysis import assign, smooth
+from emerdiff_probe.analysis import assign, balanced, smooth
+from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import pixel_centres
 
 
@@ -63,3 +64,51 @@ def test_filtering_spreads_and_keeps_the_sum():
     assert float(spread.sum()) == pytest.approx(1, abs=1e-4)
     assert float(spread[0, 10, 10]) == pytest.approx(1 / (2 * np.pi * 1.5**2), rel=0.02)
     xr.testing.assert_identical(smooth(maps(values), 0), maps(values))
+
+
+def masks_of(values, extent=None):
+    values = np.asarray(values, np.float32)
+    _, height, width = values.shape
+    extent = extent or (height, width)
+    return xr.DataArray(
+        values,
+        dims=("mask", "source_y", "source_x"),
+        coords={
+            "source_y": pixel_centres(height, extent[0]),
+            "source_x": pixel_centres(width, extent[1]),
+        },
+    )
+
+
+def test_the_papers_comparison_leaves_maps_alone():
+    difference = maps([[[4, 1]], [[1, 2]]])
+    assert balanced(difference, masks_of([[[1, 0]], [[0, 1]]]), "none", 1.0) is difference
+
+
+def test_maps_are_divided_by_what_they_are_inside_their_mask():
+    difference = maps([[[4, 3]], [[0.5, 1]]])
+    masks = masks_of([[[1, 0]], [[0, 1]]])
+    fair = balanced(difference, masks, "mean", 1.0)
+    np.testing.assert_allclose(fair.values, [[[1, 0.75]], [[0.5, 1]]])
+    fair = balanced(difference, masks, "root", 1.0)
+    np.testing.assert_allclose(fair.values, [[[2, 1.5]], [[0.5, 1]]])
+    # The small mask now keeps its own pixel.
+    assert assign(difference, [0.5], [0.5, 1.5])["labels"].values.tolist() == [[0, 0]]
+    fair = balanced(difference, masks, "mean", 1.0)
+    assert assign(fair, [0.5], [0.5, 1.5])["labels"].values.tolist() == [[0, 1]]
+
+
+def test_differences_elsewhere_count_less():
+    difference = maps([[[4, 3]], [[0.5, 1]]])
+    masks = masks_of([[[1, 0]], [[0, 1]]])
+    fair = balanced(difference, masks, "none", 0.25)
+    np.testing.assert_allclose(fair.values, [[[4, 0.75]], [[0.125, 1]]])
+    # A mask that moves nothing at all stays at 0.
+    still = balanced(maps([[[0, 0]]]), masks_of([[[1, 0]]]), "mean", 0.0)
+    assert not still.values.any()
+
+
+@pytest.mark.parametrize(("how", "elsewhere"), [("max", 1.0), ("none", 1.5), ("none", -0.1)])
+def test_unknown_ways_to_balance_are_refused(how, elsewhere):
+    with pytest.raises(InputError, match="choices"):
+        balanced(maps([[[1, 1]]]), masks_of([[[1, 0]]]), how, elsewhere)
