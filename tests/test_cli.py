@@ -334,7 +334,14 @@ def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
     result = call("train", "--minutes", 3, "--out", "m", "--images", tmp_path, "--seed", 4)
     assert result.exit_code == 0
     assert asked.pop("images") == tmp_path
-    assert asked == {"out": "m", "minutes": 3, "seed": 4, "work": None, "processes": 2}
+    assert asked == {
+        "out": "m",
+        "minutes": 3,
+        "start": None,
+        "seed": 4,
+        "work": None,
+        "processes": 2,
+    }
 
 
 def test_an_interrupted_training_says_that_it_is_saved(monkeypatch):

@@ -25,7 +25,7 @@ SETTINGS_SEEDS: Final = VALIDATION[:100]
 """Settings are chosen on the first of these; no other result uses them."""
 
 WORLD_SEEDS: Final = VALIDATION[1000:1100]
-EXAMPLE_SEED: Final = VALIDATION[329]
+EXAMPLE_SEED: Final = VALIDATION[317]
 TEST_SEEDS: Final = range(TEST_START + 100_000, TEST_START + 100_100)
 """Scenes that nothing was chosen on."""
 

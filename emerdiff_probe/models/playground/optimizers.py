@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 __all__ = ["Optimizers"]
 
-OUTER = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "embedding", "embeddings")
-"""Layers at a network's edges, which Muon is not for."""
+OUTER = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "text")
+"""Layers at a network's edges, which Muon is not for; and the text encoder, whose tokens' small
+embeddings were drowned by layers that grew faster: all prompts then came out alike."""
 
 
 class Optimizers:
