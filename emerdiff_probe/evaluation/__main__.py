@@ -13,7 +13,7 @@ from emerdiff_probe import views
 from emerdiff_probe.evaluation import captions, card, report, settings
 from emerdiff_probe.evaluation.quality import METHOD, quality, stability
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
-from emerdiff_probe.evaluation.scoring import paired, summary
+from emerdiff_probe.evaluation.scoring import Segments, paired, summary, verdicts
 from emerdiff_probe.evaluation.world import world
 from emerdiff_probe.models import StableDiffusion, load
 from emerdiff_probe.models.playground import folder
@@ -28,6 +28,19 @@ WORLD_SEEDS: Final = VALIDATION[1000:1100]
 EXAMPLE_SEED: Final = VALIDATION[317]
 TEST_SEEDS: Final = range(TEST_START + 100_000, TEST_START + 100_100)
 """Scenes that nothing was chosen on."""
+
+
+SHOWN: Final = (
+    METHOD,
+    "without injection",
+    "nearest",
+    "bilinear masks",
+    "guided filter",
+    "untrained UNet, trained masks",
+    "true masks",
+    "k-means, colour + position",
+)
+"""Methods in the picture of examples."""
 
 
 class Task(NamedTuple):
@@ -191,6 +204,15 @@ weights {task.model.weights}. Made by `make benchmark-quality`.
 
 {report.to_markdown(paired(plain, METHOD))}
 
+What of these differences is certain, in words (95 % intervals that exclude zero):
+
+{_as_list(verdicts(plain, METHOD))}
+
+The first four scenes and the first of the dissociation subset, unchosen. A segment has the colour
+of the part that most of its pixels are of:
+
+![What methods make of five scenes](quality-examples.png)
+
 ## The dissociation subset ({len(fewer)} scenes)
 
 All surfaces of a scene share two colours, so colour says little of what is what.
@@ -199,12 +221,26 @@ All surfaces of a scene share two colours, so colour says little of what is what
 
 {report.to_markdown(paired(dissociation, METHOD))}
 
+{_as_list(verdicts(dissociation, METHOD))}
+
 ## Other seeds ({seeded["seed"].nunique()} scenes)
 
 {report.to_markdown(summary(seeded))}
 """
     figure = report.chart(plain, f"{len(seeds)} test scenes, {SEGMENTS} segments")
     report.write(task.out, "quality", text, scores, figure)
+    segmentor = quality(task.model, config)
+    subjects = [scene(seed) for seed in seeds[:4]] + [scene(seeds[0], dissociation=True)]
+    shown = [(subject, _chosen(segmentor(subject))) for subject in subjects]
+    report.gallery(shown).write_image(task.out / "quality-examples.png", scale=1.5)
+
+
+def _chosen(found: dict[str, Segments]) -> dict[str, Segments]:
+    return {name: found[name] for name in SHOWN}
+
+
+def _as_list(sentences: list[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _card(task: Task) -> None:

@@ -24,9 +24,9 @@ __all__ = ["autoencoder_psnr", "curves", "sample_sheet", "write_card"]
 LIMITS: Final = """\
 - It knows the small world of its scenes and nothing else: photographs come back through its
   autoencoder, but their features mean little.
-- Its text encoder knows the words of the scenes' captions; other words are spelt in letters that
-  it never learnt from.
-- It was trained for minutes on two cores. Small parts (doors, wheels, heads) are often missing
+- It knows the words of the scenes' captions; other words are spelt in letters that mean nothing
+  to it.
+- It was trained for an hour or two on two cores. Small parts (doors, wheels, heads) are often missing
   from what it draws, things may melt into each other, and prompts of several things are seldom
   followed to the letter."""
 
@@ -114,11 +114,13 @@ def _text(
     by_kind.loc["**all**"] = followed[seen].mean()
     by_kind.loc["scenes not learnt from"] = [reference[name] for name in seen]
     mean, low, high = mean_with_interval(psnr)
+    runs = [("autoencoder", record["autoencoder"])]
+    runs += [("UNet, an earlier run", part) for part in record.get("earlier", [])]
+    runs += [("UNet, the last run", record["denoiser"])]
     parts = "\n".join(
         f"| {name} | {part['parameters'] / 1e6:.2f} M | {part['updates']:,} | {part['samples']:,} "
         f"| {part['seconds'] / 60:.0f} |"
-        for name in ("autoencoder", "denoiser")
-        for part in [record[name]]
+        for name, part in runs
     )
     return f"""# The bundled model
 
@@ -137,8 +139,9 @@ caption; {record["pictures"]["validation"]} validation seeds). Labels were not u
 | --- | --- | --- | --- | --- |
 {parts}
 
-The UNet's row includes the text encoder. Settings, curves and versions: `training.json`. The
-weights are those with the lowest validation loss.
+Each run of the UNet began with the weights of the one before. The text encoder was drawn at random
+and not trained. Settings, curves and versions: `training.json`. The weights are those with the
+lowest validation loss of the last run, whose curve is on the right.
 
 ![Loss by time](curves.png)
 

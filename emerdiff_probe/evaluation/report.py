@@ -11,14 +11,15 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from PIL import Image
 from plotly.subplots import make_subplots
 
-from emerdiff_probe.evaluation.scoring import METRICS, mean_with_interval
+from emerdiff_probe.evaluation.scoring import METRICS, Segments, mean_with_interval
 from emerdiff_probe.scenes import PARTS, Scene
 from emerdiff_probe.views import palette
 
-__all__ = ["chart", "contact_sheet", "heatmap", "to_markdown", "write"]
+__all__ = ["chart", "contact_sheet", "gallery", "heatmap", "majority", "to_markdown", "write"]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -102,6 +103,48 @@ def contact_sheet(scenes: Sequence[Scene], columns: int = 6) -> Image.Image:
         rows.append(np.concatenate([each.image for each in row], axis=1))
         rows.append(np.concatenate([colours[each.parts] for each in row], axis=1))
     return Image.fromarray(np.concatenate(rows))
+
+
+def gallery(subjects: Sequence[tuple[Scene, dict[str, Segments]]]) -> go.Figure:
+    """Scenes side by side with what methods make of them.
+
+    Every segment has the colour of the part that most of its pixels are of, so that a segment of
+    the right kind has the truth's colour.
+
+    Args:
+        subjects: Scenes, each with its segmentations by the same methods.
+    """
+    columns = ["picture", "truth", *subjects[0][1]]
+    figure = make_subplots(
+        len(subjects),
+        len(columns),
+        column_titles=columns,
+        horizontal_spacing=0.005,
+        vertical_spacing=0.005,
+    )
+    colours = palette(len(PARTS))
+    for row, (subject, found) in enumerate(subjects, start=1):
+        images = [subject.image, colours[subject.parts]]
+        images += [colours[majority(each.labels, subject.parts)] for each in found.values()]
+        for column, image in enumerate(images, start=1):
+            figure.add_trace(go.Image(z=image), row=row, col=column)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure.update_layout(
+        width=132 * len(columns), height=132 * len(subjects) + 40, margin=dict(l=2, r=2, t=40, b=2)
+    )
+
+
+def majority(labels: NDArray[np.integer], truth: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The class that most pixels of each pixel's segment have; of equally many the lower number.
+
+    Args:
+        labels: Segments, integers from 0 up, any shape.
+        truth: Classes, integers from 0 up, of that shape.
+    """
+    counts = np.zeros((labels.max() + 1, truth.max() + 1), np.int64)
+    np.add.at(counts, (labels.ravel(), truth.ravel()), 1)
+    return counts.argmax(1)[labels]
 
 
 def write(folder: Path, name: str, text: str, scores: pd.DataFrame, figure: go.Figure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from emerdiff_probe import analysis
 from emerdiff_probe.scenes import OBJECTS, PARTS, Scene
 
-__all__ = ["METRICS", "Segments", "mean_with_interval", "paired", "score", "summary"]
+__all__ = ["METRICS", "Segments", "mean_with_interval", "paired", "score", "summary", "verdicts"]
 
 METRICS = {
     "parts_miou": "majority-class mIoU, parts",
@@ -91,6 +92,30 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
+def verdicts(scores: pd.DataFrame, method: str) -> list[str]:
+    """One sentence for every other method: in which metrics `method` is above it, and in which not.
+
+    "Above" and "below" are said where the 95 % interval of the scene by scene difference excludes
+    zero.
+
+    Args:
+        scores: As for `summary`.
+        method: The method that the others are compared with.
+    """
+    sentences = []
+    for other, differences in _differences(scores, method):
+        found: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+        for metric, values in differences.items():
+            if values.isna().all():
+                continue
+            _, low, high = mean_with_interval(values.to_numpy())
+            which = "above" if low > 0 else "below" if high < 0 else "not told apart from"
+            found[which].append(METRICS[metric])
+        clauses = [f"{which} it in {'; '.join(names)}" for which, names in found.items() if names]
+        sentences.append(f"**{other}**: {method} is {', and '.join(clauses)}.")
+    return sentences
+
+
 def paired(scores: pd.DataFrame, method: str) -> pd.DataFrame:
     """How much a method exceeds every other, scene by scene, with 95 % intervals.
 
@@ -98,18 +123,26 @@ def paired(scores: pd.DataFrame, method: str) -> pd.DataFrame:
         scores: As for `summary`.
         method: The method that the others are compared with.
     """
-    wide = scores.pivot(index="seed", columns="method", values=list(METRICS))
-    rows = {}
-    for other in scores["method"].unique():
-        if other == method:
-            continue
-        row = {}
-        for metric, words in METRICS.items():
-            if metric == "agreement":  # of one method with another already
-                continue
-            row[words] = _in_words(wide[metric][method] - wide[metric][other], "{:+.3f}")
-        rows[other] = row
+    rows = {
+        other: {METRICS[name]: _in_words(values, "{:+.3f}") for name, values in each.items()}
+        for other, each in _differences(scores, method)
+    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(f"{method} minus")
+
+
+def _differences(scores: pd.DataFrame, method: str) -> Iterator[tuple[str, dict[str, pd.Series]]]:
+    """How much a method exceeds each other one on each scene, by metric."""
+    wide = scores.pivot(index="seed", columns="method", values=list(METRICS))
+    for other in scores["method"].unique():
+        if other != method:
+            yield (
+                other,
+                {
+                    metric: wide[metric][method] - wide[metric][other]
+                    for metric in METRICS
+                    if metric != "agreement"  # of one method with another already
+                },
+            )
 
 
 def _in_words(values: pd.Series, form: str) -> str:

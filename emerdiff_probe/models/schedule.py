@@ -50,7 +50,8 @@ class Schedule:
             raise ModelError(
                 f"prediction type {prediction!r} is not known; known: {get_args(Prediction)}"
             )
-        return cls(alpha_bar.detach().double().cpu(), prediction)
+        # A schedule that ends without any signal has 0 there, which x0 could not be divided by.
+        return cls(alpha_bar.detach().double().cpu().clamp(min=2.0**-24), prediction)
 
     @property
     def length(self) -> int:

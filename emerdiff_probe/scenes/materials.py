@@ -134,7 +134,7 @@ class Palette:
             second = self._vary(COLOURS[other])
         if wide and self._only is None:
             # Large surfaces are calmer, or the things before them could not be made out.
-            mix = dice.between(90, 200)
+            mix = dice.between(60, 130)
             second = _clip(
                 tuple(a + (b - a) * mix // 256 for a, b in zip(base, second, strict=True))
             )

@@ -84,10 +84,10 @@ def scene(seed: int, *, dissociation: bool = False) -> Scene:
         pair = (first, second)
     palette = Palette(dice, pair)
     canvas = Canvas(dice)
-    night = dice.chance(25)
+    night = dice.chance(15)
     horizon = dice.between(46, 68)
-    _sky(canvas, dice, palette, horizon, night)
-    ground = _ground(canvas, dice, palette, horizon)
+    sky = _sky(canvas, dice, palette, horizon, night)
+    ground, grass = _ground(canvas, dice, palette, horizon)
     named = _things(canvas, dice, palette, horizon, ground)
     _light(canvas, dice, night)
     return Scene(
@@ -96,15 +96,15 @@ def scene(seed: int, *, dissociation: bool = False) -> Scene:
         parts=canvas.parts,
         objects=canvas.objects,
         instances=canvas.instances,
-        caption=_caption(dice, named, ground, night),
+        caption=_caption(dice, named, ground, {"grass": grass, "sky": sky}, night),
         dissociation=dissociation,
     )
 
 
-def _sky(canvas: Canvas, dice: Dice, palette: Palette, horizon: int, night: bool) -> None:
-    canvas.paint(
-        rectangle(0, 0, SIZE, horizon), "sky", palette.material(wide=True), shade=70, wide=True
-    )
+def _sky(canvas: Canvas, dice: Dice, palette: Palette, horizon: int, night: bool) -> str:
+    """Paints what is above the horizon; gives the sky's colour word."""
+    sky = palette.material(wide=True)
+    canvas.paint(rectangle(0, 0, SIZE, horizon), "sky", sky, shade=70, wide=True)
     if dice.chance(60):
         x, y, radius = dice.between(14, 114), dice.between(12, 30), dice.between(8, 13)
         if night:
@@ -128,13 +128,13 @@ def _sky(canvas: Canvas, dice: Dice, palette: Palette, horizon: int, night: bool
             ellipse(x + width // 3, y - height * 2 // 3, width // 2, height),
         )
         canvas.paint(puffs, "cloud", palette.material(), shade=40)
+    return sky.name
 
 
-def _ground(canvas: Canvas, dice: Dice, palette: Palette, horizon: int) -> str:
-    """Paints the land; gives the word for what crosses it, or "grass"."""
-    canvas.paint(
-        rectangle(0, horizon, SIZE, SIZE), "grass", palette.material(wide=True), shade=70, wide=True
-    )
+def _ground(canvas: Canvas, dice: Dice, palette: Palette, horizon: int) -> tuple[str, str]:
+    """Paints the land; gives the word for what crosses it, or "grass", and the grass's colour."""
+    grass = palette.material(wide=True)
+    canvas.paint(rectangle(0, horizon, SIZE, SIZE), "grass", grass, shade=70, wide=True)
     crossing = dice.choose(("grass", "grass", "road", "road", "water", "water"))
     if crossing == "road":
         road = palette.material(wide=True)
@@ -173,18 +173,18 @@ def _ground(canvas: Canvas, dice: Dice, palette: Palette, horizon: int) -> str:
             for x in range(left, left + width, 8)
         ]
         canvas.paint(union(*pickets), "fence", palette.material())
-        return "fence" if crossing == "grass" else crossing
-    return crossing
+        crossing = "fence" if crossing == "grass" else crossing
+    return crossing, grass.name
 
 
 def _things(
     canvas: Canvas, dice: Dice, palette: Palette, horizon: int, ground: str
 ) -> list[tuple[str, str]]:
-    """Paints two or three things, far ones first; gives (kind, colour word) of each."""
+    """Paints one to three things, far ones first; gives (kind, colour word) of each."""
     kinds = [kind for kind in BUILDERS if kind != "boat" or ground == "water"]
-    count = dice.choose((2, 2, 3, 3))
-    # Columns a quarter of the picture apart, so that things overlap without burying each other.
-    columns = dice.sample((16, 40, 64, 88, 112), count)
+    count = dice.choose((1, 2, 2, 3, 3))
+    # Columns a third of the picture apart, so that things overlap without burying each other.
+    columns = dice.sample((24, 64, 104), count)
     rows = sorted(dice.between(horizon + 22, 124) for _ in range(count))
     named = []
     for instance, (column, row) in enumerate(zip(columns, rows, strict=True), start=1):
@@ -205,23 +205,25 @@ def _things(
 
 def _light(canvas: Canvas, dice: Dice, night: bool) -> None:
     """Shadows of what is outside the picture, pools of light, and the colour of the hour."""
-    for _ in range(dice.choose((0, 1, 1))):
+    if dice.chance(40):
         x, width, lean = dice.between(-20, 110), dice.between(12, 34), dice.between(-40, 40)
         top = dice.between(0, 60)
         shape = polygon((x, top), (x + width, top), (x + width + lean, SIZE), (x + lean, SIZE))
-        canvas.light(shape, dice.choose((120, 150, 170, 340)))
-    if dice.chance(40):
+        canvas.light(shape, dice.choose((150, 170, 190, 320)))
+    if dice.chance(20):
         pool = ellipse(
             dice.between(10, 118), dice.between(20, 118), dice.between(16, 36), dice.between(12, 30)
         )
-        canvas.light(pool, dice.choose((130, 330, 370)))
+        canvas.light(pool, dice.choose((150, 330)))
     if night:
-        canvas.tint((118, 128, 176))
+        canvas.tint((140, 150, 196))
     elif dice.chance(35):
         canvas.tint(dice.choose(((290, 240, 190), (225, 240, 275), (280, 275, 262))))
 
 
-def _caption(dice: Dice, named: list[tuple[str, str]], ground: str, night: bool) -> str:
+def _caption(
+    dice: Dice, named: list[tuple[str, str]], ground: str, wide: dict[str, str], night: bool
+) -> str:
     phrases = [
         f"{'an' if colour == 'orange' else 'a'} {colour} {kind}" for kind, colour in named[-3:]
     ]
@@ -233,4 +235,6 @@ def _caption(dice: Dice, named: list[tuple[str, str]], ground: str, night: bool)
         text += " by a fence"
     elif ground in {"road", "water"} and dice.chance(60):
         text += {"road": " by the road", "water": " by the water"}[ground]
+    # The colours of the large surfaces are what a caption can tell most of a picture by.
+    text += "".join(f" , {colour} {name}" for name, colour in wide.items() if dice.chance(65))
     return text + (" at night" if night else "")

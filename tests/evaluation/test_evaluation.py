@@ -20,6 +20,7 @@ from emerdiff_probe.evaluation import (
     score,
     settings,
     summary,
+    verdicts,
 )
 from emerdiff_probe.evaluation.quality import METHOD, quality, reassigned, stability, true_masks
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
@@ -99,6 +100,11 @@ def test_intervals_hold_the_mean_and_pairing_narrows_them():
     ]
     scores = pd.concat(frames)
     assert paired(scores, "a").iloc[0, 0] == "+0.010 [+0.010, +0.010]"
+    above, below = verdicts(scores, "a"), verdicts(scores, "b")
+    assert above[0].startswith("**b**: a is above it in majority-class mIoU, parts;")
+    assert below[0].startswith("**a**: b is below it in ")
+    (same,) = verdicts(scores.replace("b", "c").assign(parts_miou=0.5), "a")
+    assert "not told apart from it in majority-class mIoU, parts" in same
     table = summary(scores)
     assert list(table.index) == ["a", "b"]
     assert f"{base.mean():.3f}" in table.loc["a"].iloc[0]
@@ -221,6 +227,21 @@ def test_colours_alone_find_colours():
     labels = rivals.colour_and_position(picture, 2, weight=0.1)
     assert len(np.unique(labels[:, :16])) == len(np.unique(labels[:, 16:])) == 1
     assert len(np.unique(rivals.superpixels(picture, 8, compactness=10))) <= 8
+
+
+def test_segments_are_shown_in_the_colours_of_their_parts():
+    subject = scene(1)
+    whole = np.zeros(subject.parts.shape, np.int16)
+    most = np.bincount(subject.parts.ravel()).argmax()
+    assert (report.majority(whole, subject.parts) == most).all()
+    assert np.array_equal(report.majority(subject.parts, subject.parts), subject.parts)
+    found = {"truth again": Segments(subject.parts), "one": Segments(whole)}
+    figure = report.gallery([(subject, found), (subject, found)])
+    images = [np.asarray(trace.z) for trace in figure.data]
+    assert len(images) == 8
+    assert np.array_equal(images[0], subject.image)
+    assert np.array_equal(images[1], images[2])
+    assert len(np.unique(images[3].reshape(-1, 3), axis=0)) == 1
 
 
 def test_results_are_written_whole(tmp_path):

@@ -150,7 +150,7 @@ def test_a_model_is_trained_further_with_its_own_autoencoder(trained, tmp_path):
     further = start(tmp_path / "further", start=trained)
     before, after = weights(trained), weights(further)
     changed = {name.partition(".")[0] for name in before if not before[name].equal(after[name])}
-    assert changed == {"unet", "text_encoder"}
+    assert changed == {"unet"}
     record, earlier = (json.loads((m / "training.json").read_text()) for m in (further, trained))
     assert record["earlier"] == [earlier["denoiser"]]
     assert record["autoencoder"] == earlier["autoencoder"]
@@ -219,6 +219,30 @@ def test_unknown_words_are_spelt_and_not_dropped(words):
         assert len(tokens) > 1
         assert words.eos_token_id not in tokens
         assert words.decode(tokens).replace(" ", "") == text.replace(" ", "")
+
+
+def test_captions_differ_by_more_than_they_share(words):
+    torch.manual_seed(0)
+    sizes = dataclasses.replace(SIZES, text_width=128, text_layers=2)
+    text = architecture.text_encoder(words, sizes)
+    tokens = words(
+        [scenes.scene(seed).caption for seed in range(100)],
+        padding="max_length",
+        max_length=words.model_max_length,
+        return_tensors="pt",
+    ).input_ids
+
+    def means():
+        with torch.no_grad():
+            return text(input_ids=tokens).last_hidden_state.mean(1)
+
+    shared = means().mean(0).norm()
+    apart = means().std(0).norm()
+    assert shared > 2 * apart
+    architecture.standardise(text, tokens)
+    assert means().mean(0).norm() < 1e-3
+    assert means().std(0, correction=0).mean() == pytest.approx(0.5, abs=1e-3)
+    assert not any(parameter.requires_grad for parameter in text.parameters())
 
 
 def test_longer_captions_fit_into_a_prompt(words):

@@ -16,12 +16,13 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from emerdiff_probe.models.playground.settings import Sizes
 
 __all__ = ["FACTOR", "SIDE", "assemble", "autoencoder", "denoiser", "scheduler", "text_encoder"]
-__all__ += ["tokenizer"]
+__all__ += ["standardise", "tokenizer"]
 
 SIDE = 128
 """Height and width of a picture in pixels."""
@@ -31,6 +32,9 @@ FACTOR = 4
 
 CHANNELS = 4
 """Channels of the latents."""
+
+CAPTION_DEVIATION = 0.5
+"""How much captions differ in what the text encoder gives, beside single words' 1 to 2."""
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -142,8 +146,12 @@ def _merged(tokens: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
 
 
 def text_encoder(words: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
-    """An untrained text encoder: token ids (batch, tokens) to (batch, tokens, text_width)."""
-    return CLIPTextModel(
+    """A text encoder, drawn at random: token ids (batch, tokens) to (batch, tokens, text_width).
+
+    It stays as it is drawn: a vocabulary this small needs no more than that words differ and that
+    each takes up those before it, and the UNet learns what they mean.
+    """
+    model = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(words),
             hidden_size=sizes.text_width,
@@ -157,12 +165,39 @@ def text_encoder(words: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
             pad_token_id=words.pad_token_id,
         )
     )
+    # CLIP's own start, a deviation of 0.02, would hardly be seen beside what the layers add.
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def standardise(text: CLIPTextModel, tokens: Tensor) -> None:
+    """Scales what a text encoder gives so that captions differ by more than they have in common.
+
+    Afterwards the mean over the tokens of a caption has, over captions, a mean of 0 and a standard
+    deviation of `CAPTION_DEVIATION`. As drawn, the part that all captions share is three times as
+    large as what tells them apart, and the UNet learns to look away from both.
+
+    Args:
+        text: Its last layer's normalisation is changed.
+        tokens: int64 (captions, tokens). If all are alike nothing is changed.
+    """
+    means = torch.cat([text(input_ids=part).last_hidden_state.mean(1) for part in tokens.split(64)])
+    deviation = float(means.std(0, correction=0).mean())
+    if deviation > 0:
+        # Its place in the model has changed between versions of transformers.
+        last = next(part for name, part in text.named_modules() if "final_layer_norm" in name)
+        last.weight *= CAPTION_DEVIATION / deviation
+        last.bias -= means.mean(0) * CAPTION_DEVIATION / deviation
 
 
 def scheduler() -> DDPMScheduler:
-    """The noise schedule of Stable Diffusion; fifty steps visit 981, 961, ..., 1.
+    """The noise schedule of Stable Diffusion, but that nothing of the picture is left at its end.
 
-    The UNet predicts the velocity, as that of Stable Diffusion 2.
+    Fifty steps visit 981, 961, ..., 1. The UNet predicts the velocity, as that of Stable Diffusion
+    2. Stable Diffusion leaves a little of the picture at t = 999 (a signal-to-noise ratio of
+    0.005); of pictures as small and flat as these that is enough to read their colours off, and
+    captions are then not needed. Lin et al. 2024, arXiv 2305.08891, take it away.
     """
     return DDPMScheduler(
         num_train_timesteps=1000,
@@ -173,6 +208,7 @@ def scheduler() -> DDPMScheduler:
         steps_offset=1,
         timestep_spacing="leading",
         prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
     )
 
 

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 __all__ = ["Optimizers"]
 
-OUTER = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "text")
-"""Layers at a network's edges, which Muon is not for; and the text encoder, whose tokens' small
-embeddings were drowned by layers that grew faster: all prompts then came out alike."""
+OUTER = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "to_q", "to_k", "attn2")
+"""Layers at a network's edges, which Muon is not for; and those that decide where attention goes.
+
+Muon lets queries and keys grow until every location looks at one token alone, and the values of
+cross-attention take up noise in all directions: after 200 updates all locations looked at what all
+captions share, whatever the rest of them said.
+"""
 
 
 class Optimizers:

@@ -30,7 +30,7 @@ class Sizes:
     groups: int = 12
     text_width: int = 128
     text_layers: int = 2
-    text_length: int = 24
+    text_length: int = 32
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TrainingSettings:
         minutes: Time for both trainings together. Rendering and encoding come on top.
         autoencoder_share: Share of the time that the autoencoder gets.
         autoencoder_steps: Updates of the autoencoder, instead of a time.
-        denoiser_steps: Updates of the UNet and the text encoder, instead of a time.
+        denoiser_steps: Updates of the UNet, instead of a time.
         pictures: Scenes to train on (pictures of one's own are all used).
         validation_pictures: Scenes to validate on, at most.
         autoencoder_batch: Crops in an update of the autoencoder.
@@ -58,7 +58,7 @@ class TrainingSettings:
         absolute_weight: Weight of the absolute error beside the squared one.
         gradient_weight: Weight of the squared error of differences between neighbouring pixels.
         batch: Pictures in an update of the UNet.
-        rate: Highest learning rate of the UNet and the text encoder, for AdamW.
+        rate: Highest learning rate of the UNet, for AdamW.
         matrix_rate: The same for Muon.
         decay: Decay of the average of weights in an update.
         warmup: Updates until the learning rate is reached.

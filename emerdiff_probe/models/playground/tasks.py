@@ -123,9 +123,12 @@ class DenoiserTask:
     Hang et al. 2023 (arXiv 2303.09556). The noise levels of a batch are spread evenly over the
     schedule, which makes the loss less noisy.
 
+    The text encoder is not trained, as that of Stable Diffusion is not: trained along, it soon gave
+    the same for every text, since a constant was all that the UNet could use of it at first.
+
     Args:
         unet: The denoiser.
-        text: The text encoder.
+        text: The text encoder; it stays as it is.
         latents: float16 (versions, pictures, 4, 32, 32) of unit variance, to train on; the second
             version, if there is one, is that of the mirrored pictures.
         tokens: int64 (pictures, length) of the captions.
@@ -150,7 +153,7 @@ class DenoiserTask:
         self.latents, self.tokens, self.empty = latents, tokens, empty
         self.validation, self.validation_tokens = validation, validation_tokens
         self.settings = settings
-        self.modules = nn.ModuleDict({"unet": unet, "text": text})
+        self.modules = nn.ModuleDict({"unet": unet})
         self.rate, self.matrix_rate = settings.rate, settings.matrix_rate
         self.batch = settings.batch
         self.alpha_bar: Tensor = scheduler().alphas_cumprod
@@ -175,8 +178,9 @@ class DenoiserTask:
         alpha_bar = self.alpha_bar[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
-        with autocast():
+        with torch.no_grad(), autocast():
             states = self.text(input_ids=tokens).last_hidden_state
+        with autocast():
             predicted = self.unet(noisy, timesteps, states).sample
         # The plain error of the velocity is SNR + 1 = 1 / (1 - alpha_bar) times that of x0.
         weight = (self.settings.gamma * (1 - alpha_bar)).clamp(max=1)

@@ -1,9 +1,10 @@
-"""Training of the bundled model: pictures, autoencoder, latents, then UNet and text encoder.
+"""Training of the bundled model: pictures, autoencoder, latents, then UNet.
 
 Everything that took time is kept in a work folder, so the same call carries on where the last one
 was interrupted.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -64,8 +65,8 @@ def train(
         minutes: Time for training. Making and encoding the pictures comes on top.
         images: A folder of pictures, with captions in text files beside them; without it, the
             scenes of the package.
-        start: A folder that this function wrote. Its UNet and text encoder are trained further,
-            its autoencoder stays as it is, and all time goes to the UNet; the sizes of the parts
+        start: A folder that this function wrote. Its UNet is trained further, its autoencoder
+            and text encoder stay as they are, and all time goes to the UNet; the sizes of the parts
             are its own. Without it everything is trained from the beginning.
         seed: Start of all random numbers.
         work: Folder for what is kept between runs; ``out`` with ``.work`` behind it by default.
@@ -232,6 +233,7 @@ class _Run:
             words,
         )
         train = self.pictures.train
+        architecture.standardise(parts.text, _tokens(words, self.cache.captions[:2000]))
         trainer = Trainer(
             AutoencoderTask(
                 parts.vae, self.cache.pixels[:train], self.cache.pixels[train:], self.settings
@@ -287,6 +289,7 @@ class _Run:
         versions = (1, -1) if self.pictures.mirrored else (1,)
         task = self.progress.add_task("latents", total=self.cache.count * len(versions), note="")
         latents = []
+        vae = copy.deepcopy(vae).to(memory_format=torch.channels_last)  # 1.8 times as fast
         for direction in versions:
             for start in range(0, self.cache.count, 32):
                 pixels = self.cache.pixels[start : start + 32, :, ::direction]
