@@ -357,7 +357,9 @@ def test_noise_levels_are_weighted_by_the_cut_off_signal_to_noise_ratio(words, g
     # Spread evenly: two noise levels out of a thousand for each of five hundred pictures.
     assert unet.timesteps.sort().values.diff().unique().tolist() == [2]
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    alpha_bar = np.cumprod(1 - betas)
+    # Rescaled so that nothing is left at the end: Lin et al. 2024 (arXiv 2305.08891), algorithm 1.
+    root = np.sqrt(np.cumprod(1 - betas))
+    alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
     # The latents are 0, so the velocity is sqrt(alpha_bar) noise.
     ratio = alpha_bar / (1 - alpha_bar)
     weight = np.minimum(ratio + 1, gamma) / (ratio + 1)
