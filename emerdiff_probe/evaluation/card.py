@@ -26,9 +26,9 @@ LIMITS: Final = """\
   autoencoder, but their features mean little.
 - It knows the words of the scenes' captions; other words are spelt in letters that mean nothing
   to it.
-- It was trained for an hour or two on two cores. Small parts (doors, wheels, heads) are often missing
-  from what it draws, things may melt into each other, and prompts of several things are seldom
-  followed to the letter."""
+- It was trained for an hour or two on two cores. Small parts (doors, wheels, heads) are often
+  missing from what it draws, things may melt into each other, and prompts of several things are
+  seldom followed to the letter."""
 
 SHEET_COLOURS: Final = ("red", "yellow", "blue", "white")
 
