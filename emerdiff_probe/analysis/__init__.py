@@ -16,6 +16,7 @@ from emerdiff_probe.analysis.metrics import (
     class_mean_miou,
     image_hungarian_miou,
     majority_class_miou,
+    majority_classes,
 )
 from emerdiff_probe.analysis.upsampling import (
     bilinear_features,
@@ -41,6 +42,7 @@ __all__ = [
     "guided_filter",
     "image_hungarian_miou",
     "majority_class_miou",
+    "majority_classes",
     "nearest",
     "normalised",
     "one_hot",

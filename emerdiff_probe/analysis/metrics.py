@@ -23,10 +23,24 @@ __all__ = [
     "class_mean_miou",
     "image_hungarian_miou",
     "majority_class_miou",
+    "majority_classes",
 ]
 
 Labels = NDArray[np.integer] | xr.DataArray
 _Counts = NDArray[np.int64]
+
+
+def majority_classes(
+    labels: Labels, truth: Labels, n_classes: int, ignore: int | None = None
+) -> NDArray[np.integer]:
+    """The class that most pixels of each segment have; of equally frequent ones the lower number.
+
+    Args, raises: See :func:`majority_class_miou`.
+
+    Returns:
+        Shape (segments,), by label: ``majority_classes(labels, ...)[labels]`` paints the picture.
+    """
+    return _contingency(labels, truth, n_classes, ignore).argmax(1)
 
 
 def majority_class_miou(

@@ -13,7 +13,7 @@ from emerdiff_probe import views
 from emerdiff_probe.evaluation import captions, card, report, settings
 from emerdiff_probe.evaluation.quality import METHOD, quality, stability
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
-from emerdiff_probe.evaluation.scoring import Segments, paired, summary, verdicts
+from emerdiff_probe.evaluation.scoring import paired, summary, verdicts
 from emerdiff_probe.evaluation.world import world
 from emerdiff_probe.models import StableDiffusion, load
 from emerdiff_probe.models.playground import folder
@@ -181,7 +181,8 @@ def _quality(task: Task) -> None:
     fewer = seeds[: max(task.scenes * 2 // 5, 1)]
     about = dataclasses.asdict(config)
     both = [(seed, False) for seed in seeds] + [(seed, True) for seed in fewer]
-    scores = run(quality(task.model, config), both, task.journal("quality", config=about))
+    segmentor = quality(task.model, config)
+    scores = run(segmentor, both, task.journal("quality", config=about))
     seeded = run(
         stability(task.model, config, range(1, 4)),
         [(seed, False) for seed in seeds[: max(task.scenes // 5, 1)]],
@@ -229,14 +230,10 @@ All surfaces of a scene share two colours, so colour says little of what is what
 """
     figure = report.chart(plain, f"{len(seeds)} test scenes, {SEGMENTS} segments")
     report.write(task.out, "quality", text, scores, figure)
-    segmentor = quality(task.model, config)
     subjects = [scene(seed) for seed in seeds[:4]] + [scene(seeds[0], dissociation=True)]
-    shown = [(subject, _chosen(segmentor(subject))) for subject in subjects]
+    every = [(subject, segmentor(subject)) for subject in subjects]
+    shown = [(subject, {name: found[name] for name in SHOWN}) for subject, found in every]
     report.gallery(shown).write_image(task.out / "quality-examples.png", scale=1.5)
-
-
-def _chosen(found: dict[str, Segments]) -> dict[str, Segments]:
-    return {name: found[name] for name in SHOWN}
 
 
 def _as_list(sentences: list[str]) -> str:

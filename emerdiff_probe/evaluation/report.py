@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -11,15 +12,15 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from PIL import Image
 from plotly.subplots import make_subplots
 
+from emerdiff_probe import analysis
 from emerdiff_probe.evaluation.scoring import METRICS, Segments, mean_with_interval
 from emerdiff_probe.scenes import PARTS, Scene
 from emerdiff_probe.views import palette
 
-__all__ = ["chart", "contact_sheet", "gallery", "heatmap", "majority", "to_markdown", "write"]
+__all__ = ["chart", "contact_sheet", "gallery", "heatmap", "to_markdown", "write"]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -118,33 +119,27 @@ def gallery(subjects: Sequence[tuple[Scene, dict[str, Segments]]]) -> go.Figure:
     figure = make_subplots(
         len(subjects),
         len(columns),
-        column_titles=columns,
+        column_titles=["<br>".join(textwrap.wrap(name, 16)) for name in columns],
         horizontal_spacing=0.005,
         vertical_spacing=0.005,
     )
     colours = palette(len(PARTS))
     for row, (subject, found) in enumerate(subjects, start=1):
         images = [subject.image, colours[subject.parts]]
-        images += [colours[majority(each.labels, subject.parts)] for each in found.values()]
+        images += [
+            colours[analysis.majority_classes(each.labels, subject.parts, len(PARTS))][each.labels]
+            for each in found.values()
+        ]
         for column, image in enumerate(images, start=1):
             figure.add_trace(go.Image(z=image), row=row, col=column)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
+    figure.update_annotations(font_size=12)
     return figure.update_layout(
-        width=132 * len(columns), height=132 * len(subjects) + 40, margin=dict(l=2, r=2, t=40, b=2)
+        width=132 * len(columns),
+        height=132 * len(subjects) + 50,
+        margin={"l": 2, "r": 2, "t": 50, "b": 2},
     )
-
-
-def majority(labels: NDArray[np.integer], truth: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The class that most pixels of each pixel's segment have; of equally many the lower number.
-
-    Args:
-        labels: Segments, integers from 0 up, any shape.
-        truth: Classes, integers from 0 up, of that shape.
-    """
-    counts = np.zeros((labels.max() + 1, truth.max() + 1), np.int64)
-    np.add.at(counts, (labels.ravel(), truth.ravel()), 1)
-    return counts.argmax(1)[labels]
 
 
 def write(folder: Path, name: str, text: str, scores: pd.DataFrame, figure: go.Figure) -> None:

@@ -154,6 +154,8 @@ def test_a_model_is_trained_further_with_its_own_autoencoder(trained, tmp_path):
     record, earlier = (json.loads((m / "training.json").read_text()) for m in (further, trained))
     assert record["earlier"] == [earlier["denoiser"]]
     assert record["autoencoder"] == earlier["autoencoder"]
+    for part in ("unet", "vae"):
+        assert str(tmp_path.parent) not in (further / part / "config.json").read_text()
     assert not (tmp_path / "further.work" / "autoencoder.pt").exists()
     with pytest.raises(ConfigError, match="start"):
         start(tmp_path / "further")
@@ -243,6 +245,9 @@ def test_captions_differ_by_more_than_they_share(words):
     assert means().mean(0).norm() < 1e-3
     assert means().std(0, correction=0).mean() == pytest.approx(0.5, abs=1e-3)
     assert not any(parameter.requires_grad for parameter in text.parameters())
+    before = means()
+    architecture.standardise(text, tokens[:1].expand(100, -1))
+    assert torch.equal(means(), before)
 
 
 def test_longer_captions_fit_into_a_prompt(words):

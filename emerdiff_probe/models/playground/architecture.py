@@ -182,13 +182,15 @@ def standardise(text: CLIPTextModel, tokens: Tensor) -> None:
         text: Its last layer's normalisation is changed.
         tokens: int64 (captions, tokens). If all are alike nothing is changed.
     """
+    # Not by their outputs, which need not be the same to the last bit in parts of another size.
+    if (tokens == tokens[0]).all():
+        return
     means = torch.cat([text(input_ids=part).last_hidden_state.mean(1) for part in tokens.split(64)])
-    deviation = float(means.std(0, correction=0).mean())
-    if deviation > 0:
-        # Its place in the model has changed between versions of transformers.
-        last = next(part for name, part in text.named_modules() if "final_layer_norm" in name)
-        last.weight *= CAPTION_DEVIATION / deviation
-        last.bias -= means.mean(0) * CAPTION_DEVIATION / deviation
+    scale = CAPTION_DEVIATION / means.std(0, correction=0).mean()
+    # Its place in the model has changed between versions of transformers.
+    last = next(part for name, part in text.named_modules() if "final_layer_norm" in name)
+    last.weight *= scale
+    last.bias -= means.mean(0) * scale
 
 
 def scheduler() -> DDPMScheduler:

@@ -93,9 +93,13 @@ def write(
     writing, old = (out.with_name(f".{out.name}.{state}") for state in ("writing", "old"))
     for left_over in (writing, old):
         shutil.rmtree(left_over, ignore_errors=True)
+    vae, unet = (copy.deepcopy(part).to(torch.float16) for part in (parts.vae, parts.unet))
+    for part in (vae, unet):
+        # diffusers notes where a part was read from, and would store that folder's place.
+        part.register_to_config(_name_or_path="")
     pipeline = assemble(
-        copy.deepcopy(parts.vae).to(torch.float16),
-        copy.deepcopy(parts.unet).to(torch.float16),
+        vae,
+        unet,
         parts.text,
         parts.words,
     )
