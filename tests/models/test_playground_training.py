@@ -185,6 +185,17 @@ def test_matrices_are_updated_orthogonally_and_the_rest_by_adam():
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def test_without_a_rate_for_matrices_adam_updates_them_too():
+    torch.manual_seed(0)
+    net = nn.Linear(3, 4)
+    before = net.weight.detach().clone()
+    optimizers = Optimizers(dict(net.named_parameters()), rate=0.01, matrix_rate=None)
+    net.weight.grad, net.bias.grad = torch.randn(4, 3), torch.randn(4)
+    optimizers.step(0.5)
+    step = (net.weight.detach() - before).abs()
+    torch.testing.assert_close(step, torch.full_like(step, 0.005), rtol=0.01, atol=0)
+
+
 def test_other_settings_do_not_continue_a_training(trained):
     with pytest.raises(ConfigError, match=r"settings\.rate: begun with 0\.001, now 0\.5"):
         start(trained, settings=dataclasses.replace(TINY, rate=0.5))

@@ -30,11 +30,12 @@ class Task(Protocol):
     rate: float
     """Highest learning rate of AdamW."""
 
-    matrix_rate: float
-    """Highest learning rate of Muon."""
-
     batch: int
     """Samples in an update."""
+
+    @property
+    def matrix_rate(self) -> float | None:
+        """Highest learning rate of Muon; None where all is left to AdamW."""
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Loss of a random batch; all randomness comes from the generator."""

@@ -8,17 +8,12 @@ from torch import Tensor, nn
 
 __all__ = ["Optimizers"]
 
-OUTER = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "to_q", "to_k", "attn2")
-"""Layers at a network's edges, which Muon is not for; and those that decide where attention goes.
-
-Muon lets queries and keys grow until every location looks at one token alone, and the values of
-cross-attention take up noise in all directions: after 200 updates all locations looked at what all
-captions share, whatever the rest of them said.
-"""
+OUTER = ("conv_in", "conv_out", "quant_conv", "post_quant_conv")
+"""Layers at a network's edges, which Muon is not for."""
 
 
 class Optimizers:
-    """Muon and AdamW as one.
+    """AdamW, or Muon and AdamW as one.
 
     Muon makes the update of a matrix orthogonal, so that all its directions are learnt at the same
     speed (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). A convolution counts as
@@ -27,24 +22,28 @@ class Optimizers:
     Args:
         parameters: All that is trained, by name.
         rate: Highest learning rate of AdamW.
-        matrix_rate: Highest learning rate of Muon.
+        matrix_rate: Highest learning rate of Muon; None leaves the matrices to AdamW as well.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], rate: float, matrix_rate: float
+        self, parameters: Mapping[str, nn.Parameter], rate: float, matrix_rate: float | None
     ) -> None:
-        inner = {name: p for name, p in parameters.items() if _is_inner_matrix(name, p)}
+        inner = {
+            name: p
+            for name, p in parameters.items()
+            if matrix_rate is not None and _is_inner_matrix(name, p)
+        }
         self._views: list[tuple[Tensor, nn.Parameter]] = [
             (p.detach().flatten(1), p) for p in inner.values()
         ]
         others = [p for name, p in parameters.items() if name not in inner]
         self._each: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), fused=True), rate),
-            (
-                torch.optim.Muon([view for view, _ in self._views], lr=matrix_rate, weight_decay=0),
-                matrix_rate,
-            ),
+            (torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), fused=True), rate)
         ]
+        if matrix_rate is not None:
+            views = [view for view, _ in self._views]
+            muon = torch.optim.Muon(views, lr=matrix_rate, weight_decay=0)
+            self._each.append((muon, matrix_rate))
         self._all = list(parameters.values())
 
     def step(self, share: float) -> None:

@@ -53,13 +53,12 @@ class TrainingSettings:
         autoencoder_batch: Crops in an update of the autoencoder.
         crop: Side of such a crop in pixels.
         autoencoder_rate: Highest learning rate of the autoencoder, for AdamW.
-        autoencoder_matrix_rate: The same for Muon.
+        autoencoder_matrix_rate: The same for Muon, which updates its matrices.
         kl_weight: Weight of the mean divergence of a latent value from the unit normal.
         absolute_weight: Weight of the absolute error beside the squared one.
         gradient_weight: Weight of the squared error of differences between neighbouring pixels.
         batch: Pictures in an update of the UNet.
-        rate: Highest learning rate of the UNet, for AdamW.
-        matrix_rate: The same for Muon.
+        rate: Highest learning rate of the UNet, all by AdamW.
         decay: Decay of the average of weights in an update.
         warmup: Updates until the learning rate is reached.
         gamma: Where the weight of a noise level is cut off, as a signal-to-noise ratio plus 1.
@@ -87,7 +86,6 @@ class TrainingSettings:
     gradient_weight: float = 0.5
     batch: int = 16
     rate: float = 1e-3
-    matrix_rate: float = 0.02
     decay: float = 0.995
     warmup: int = 100
     gamma: float = 20
