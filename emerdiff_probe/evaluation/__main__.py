@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from joblib import cpu_count
 from PIL import Image
 
 from emerdiff_probe import views
@@ -51,12 +52,14 @@ class Task(NamedTuple):
         out: Folder for tables and pictures.
         kept: Folder for rows so far.
         scenes: How many.
+        processes: How many scenes at the same time.
     """
 
     model: StableDiffusion
     out: Path
     kept: Path
     scenes: int
+    processes: int
 
     def journal(self, name: str, **identity: object) -> Journal:
         """The rows so far of a part of a benchmark."""
@@ -75,14 +78,17 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     arguments = parser.parse_args()
     model = load(arguments.model, dtype=arguments.dtype)
-    BENCHMARKS[arguments.benchmark](Task(model, arguments.out, arguments.kept, arguments.count))
+    processes = cpu_count() if model.device.type == "cpu" else 1
+    BENCHMARKS[arguments.benchmark](
+        Task(model, arguments.out, arguments.kept, arguments.count, processes)
+    )
 
 
 def _scenes(task: Task) -> None:
     """How hard the scenes are."""
     seeds = WORLD_SEEDS[: task.scenes]
     both = [(seed, subset) for subset in (False, True) for seed in seeds]
-    scores = run(world(task.model), both, task.journal("scenes"))
+    scores = run(world(task.model), both, task.journal("scenes"), processes=task.processes)
     plain, dissociation = (scores[scores["dissociation"] == subset] for subset in (False, True))
     text = f"""# What colour, position and an untrained network make of the scenes
 
@@ -116,7 +122,11 @@ def _settings(task: Task) -> None:
     config = EmerDiffConfig.for_model(task.model)
     seeds = list(SETTINGS_SEEDS[: task.scenes])
     features = settings.compare_features(
-        task.model, config, seeds[:20], task.journal("settings-features")
+        task.model,
+        config,
+        seeds[:20],
+        task.journal("settings-features"),
+        processes=task.processes,
     )
     by_site = features[features["normalise"] == "none"].pivot_table(
         index="site", columns="timestep", values="parts_miou", sort=False
@@ -131,14 +141,23 @@ def _settings(task: Task) -> None:
     }
     configs = settings.shift_grid(task.model, config)
     shifts = settings.compare_shifts(
-        task.model, configs, few, task.journal("settings-shifts", **about)
+        task.model,
+        configs,
+        few,
+        task.journal("settings-shifts", **about),
+        processes=task.processes,
     )
     whole = {"config": dataclasses.asdict(config)}
-    chosen = settings.compare_shifts(
-        task.model, [config], seeds[:20], task.journal("settings-balance", **whole)
-    )
-    exact = settings.compare_shifts(
-        task.model, [config], seeds[:20], task.journal("settings-exact", **whole), exact=True
+    chosen, exact = (
+        settings.compare_shifts(
+            task.model,
+            [config],
+            seeds[:20],
+            task.journal(f"settings-{name}", **whole),
+            exact=name == "exact",
+            processes=task.processes,
+        )
+        for name in ("balance", "exact")
     )
     text = f"""# Settings, compared on validation scenes
 
@@ -182,11 +201,12 @@ def _quality(task: Task) -> None:
     about = dataclasses.asdict(config)
     both = [(seed, False) for seed in seeds] + [(seed, True) for seed in fewer]
     segmentor = quality(task.model, config)
-    scores = run(segmentor, both, task.journal("quality", config=about))
+    scores = run(segmentor, both, task.journal("quality", config=about), processes=task.processes)
     seeded = run(
         stability(task.model, config, range(1, 4)),
         [(seed, False) for seed in seeds[: max(task.scenes // 5, 1)]],
         task.journal("stability", config=about),
+        processes=task.processes,
     )
     plain, dissociation = (scores[scores["dissociation"] == subset] for subset in (False, True))
     text = f"""# EmerDiff against baselines, nulls and rivals

@@ -7,7 +7,6 @@ from typing import Final
 
 import pandas as pd
 import xarray as xr
-from tqdm.auto import tqdm
 
 from emerdiff_probe import analysis
 from emerdiff_probe.analysis import Balance
@@ -50,19 +49,31 @@ def feature_sites(model: StableDiffusion) -> list[Site]:
 
 
 def compare_features(
-    model: StableDiffusion, config: EmerDiffConfig, seeds: list[int], journal: Journal
+    model: StableDiffusion,
+    config: EmerDiffConfig,
+    seeds: list[int],
+    journal: Journal,
+    *,
+    processes: int = 1,
 ) -> pd.DataFrame:
     """How well clusters of features, interpolated bilinearly, match the parts of scenes.
 
     No modulation takes part, so this is cheap; what is best here is what masks are made of.
+
+    Args:
+        model: The model.
+        config: How pictures are inverted.
+        seeds: Of the scenes.
+        journal: Scenes that it holds are not computed again.
+        processes: Scenes at the same time.
 
     Returns:
         A row for each scene, site, timestep and normalisation, with majority-class mIoU.
     """
     sites = feature_sites(model)
     config = config.replace(modulation_timestep=max(FEATURE_TIMESTEPS))
-    left = [seed for seed in seeds if str(seed) not in journal.pieces]
-    for seed in tqdm(left, desc="features", unit="scene"):
+
+    def compared(seed: int) -> list[Row]:
         subject = scene(seed)
         trajectory = observe(model, Photo(subject.image), config).trajectory
         features, _ = read_features(
@@ -81,8 +92,9 @@ def compare_features(
                         "parts_miou": _bilinear_miou(low_res, subject),
                     }
                 )
-        journal.add(str(seed), rows)
-    return journal.table(list(map(str, seeds)))
+        return rows
+
+    return journal.table({str(seed): seed for seed in seeds}, compared, processes=processes)
 
 
 def _bilinear_miou(low_res: xr.DataArray, subject: Scene) -> float:
@@ -142,6 +154,7 @@ def compare_shifts(
     journal: Journal,
     *,
     exact: bool = False,
+    processes: int = 1,
 ) -> pd.DataFrame:
     """Scores of whole segmentations by site, timestep and strength of the shift.
 
@@ -154,21 +167,15 @@ def compare_shifts(
         seeds: Of the scenes.
         journal: What it holds is not computed again.
         exact: Uses the true parts as low-resolution masks in place of clusters.
+        processes: Segmentations at the same time.
 
     Returns:
         A row for each config, scene, sigma, balance and elsewhere: scores, and the strength
         divided by the root mean square of the site.
     """
-    pieces = {
-        f"{seed} {config.modulation_site} {config.modulation_timestep} {config.strength:g}": (
-            seed,
-            config,
-        )
-        for config, seed in itertools.product(configs, seeds)
-    }
-    left = [key for key in pieces if key not in journal.pieces]
-    for key in tqdm(left, desc="segmentations", unit="scene"):
-        seed, config = pieces[key]
+
+    def compared(piece: tuple[int, EmerDiffConfig]) -> list[Row]:
+        seed, config = piece
         subject = scene(seed)
         masks = true_masks(subject) if exact else SEGMENTS
         result = segmented(model, subject, masks, config.replace(sigma=0.0))
@@ -196,5 +203,13 @@ def compare_shifts(
                         "boundary_f": analysis.boundary_f(labels, subject.parts, 2.0),
                     }
                 )
-        journal.add(key, rows)
-    return journal.table(list(pieces))
+        return rows
+
+    pieces = {
+        f"{seed} {config.modulation_site} {config.modulation_timestep} {config.strength:g}": (
+            seed,
+            config,
+        )
+        for config, seed in itertools.product(configs, seeds)
+    }
+    return journal.table(pieces, compared, processes=processes)

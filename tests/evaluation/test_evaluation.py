@@ -79,6 +79,19 @@ def test_a_run_resumes_where_it_was(tmp_path):
     assert run(None, SEEDS, Journal(kept, {"model": "a"})).shape == whole.shape
 
 
+def test_scenes_at_the_same_time_score_as_one_after_the_other(tmp_path):
+    one, two = (
+        run(
+            truth_and_chance,
+            SEEDS,
+            Journal(tmp_path / f"{processes}.jsonl", {}),
+            processes=processes,
+        )
+        for processes in (1, 2)
+    )
+    pd.testing.assert_frame_equal(one, two)
+
+
 def test_scores_of_other_settings_are_not_mixed_in(tmp_path):
     kept = tmp_path / "scores.jsonl"
     run(truth_and_chance, SEEDS[:1], Journal(kept, {"model": "a"}))
