@@ -192,6 +192,46 @@ def train(
         )
 
 
+@app.command("sites", no_args_is_help=True)
+def list_sites(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="[b]playground[/b], a folder of a diffusers pipeline, or a hub id.",
+            show_default=False,
+        ),
+    ],
+    pattern: Annotated[
+        str, typer.Argument(help="Names with [b]*[/b], separated by commas; after [b]![/b]: not.")
+    ] = "*",
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this kind. Can be repeated.", show_default="every kind"),
+    ] = None,
+    level: Annotated[
+        list[int] | None,
+        typer.Option(help="Only grids of so many rows. Can be repeated.", show_default="all"),
+    ] = None,
+) -> None:
+    """List the tensors inside a model that can be recorded, and how large they are.
+
+    For example:
+
+      emerdiff-probe sites playground "*attn2:query" --level 16
+    """
+    with _reported():
+        import emerdiff_probe as ep
+
+        table = ep.load(model).sites(pattern, kind=kind or None, level=level or None)
+        lines = table.assign(
+            dims=table["dims"].map(" ".join),
+            shape=table["shape"].map(lambda shape: " x ".join(map(str, shape))),
+            bytes=table["bytes"].map("{:,}".format),
+        )
+        typer.echo(lines.rename_axis(None).to_string())
+        typer.echo(f"{len(table)} sites, {table['bytes'].sum() / 2**20:.1f} MiB a timestep")
+
+
 def _title(source: Prompt | Photo) -> str:
     return source.text if isinstance(source, Prompt) else source.name
 

@@ -1,18 +1,25 @@
-"""Sites: the names of single tensors inside a denoiser, ``module.path:port``."""
+"""Sites: names of single tensors inside a denoiser, ``module.path:port``, and their patterns."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
-from emerdiff_probe.errors import SiteError
+from emerdiff_probe.errors import SiteError, closest
 
-__all__ = ["ATTENTION_PORTS", "Site"]
+__all__ = ["ATTENTION_PORTS", "PORTS", "Site", "select"]
 
 ATTENTION_PORTS: Final = ("query", "key", "value", "out")
 """Ports of an attention module: its three projections and its output."""
 
+PORTS: Final = (*ATTENTION_PORTS, "skip")
+"""All ports; ``skip`` is what a resnet of an upward block is given from the downward half."""
+
 _PROJECTIONS: Final = {"query": "to_q", "key": "to_k", "value": "to_v"}
+_UPWARD_RESNET: Final = re.compile(r"(up_blocks\.\d+)\.resnets\.(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -22,7 +29,8 @@ class Site:
     Attributes:
         path: Dotted path of the module within the UNet.
         port: ``out`` for the output of any module; ``query``, ``key`` or ``value`` for what the
-            projections of an attention module give.
+            projections of an attention module give; ``skip`` for what a resnet of an upward block
+            gets over a skip connection.
 
     >>> Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query").port
     'query'
@@ -44,21 +52,84 @@ class Site:
         """
         path, _, port = text.partition(":")
         port = port or "out"
-        if not path or port not in ATTENTION_PORTS:
+        if not path or port not in PORTS or (port == "skip" and not _UPWARD_RESNET.fullmatch(path)):
             raise SiteError(
                 f"no site {text!r}; a site is a module's path and one of the ports "
-                f"{', '.join(ATTENTION_PORTS)}, as in 'mid_block:out'."
+                f"{', '.join(ATTENTION_PORTS)}, as in 'mid_block:out', or a skip connection, as in "
+                "'up_blocks.1.resnets.0:skip'."
             )
-        parent, _, leaf = path.rpartition(".")
-        for name, projection in _PROJECTIONS.items():
-            if leaf == projection and port == "out":
-                return cls(parent, name)
-        return cls(path, port)
+        return cls(*_canonical(path, port))
 
     @property
     def module(self) -> str:
-        """Dotted path of the module whose output is this tensor."""
+        """Dotted path of the module that has this tensor: as its output, or for a skip, as input.
+
+        A skip connection enters at the whole upward block.
+        """
+        if self.port == "skip":
+            return self.path.rpartition(".resnets.")[0]
         return f"{self.path}.{_PROJECTIONS[self.port]}" if self.port != "out" else self.path
+
+    @property
+    def skip_index(self) -> int:
+        """Which of the skips given to its upward block this is; the block takes the last first."""
+        return -1 - int(self.path.rpartition(".")[2])
 
     def __str__(self) -> str:
         return f"{self.path}:{self.port}"
+
+
+def _canonical(path: str, port: str) -> tuple[str, str]:
+    """``attn.to_q:out`` as ``attn:query``."""
+    parent, _, leaf = path.rpartition(".")
+    for name, projection in _PROJECTIONS.items():
+        if leaf == projection and port == "out":
+            return parent, name
+    return path, port
+
+
+def select(sites: Iterable[Site], pattern: str) -> list[Site]:
+    """The sites that a pattern names, in their own order, each once.
+
+    Args:
+        sites: To choose from.
+        pattern: Names separated by commas, in which ``*`` stands for any characters and ``?`` for
+            one. Without a port a name means ``out``; ``*`` alone means every site. A name after
+            ``!`` is left out again.
+
+    Raises:
+        SiteError: A name matches none of the sites; gives the closest.
+
+    >>> sites = [Site("mid_block"), Site("up.attn1", "query"), Site("up.attn2", "query")]
+    >>> [str(site) for site in select(sites, "*:query, !*attn2:query")]
+    ['up.attn1:query']
+    """
+    names = {str(site): site for site in sites}
+    wanted: set[str] = set()
+    unwanted: set[str] = set()
+    parts = [part.strip() for part in pattern.split(",")]
+    if all(part.startswith("!") for part in parts):
+        wanted = set(names)
+    for part in parts:
+        text = part.removeprefix("!").strip()
+        glob = _glob(text)
+        matching = {name for name in names if fnmatchcase(name, glob)}
+        if not matching:
+            raise SiteError(f"no site matches {text!r}; {_hint(glob, names)}. See model.sites().")
+        (unwanted if part.startswith("!") else wanted).update(matching)
+    return [site for name, site in names.items() if name in wanted - unwanted]
+
+
+def _hint(glob: str, names: Iterable[str]) -> str:
+    """What is close to the first word of a pattern that no name has, or to the whole of it."""
+    names = list(names)
+    unknown = [w for w in re.findall(r"\w+", glob) if not any(w in name for name in names)]
+    words = (word for name in names for word in re.split("[.:]", name))
+    return closest(unknown[0], words) if unknown else closest(glob, names)
+
+
+def _glob(text: str) -> str:
+    if text == "*":
+        return "*"
+    path, _, port = text.partition(":")
+    return ":".join(_canonical(path, port or "out"))

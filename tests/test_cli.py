@@ -56,6 +56,18 @@ def call(*arguments):
     return result
 
 
+def test_sites_are_listed(run):
+    result = run("sites", "playground", "*attn2:*", "--level", "16", "--level", "8")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["kind", "level", "dims", "shape", "bytes"]
+    assert all("attn2:" in line and "cross" in line for line in lines[1:-1])
+    assert lines[-1].startswith(f"{len(lines) - 2} sites, ")
+    wrong = run("sites", "playground", "*attn3*")
+    assert wrong.exit_code == 1
+    assert "no site matches '*attn3*'; closest: 'attn2', 'attn1'" in wrong.output
+
+
 def entries(folder="."):
     return sorted(os.listdir(folder))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -86,3 +87,6 @@ class Denoiser(Protocol):
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape (1, channel, y, x) of the latents of a picture of that size."""
+
+    def sites(self, pattern: str = "*") -> pd.DataFrame:
+        """What there is to record of the UNet, by site: kind, level, dims, shape and bytes."""

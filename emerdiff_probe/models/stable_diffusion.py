@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Self
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from emerdiff_probe.errors import InputError, ModelError
+from emerdiff_probe.models.catalogue import catalogue, chosen
 from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.schedule import Schedule
 
@@ -201,6 +203,36 @@ class StableDiffusion:
         """Shape (1, channel, y, x) of the latents of a picture of that size."""
         channels = self.unet.config.in_channels
         return 1, channels, height // self._factor, width // self._factor
+
+    def sites(
+        self,
+        pattern: str = "*",
+        *,
+        kind: str | Iterable[str] | None = None,
+        level: int | Iterable[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> pd.DataFrame:
+        """What there is to record: a table of the UNet's sites; nothing is run for it.
+
+        Args:
+            pattern: Names of sites separated by commas, with ``*`` for any characters; without a
+                port a name means ``out``, after ``!`` it is left out, and ``*`` is every site.
+            kind: Only sites of this kind, or these: "block", "resnet", "self", "cross", ...
+            level: Only sites on grids of so many rows, as 16.
+            height: Of the picture in pixels; by default that of the model's training.
+            width: The same.
+
+        Returns:
+            A row for each site, in the order of computing: ``kind``, ``level``, ``dims``,
+            ``shape`` and ``bytes`` of one sample at one timestep in the model's dtype.
+
+        Raises:
+            SiteError: A name in the pattern matches nothing, or there is no such kind or level.
+        """
+        latents = self.latent_shape(height or self.image_size, width or self.image_size)
+        table = catalogue(self.unet, latents, self.tokenizer.model_max_length)
+        return chosen(table, pattern, kind=kind, level=level)
 
     def __repr__(self) -> str:
         return f"StableDiffusion({self.name!r}, {self.image_size} px, {self.dtype}, {self.device})"

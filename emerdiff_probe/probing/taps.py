@@ -16,16 +16,18 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError, closest
-from emerdiff_probe.sites import Site
+from emerdiff_probe.sites import ATTENTION_PORTS, Site
 
 __all__ = ["Capture", "attentions", "capture", "hooked", "module_at", "processed"]
+
+_PROJECTED = set(ATTENTION_PORTS) - {"out"}
 
 Edit = Callable[[Tensor], Tensor | None]
 """Given a site's tensor: a tensor in its place, or None to leave it."""
 
 
 def module_at(unet: nn.Module, site: Site) -> nn.Module:
-    """The module whose output a site is.
+    """The module that has a site's tensor, as `Site.module` names it.
 
     Raises:
         SiteError: The UNet has no such module; names the closest that it has.
@@ -33,9 +35,9 @@ def module_at(unet: nn.Module, site: Site) -> nn.Module:
     """
     modules = dict(unet.named_modules())
     module = modules.get(site.module)
-    if module is None:
+    if module is None or site.path not in modules:
         raise SiteError(f"no site '{site}' in this UNet; {closest(site.module, modules)}")
-    if site.port != "out":
+    if site.port in _PROJECTED:
         _refuse_fused(site.path, modules[site.path])
     return module
 
@@ -93,7 +95,12 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for site, edit in edits.items():
-            handle = modules[site].register_forward_hook(_hook(edit))
+            if site.port == "skip":
+                handle = modules[site].register_forward_pre_hook(
+                    _skip_hook(edit, site.skip_index), with_kwargs=True
+                )
+            else:
+                handle = modules[site].register_forward_hook(_hook(edit))
             stack.callback(handle.remove)
         yield
 
@@ -104,6 +111,18 @@ def _hook(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
             return edit(output)
         edited = edit(output[0])
         return None if edited is None else (edited, *output[1:])
+
+    return hook
+
+
+def _skip_hook(edit: Edit, index: int) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(module: nn.Module, inputs: Any, named: dict[str, Any]) -> Any:
+        skips = list(named["res_hidden_states_tuple"])
+        edited = edit(skips[index])
+        if edited is None:
+            return None
+        skips[index] = edited
+        return inputs, {**named, "res_hidden_states_tuple": tuple(skips)}
 
     return hook
 

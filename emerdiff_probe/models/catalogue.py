@@ -1,0 +1,168 @@
+"""The catalogue of a UNet's sites: what there is to record and how large, without running it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from emerdiff_probe.errors import SiteError
+from emerdiff_probe.sites import Site, select
+
+__all__ = ["KINDS", "catalogue", "chosen"]
+
+_BLOCK: Final = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)"
+_LAYER: Final = rf"{_BLOCK}\.attentions\.\d+\.transformer_blocks\.\d+"
+
+_PATHS: Final = {
+    kind: re.compile(pattern)
+    for kind, pattern in {
+        "conv": r"conv_in|conv_out",
+        "block": _BLOCK,
+        "resnet": rf"{_BLOCK}\.resnets\.\d+",
+        "transformer": rf"{_BLOCK}\.attentions\.\d+",
+        "layer": _LAYER,
+        "attention": rf"{_LAYER}\.attn[12]",
+        "feed-forward": rf"{_LAYER}\.ff",
+        "downsampler": rf"{_BLOCK}\.downsamplers\.\d+",
+        "upsampler": rf"{_BLOCK}\.upsamplers\.\d+",
+    }.items()
+}
+
+KINDS: Final = (*(kind for kind in _PATHS if kind != "attention"), "self", "cross", "skip")
+"""Of sites. A "layer" is one of a transformer's ``transformer_blocks``."""
+
+Shape = tuple[int, ...]
+
+
+def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
+    """All sites of a UNet, in the order in which they are computed.
+
+    A copy of the UNet without weights is run on tensors without values, which takes no memory.
+
+    Args:
+        unet: A ``UNet2DConditionModel``, compiled or not; it is not run.
+        latents: Shape (1, channel, y, x) of its input.
+        tokens: Length of a text.
+
+    Returns:
+        A row for each site, by its name:
+
+        - ``kind``, one of `KINDS`;
+        - ``level``, the rows of the grid of latent locations that it belongs to;
+        - ``dims`` and ``shape``, as recorded of one sample at one timestep: ``y x channel``, with
+          ``head`` where an attention is projected, and ``token`` in place of ``y x`` where its keys
+          and values are of a text;
+        - ``bytes`` of that, in the UNet's own dtype.
+    """
+    original: Any = getattr(unet, "_orig_mod", unet)
+    with torch.device("meta"):
+        copy = type(original).from_config(original.config).eval()
+    modules: dict[str, Any] = dict(copy.named_modules())
+    shapes = _shapes(copy, latents, tokens)
+    item = next(original.parameters()).element_size()
+    rows = []
+    for site, shape in shapes.items():
+        kind = _kind(site, modules)
+        if kind is None:
+            continue
+        if len(shape) == 4:
+            dims: tuple[str, ...] = ("y", "x", "channel")
+            sizes: Shape = (*shape[2:], shape[1])
+            level = shape[2]
+        else:
+            transformer = site.path.partition(".transformer_blocks.")[0]
+            grid = shapes[Site(transformer)][2:]
+            level = grid[0]
+            of_text = kind == "cross" and site.port in ("key", "value")
+            dims, sizes = (("token",), (tokens,)) if of_text else (("y", "x"), grid)
+            if site.port != "out":
+                heads = modules[site.path].heads
+                dims, sizes = (*dims, "head"), (*sizes, heads)
+                shape = (*shape[:-1], shape[-1] // heads)
+            dims, sizes = (*dims, "channel"), (*sizes, shape[-1])
+        rows.append((str(site), kind, level, dims, sizes, math.prod(sizes) * item))
+    columns = ["site", "kind", "level", "dims", "shape", "bytes"]
+    return pd.DataFrame(rows, columns=columns).set_index("site")
+
+
+def _kind(site: Site, modules: dict[str, Any]) -> str | None:
+    if site.port == "skip":
+        return "skip"
+    for kind, path in _PATHS.items():
+        if path.fullmatch(site.path):
+            if kind == "attention":
+                return "cross" if modules[site.path].is_cross_attention else "self"
+            return kind
+    return None
+
+
+def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
+    """What every module of a copy without weights gives, and every skip, in order of computing."""
+    shapes: dict[Site, Shape] = {}
+
+    def note(path: str, output: Any) -> None:
+        tensor = output if isinstance(output, Tensor) else output[0]
+        shapes[Site.parse(path)] = tuple(tensor.shape)
+
+    def note_skips(path: str, named: dict[str, Any]) -> None:
+        for index, skip in enumerate(reversed(named["res_hidden_states_tuple"])):
+            if f"{path}.resnets.{index}" in modules:
+                shapes[Site(f"{path}.resnets.{index}", "skip")] = tuple(skip.shape)
+
+    modules = dict(copy.named_modules())
+    # The copy is thrown away, and its hooks with it.
+    for path, module in modules.items():
+        if path:
+            module.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
+        if re.fullmatch(r"up_blocks\.\d+", path):
+            module.register_forward_pre_hook(
+                lambda _m, _i, named, path=path: note_skips(path, named), with_kwargs=True
+            )
+    text = torch.empty(1, tokens, copy.config.cross_attention_dim, device="meta")
+    with torch.inference_mode():
+        copy(torch.empty(latents, device="meta"), 1, text, return_dict=False)
+    return shapes
+
+
+def chosen(
+    table: pd.DataFrame,
+    pattern: str,
+    *,
+    kind: str | Iterable[str] | None = None,
+    level: int | Iterable[int] | None = None,
+) -> pd.DataFrame:
+    """The rows of a catalogue whose sites a pattern names and that have all the properties.
+
+    Args:
+        table: From `catalogue`.
+        pattern: As `emerdiff_probe.sites.select` reads it.
+        kind: One of `KINDS` or several.
+        level: Rows of the grid, one number or several.
+
+    Raises:
+        SiteError: A name in the pattern matches nothing, no site has such a property, or no site is
+            left.
+    """
+    rows = table.loc[[str(site) for site in select(map(Site.parse, table.index), pattern)]]
+    properties: dict[str, Any] = {"kind": kind, "level": level}
+    for name, wanted in properties.items():
+        if wanted is None:
+            continue
+        values: set[Any] = set(wanted if pd.api.types.is_list_like(wanted) else [wanted])
+        if unknown := values - set(table[name]):
+            raise SiteError(
+                f"no site has {name} {', '.join(map(repr, unknown))}; choose of "
+                f"{', '.join(map(repr, table[name].unique()))}"
+            )
+        rows = rows[rows[name].isin(values)]
+    if rows.empty:
+        raise SiteError(
+            f"no site of {pattern!r} has kind {kind!r} and level {level!r}. See model.sites()."
+        )
+    return rows

@@ -1,0 +1,56 @@
+"""The grammar of sites and patterns."""
+
+import pytest
+
+from emerdiff_probe.errors import SiteError
+from emerdiff_probe.sites import Site, select
+
+SITES = [
+    Site("down_blocks.1"),
+    Site("down_blocks.1.attn1", "query"),
+    Site("down_blocks.1.attn1", "out"),
+    Site("up_blocks.1.resnets.0", "skip"),
+    Site("up_blocks.1.attn2", "query"),
+    Site("up_blocks.1.attn2", "key"),
+]
+
+
+def names(pattern):
+    return [str(site) for site in select(SITES, pattern)]
+
+
+def test_aliases_are_one_site():
+    assert Site.parse("a.attn2.to_q") == Site.parse("a.attn2:query") == Site("a.attn2", "query")
+    assert Site("a.attn2", "query").module == "a.attn2.to_q"
+
+
+def test_a_skip_enters_at_its_block_and_the_last_is_taken_first():
+    assert Site.parse("up_blocks.1.resnets.0:skip").module == "up_blocks.1"
+    assert Site.parse("up_blocks.1.resnets.2:skip").skip_index == -3
+    for wrong in ("down_blocks.1.resnets.0:skip", "up_blocks.1:skip", "a:probs", ":out", ""):
+        with pytest.raises(SiteError, match="no site"):
+            Site.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*", list(map(str, SITES))),
+        ("*attn1", ["down_blocks.1.attn1:out"]),
+        ("*.to_q", ["down_blocks.1.attn1:query", "up_blocks.1.attn2:query"]),
+        ("*:query", ["down_blocks.1.attn1:query", "up_blocks.1.attn2:query"]),
+        ("up*:*, !*:key", ["up_blocks.1.resnets.0:skip", "up_blocks.1.attn2:query"]),
+        ("!up*:*, !*:query", ["down_blocks.1:out", "down_blocks.1.attn1:out"]),
+        # In their own order, whatever the pattern's, and once.
+        ("*attn2:key, down_blocks.?, *:key", ["down_blocks.1:out", "up_blocks.1.attn2:key"]),
+    ],
+)
+def test_patterns(pattern, found):
+    assert names(pattern) == found
+
+
+def test_what_matches_nothing_is_named_with_what_is_close():
+    with pytest.raises(SiteError, match=r"'down_blocks\.2'; closest: 'down_blocks\.1:out'"):
+        names("*:query, down_blocks.2")
+    with pytest.raises(SiteError, match=r"no site matches '\*attn3\*'; closest: 'attn2', 'attn1'"):
+        names("*, !*attn3*")
