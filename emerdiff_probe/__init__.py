@@ -4,6 +4,7 @@
 
     model = ep.load("playground")
     segments = ep.segment(model, ep.Prompt("a red house"), masks=12)
+    run = ep.record(model, ep.Prompt("a red house"), "*attn2:query", store="run.zarr")
 
 The import is light: torch and diffusers are loaded when first needed.
 """
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from emerdiff_probe import analysis, scenes, views
     from emerdiff_probe.models import load
     from emerdiff_probe.modulation import EmerDiffConfig, segment
+    from emerdiff_probe.probing import record
+    from emerdiff_probe.store import open_recording as open
+    from emerdiff_probe.store import site
 
 __all__ = [
     "EmerDiffConfig",
@@ -29,17 +33,23 @@ __all__ = [
     "Prompt",
     "analysis",
     "load",
+    "open",
+    "record",
     "scenes",
     "segment",
+    "site",
     "views",
 ]
 
 __version__ = version("emerdiff-probe")
 
 _PLACES = {
-    "EmerDiffConfig": "emerdiff_probe.modulation",
-    "load": "emerdiff_probe.models",
-    "segment": "emerdiff_probe.modulation",
+    "EmerDiffConfig": ("emerdiff_probe.modulation", "EmerDiffConfig"),
+    "load": ("emerdiff_probe.models", "load"),
+    "open": ("emerdiff_probe.store", "open_recording"),
+    "record": ("emerdiff_probe.probing", "record"),
+    "segment": ("emerdiff_probe.modulation", "segment"),
+    "site": ("emerdiff_probe.store", "site"),
 }
 _ROOMS = ("analysis", "scenes", "views")
 
@@ -48,7 +58,8 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"emerdiff_probe.{name}")
     if name in _PLACES:
-        return getattr(import_module(_PLACES[name]), name)
+        module, own = _PLACES[name]
+        return getattr(import_module(module), own)
     raise AttributeError(f"module 'emerdiff_probe' has no attribute {name!r}")
 
 

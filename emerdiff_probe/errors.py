@@ -5,7 +5,8 @@ read: ``no site 'up_blocks.9'; closest: 'up_blocks.1'. See model.sites().``
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 __all__ = [
     "CaptureError",
@@ -15,6 +16,7 @@ __all__ = [
     "ProbeError",
     "SiteError",
     "StoreError",
+    "check_unchanged",
     "closest",
 ]
 
@@ -72,3 +74,38 @@ def closest(name: str, choices: Iterable[str], count: int = 3) -> str:
         return "closest: " + ", ".join(map(repr, alike))
     more = ", ..." if len(names) > count else ""
     return "choices: " + ", ".join(map(repr, names[:count])) + more
+
+
+def check_unchanged(
+    begun: Mapping[str, Any], asked: Mapping[str, Any], what: str, instead: str
+) -> None:
+    """Refuse to continue something with other settings than it was begun with.
+
+    Args:
+        begun: How it was begun, nested dictionaries of JSON values.
+        asked: What is asked for now.
+        what: Is continued, for the message.
+        instead: Where else it could be begun anew.
+
+    Raises:
+        ConfigError: Something differs. The message gives both values of each.
+    """
+    old, new = dict(_flat(begun)), dict(_flat(asked))
+    changed = [
+        f"{name}: begun with {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{what} was begun with other settings ({'; '.join(changed)}). "
+            f"Give the old values to continue it, or {instead} to begin anew"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

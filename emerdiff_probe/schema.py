@@ -16,13 +16,18 @@ from emerdiff_probe.errors import StoreError
 
 __all__ = [
     "CHANNEL",
+    "GUIDANCE",
     "MASK",
     "MODEL_X",
     "MODEL_Y",
+    "RECORDING",
     "RGB",
+    "SAMPLE",
     "SEGMENTATION",
     "SOURCE_X",
     "SOURCE_Y",
+    "TIMESTEP",
+    "TOKEN",
     "X",
     "Y",
     "check",
@@ -38,8 +43,13 @@ MODEL_X: Final = "model_x"
 MASK: Final = "mask"
 CHANNEL: Final = "channel"
 RGB: Final = "rgb"
+SAMPLE: Final = "sample"
+GUIDANCE: Final = "guidance"  # the two halves of a guided call
+TIMESTEP: Final = "timestep"
+TOKEN: Final = "token"
 
 SEGMENTATION: Final = "segmentation/1"
+RECORDING: Final = "recording/1"
 
 _SOURCE = (SOURCE_Y, SOURCE_X)
 _MODEL = (MODEL_Y, MODEL_X)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
 from emerdiff_probe.errors import SiteError, closest
 
-__all__ = ["ATTENTION_PORTS", "PORTS", "Site", "select"]
+__all__ = ["ATTENTION_PORTS", "PORTS", "PRESETS", "Site", "select"]
 
 ATTENTION_PORTS: Final = ("query", "key", "value", "out")
 """Ports of an attention module: its three projections and its output."""
 
 PORTS: Final = (*ATTENTION_PORTS, "skip")
 """All ports; ``skip`` is what a resnet of an upward block is given from the downward half."""
+
+PRESETS: Final = {
+    "blocks": "down_blocks.?, mid_block, up_blocks.?",
+    "semantic": "up_blocks.1.*:query",
+    "attention": "*.attn?:*",
+}
+"""Patterns by name: outputs of whole blocks; queries of the upward block that the paper reads; all
+ports of all attentions."""
 
 _PROJECTIONS: Final = {"query": "to_q", "key": "to_k", "value": "to_v"}
 _UPWARD_RESNET: Final = re.compile(r"(up_blocks\.\d+)\.resnets\.(\d+)")
@@ -95,7 +103,7 @@ def select(sites: Iterable[Site], pattern: str) -> list[Site]:
         sites: To choose from.
         pattern: Names separated by commas, in which ``*`` stands for any characters and ``?`` for
             one. Without a port a name means ``out``; ``*`` alone means every site. A name after
-            ``!`` is left out again.
+            ``!`` is left out again. One of `PRESETS` stands for its pattern.
 
     Raises:
         SiteError: A name matches none of the sites; gives the closest.
@@ -107,17 +115,25 @@ def select(sites: Iterable[Site], pattern: str) -> list[Site]:
     names = {str(site): site for site in sites}
     wanted: set[str] = set()
     unwanted: set[str] = set()
-    parts = [part.strip() for part in pattern.split(",")]
-    if all(part.startswith("!") for part in parts):
+    parts = list(_parts(pattern))
+    if all(excluded for _, excluded in parts):
         wanted = set(names)
-    for part in parts:
-        text = part.removeprefix("!").strip()
+    for text, excluded in parts:
         glob = _glob(text)
         matching = {name for name in names if fnmatchcase(name, glob)}
         if not matching:
             raise SiteError(f"no site matches {text!r}; {_hint(glob, names)}. See model.sites().")
-        (unwanted if part.startswith("!") else wanted).update(matching)
+        (unwanted if excluded else wanted).update(matching)
     return [site for name, site in names.items() if name in wanted - unwanted]
+
+
+def _parts(pattern: str) -> Iterator[tuple[str, bool]]:
+    """The names in a pattern, and whether each is left out."""
+    for part in pattern.split(","):
+        excluded = part.strip().startswith("!")
+        text = part.strip().removeprefix("!").strip()
+        for name in PRESETS.get(text, text).split(","):
+            yield name.strip(), excluded
 
 
 def _hint(glob: str, names: Iterable[str]) -> str:

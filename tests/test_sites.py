@@ -37,6 +37,8 @@ def test_a_skip_enters_at_its_block_and_the_last_is_taken_first():
     [
         ("*", list(map(str, SITES))),
         ("*attn1", ["down_blocks.1.attn1:out"]),
+        ("attention, !*:query", ["down_blocks.1.attn1:out", "up_blocks.1.attn2:key"]),
+        ("*, !attention", ["down_blocks.1:out", "up_blocks.1.resnets.0:skip"]),
         ("*.to_q", ["down_blocks.1.attn1:query", "up_blocks.1.attn2:query"]),
         ("*:query", ["down_blocks.1.attn1:query", "up_blocks.1.attn2:query"]),
         ("up*:*, !*:key", ["up_blocks.1.resnets.0:skip", "up_blocks.1.attn2:query"]),

@@ -26,12 +26,14 @@ class Condition:
         embeddings: Shape (1, token, channel).
         unconditional: Shape (1, token, channel), the empty prompt; None without guidance.
         guidance: Scale of classifier-free guidance (Ho and Salimans 2022); 1 without.
+        tokens: The texts of the prompt's tokens.
     """
 
     prompt: str
     embeddings: Tensor
     unconditional: Tensor | None = None
     guidance: float = 1.0
+    tokens: tuple[str, ...] = ()
 
     @property
     def halves(self) -> int:
@@ -88,5 +90,7 @@ class Denoiser(Protocol):
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape (1, channel, y, x) of the latents of a picture of that size."""
 
-    def sites(self, pattern: str = "*") -> pd.DataFrame:
+    def sites(
+        self, pattern: str = "*", *, height: int | None = None, width: int | None = None
+    ) -> pd.DataFrame:
         """What there is to record of the UNet, by site: kind, level, dims, shape and bytes."""

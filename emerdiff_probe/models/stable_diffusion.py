@@ -131,7 +131,7 @@ class StableDiffusion:
         """
         if not guidance >= 1:
             raise InputError(f"guidance is {guidance}; choose 1 (none) or larger, 7.5 is usual")
-        embeddings, cut = self._embed(prompt)
+        embeddings, tokens, cut = self._embed(prompt)
         if cut:
             warnings.warn(
                 f"the prompt is longer than the {self.tokenizer.model_max_length - 2} tokens that "
@@ -139,9 +139,9 @@ class StableDiffusion:
                 stacklevel=3,  # inference_mode is a frame of its own
             )
         unconditional = self._embed("")[0] if guidance > 1 else None
-        return Condition(prompt, embeddings, unconditional, guidance)
+        return Condition(prompt, embeddings, unconditional, guidance, tokens)
 
-    def _embed(self, prompt: str) -> tuple[Tensor, str]:
+    def _embed(self, prompt: str) -> tuple[Tensor, tuple[str, ...], str]:
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -151,7 +151,10 @@ class StableDiffusion:
         wants_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(self.device) if wants_mask else None
         output = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)
-        return output[0].to(self.dtype), cut
+        texts = self.tokenizer.convert_ids_to_tokens(tokens.input_ids[0].tolist())
+        # CLIP marks the last piece of a word.
+        words = tuple(text.removesuffix("</w>") for text in texts)
+        return output[0].to(self.dtype), words, cut
 
     @torch.inference_mode()
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:

@@ -1,8 +1,10 @@
 """Looking into a running model: taps, sampling and inversion."""
 
-from emerdiff_probe.probing.inversion import Inversion, Trajectory, invert
-from emerdiff_probe.probing.sampling import Step, denoise, sample
+from emerdiff_probe.probing.inversion import Inversion, invert
+from emerdiff_probe.probing.recording import record
+from emerdiff_probe.probing.sampling import Step, denoise
 from emerdiff_probe.probing.taps import Capture, attentions, capture, hooked, processed
+from emerdiff_probe.probing.trajectory import Trajectory, prompted, sample
 
 __all__ = [
     "Capture",
@@ -15,5 +17,7 @@ __all__ = [
     "hooked",
     "invert",
     "processed",
+    "prompted",
+    "record",
     "sample",
 ]

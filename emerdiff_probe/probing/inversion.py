@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -11,52 +9,12 @@ from torch import Tensor
 
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Condition, Denoiser
-from emerdiff_probe.probing.sampling import Step, denoise, noise_like, transitions
+from emerdiff_probe.probing.sampling import noise_like, transitions
+from emerdiff_probe.probing.trajectory import Trajectory
 
-__all__ = ["Inversion", "Trajectory", "invert"]
+__all__ = ["Inversion", "invert"]
 
 Inversion = Literal["edit_friendly", "ddim", "noising"]
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """All that a denoising run needs to be run again, modulated or not.
-
-    Attributes:
-        timesteps: From the most noise to the least.
-        start: x at the first timestep, float32, shape (1, channel, y, x).
-        noises: The unit noise of each step, of that shape.
-        eta: 1 for DDPM steps, 0 for DDIM steps.
-        condition: The text of all its predictions.
-        diagnostics: How good the inversion is; fit for JSON.
-    """
-
-    timesteps: tuple[int, ...]
-    start: Tensor
-    noises: tuple[Tensor, ...]
-    eta: float
-    condition: Condition
-    diagnostics: dict[str, object] = field(default_factory=dict)
-
-    def advance(self, model: Denoiser, index: int, latents: Tensor, eps: Tensor) -> Tensor:
-        """Takes the trajectory's step at `index` with a predicted noise.
-
-        Args:
-            model: The denoiser.
-            index: Position of the timestep.
-            latents: x_t of any number of runs, shape (run, channel, y, x).
-            eps: Their predicted noise.
-
-        Returns:
-            Their latents at the next timestep.
-        """
-        timestep, previous = transitions(self.timesteps)[index]
-        noise = self.noises[index]
-        return model.schedule.step(latents, eps, noise, timestep, previous, self.eta)
-
-    def run(self, model: Denoiser) -> Iterator[Step]:
-        """Denoises along the trajectory, unmodulated."""
-        yield from denoise(model, self.start, self.timesteps, self.condition, self.noises, self.eta)
 
 
 def invert(

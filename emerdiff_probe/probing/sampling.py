@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emerdiff_probe.models.denoiser import Condition, Denoiser
 
-__all__ = ["Step", "denoise", "noise_like", "sample", "transitions"]
+__all__ = ["Step", "denoise", "noise_like", "transitions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +72,3 @@ def denoise(
         following = model.schedule.step(latents, eps, noises[index], timestep, previous, eta)
         yield Step(index, timestep, previous, latents, eps, noises[index], following)
         latents = following
-
-
-def sample(
-    model: Denoiser, condition: Condition, *, steps: int, seed: int, height: int, width: int
-) -> Iterator[Step]:
-    """Generates one picture's latents from noise with DDPM (Ho et al. 2020).
-
-    Args:
-        model: The denoiser.
-        condition: Encoded prompt, with guidance or without.
-        steps: Number of steps.
-        seed: Of the noise; equal seeds give equal noise on every device.
-        height, width: Size in pixels, multiples of the model's `size_multiple`.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.zeros(model.latent_shape(height, width), device=model.device)
-    latents = noise_like(start, generator)
-    timesteps = model.schedule.timesteps(steps)
-    noises = [noise_like(start, generator) for _ in timesteps]
-    yield from denoise(model, latents, timesteps, condition, noises)

@@ -5,9 +5,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from emerdiff_probe.errors import ConfigError, InputError
+from emerdiff_probe.errors import InputError
 
-__all__ = ["Sizes", "TrainingSettings", "check_unchanged"]
+__all__ = ["Sizes", "TrainingSettings"]
 
 
 @dataclass(frozen=True)
@@ -119,37 +119,3 @@ class TrainingSettings:
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON can hold them: tuples have become lists."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
-
-
-def check_unchanged(begun: dict[str, Any], asked: dict[str, Any], work: str) -> None:
-    """Refuse to continue a training with other settings than it was begun with.
-
-    Args:
-        begun: What the work folder says, nested dictionaries of JSON values.
-        asked: What is asked for now.
-        work: The work folder, for the message.
-
-    Raises:
-        ConfigError: Something differs. The message gives both values of each.
-    """
-    old, new = _flat(begun), _flat(asked)
-    changed = [
-        f"{name}: begun with {old.get(name)!r}, now {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if changed:
-        raise ConfigError(
-            f"the training in '{work}' was begun with other settings ({'; '.join(changed)}). "
-            "Give the old values to continue it, or another work folder to begin anew"
-        )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from emerdiff_probe import scenes
+from emerdiff_probe.errors import check_unchanged
 from emerdiff_probe.models.playground import architecture, export
 from emerdiff_probe.models.playground.data import (
     FolderPictures,
@@ -34,7 +35,7 @@ from emerdiff_probe.models.playground.data import (
     ScenePictures,
 )
 from emerdiff_probe.models.playground.loop import Budget, Trainer
-from emerdiff_probe.models.playground.settings import TrainingSettings, check_unchanged
+from emerdiff_probe.models.playground.settings import TrainingSettings
 from emerdiff_probe.models.playground.tasks import AutoencoderTask, DenoiserTask, to_tensor
 
 __all__ = ["train"]
@@ -113,7 +114,9 @@ def _claim(work: Path, asked: dict[str, Any]) -> None:
     """Note what the work folder is for, or see that it is for this."""
     begun = work / "settings.json"
     if begun.exists():
-        check_unchanged(json.loads(begun.read_text()), asked, str(work))
+        check_unchanged(
+            json.loads(begun.read_text()), asked, f"the training in '{work}'", "another work folder"
+        )
     else:
         work.mkdir(parents=True, exist_ok=True)
         begun.write_text(json.dumps(asked, indent=1) + "\n")

@@ -1,0 +1,198 @@
+"""What a recording holds: its arrays, their dims, sizes and chunks, and its labels."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from emerdiff_probe import schema
+from emerdiff_probe.schema import GUIDANCE, SAMPLE, TIMESTEP, TOKEN
+from emerdiff_probe.sites import Site
+
+__all__ = ["IMAGE", "LATENTS", "Leaf", "Plan", "leaf_path", "size_text"]
+
+IMAGE: Final = "image"
+"""Leaf of the pictures that runs end with."""
+
+LATENTS: Final = "latents"
+"""Leaf of x_t, as each timestep finds it."""
+
+_BLOCK_BYTES: Final = 2**28
+_LONGEST_BLOCK: Final = 25
+
+
+def leaf_path(site: Site) -> str:
+    """Where a site's values are in a recording.
+
+    >>> leaf_path(Site("up_blocks.1.attentions.0", "out"))
+    'up_blocks/1/attentions/0/out'
+    """
+    return f"{site.path.replace('.', '/')}/{site.port}"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of a recording.
+
+    Attributes:
+        path: In the tree.
+        dims: Of one sample at one timestep, as ``y x channel``.
+        shape: The same, as numbers.
+        dtype: Of NumPy.
+        guided: Whether it has both halves of a guided call.
+        timed: Whether it has the timesteps.
+    """
+
+    path: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    guided: bool = True
+    timed: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recording will hold and how large it will be.
+
+    Attributes:
+        leaves: Its arrays.
+        samples: Prompt, seed and source of each sample.
+        guidance: Labels of the halves of a guided call, in the order of recording; none without.
+        timesteps: From the most noise to the least.
+        steps: The position of each timestep in its run.
+        tokens: Texts of the tokens, (sample, guidance, token); without guidance (sample, token).
+        size: Height and width of the pictures.
+        config: All that decides its values, fit for JSON.
+        about: Further provenance, fit for JSON.
+    """
+
+    leaves: tuple[Leaf, ...]
+    samples: tuple[Mapping[str, Any], ...]
+    guidance: tuple[str, ...]
+    timesteps: tuple[int, ...]
+    steps: tuple[int, ...]
+    tokens: NDArray[np.str_]
+    size: tuple[int, int]
+    config: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    def dims(self, leaf: Leaf) -> tuple[str, ...]:
+        """Dims of a leaf's array."""
+        guided = leaf.guided and bool(self.guidance)
+        return (SAMPLE, *[GUIDANCE] * guided, *[TIMESTEP] * leaf.timed, *leaf.dims)
+
+    def shape(self, leaf: Leaf) -> tuple[int, ...]:
+        """Shape of a leaf's array."""
+        return (*self.leading(leaf, len(self.samples), len(self.timesteps)), *leaf.shape)
+
+    def chunks(self, leaf: Leaf) -> tuple[int, ...]:
+        """One sample, a block of timesteps, all the rest."""
+        return (*self.leading(leaf, 1, self.block), *leaf.shape)
+
+    def leading(self, leaf: Leaf, samples: int, timesteps: int) -> tuple[int, ...]:
+        """Sizes of a leaf's dims before those of its site, for so many samples and timesteps."""
+        guided = leaf.guided and bool(self.guidance)
+        return (samples, *[len(self.guidance)] * guided, *[timesteps] * leaf.timed)
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of one sample at one timestep."""
+        halves = max(len(self.guidance), 1)
+        return sum(
+            math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize * (halves if leaf.guided else 1)
+            for leaf in self.leaves
+            if leaf.timed
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values, in memory and on disk alike: they are not compressed."""
+        return sum(
+            math.prod(self.shape(leaf)) * np.dtype(leaf.dtype).itemsize for leaf in self.leaves
+        )
+
+    @property
+    def block(self) -> int:
+        """Timesteps that are kept in memory, written and committed together."""
+        return min(
+            max(_BLOCK_BYTES // max(self.step_bytes, 1), 1), _LONGEST_BLOCK, len(self.timesteps)
+        )
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Positions of the timesteps of each block."""
+        count = len(self.timesteps)
+        return [slice(i, min(i + self.block, count)) for i in range(0, count, self.block)]
+
+    def table(self) -> pd.DataFrame:
+        """A row for each leaf: ``dims``, ``shape``, ``dtype`` and ``bytes``."""
+        rows = {
+            leaf.path: (
+                " ".join(self.dims(leaf)),
+                " x ".join(map(str, self.shape(leaf))),
+                leaf.dtype,
+                math.prod(self.shape(leaf)) * np.dtype(leaf.dtype).itemsize,
+            )
+            for leaf in self.leaves
+        }
+        return pd.DataFrame.from_dict(
+            rows, orient="index", columns=["dims", "shape", "dtype", "bytes"]
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan({len(self.leaves)} arrays, {len(self.samples)} samples, "
+            f"{len(self.timesteps)} timesteps, {size_text(self.nbytes)} in memory or on disk)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>" + self.table()._repr_html_()
+
+    def root(self) -> xr.Dataset:
+        """The root of the tree."""
+        halves = (SAMPLE, GUIDANCE, TOKEN) if self.guidance else (SAMPLE, TOKEN)
+        root = xr.Dataset(
+            coords={
+                TIMESTEP: (TIMESTEP, np.array(self.timesteps)),
+                "step": (TIMESTEP, np.array(self.steps)),
+                **{
+                    name: (SAMPLE, np.array([each[name] for each in self.samples]))
+                    for name in self.samples[0]
+                },
+                "token_text": (halves, self.tokens),
+            },
+            attrs={
+                "schema": schema.RECORDING,
+                "config": json.dumps(self.config),
+                **{name: json.dumps(value) for name, value in self.about.items()},
+            },
+        )
+        return root.assign_coords({GUIDANCE: list(self.guidance)}) if self.guidance else root
+
+    def coords(self, leaf: Leaf) -> dict[str, NDArray[Any]]:
+        """Coordinates of a leaf's own dims: places in pixels, colours by name."""
+        found: dict[str, NDArray[Any]] = {}
+        for dim, count in zip(leaf.dims, leaf.shape, strict=True):
+            if dim in (schema.Y, schema.X):
+                found[dim] = schema.pixel_centres(count, self.size[dim == schema.X])
+            elif dim == schema.RGB:
+                found[dim] = np.array(["r", "g", "b"])
+        return found
+
+
+def size_text(count: int) -> str:
+    """Bytes in words.
+
+    >>> size_text(3 * 2**20)
+    '3.0 MiB'
+    """
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

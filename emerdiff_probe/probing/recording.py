@@ -1,0 +1,406 @@
+"""`record()`: what happens inside a model, at chosen sites and timesteps, as a labelled tree."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from emerdiff_probe import schema
+from emerdiff_probe.errors import CaptureError, ConfigError, InputError
+from emerdiff_probe.models import Denoiser
+from emerdiff_probe.plan import IMAGE, LATENTS, Leaf, Plan, leaf_path
+from emerdiff_probe.probing.inversion import Inversion, invert
+from emerdiff_probe.probing.taps import capture
+from emerdiff_probe.probing.trajectory import Trajectory, prompted
+from emerdiff_probe.sites import Site
+from emerdiff_probe.sources import Photo, Prompt, fit
+from emerdiff_probe.store import Memory, Sink, Streamed, open_recording
+
+__all__ = ["record"]
+
+Source: TypeAlias = Prompt | Photo
+Sites: TypeAlias = "str | Sequence[str] | pd.DataFrame"
+
+_PACKAGES: Final = ("emerdiff-probe", "torch", "diffusers", "transformers", "numpy")
+_DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
+
+
+def record(
+    model: Denoiser,
+    source: Source | Sequence[Source],
+    sites: Sites = "blocks",
+    *,
+    steps: int = 50,
+    timesteps: Sequence[int] | None = None,
+    guidance: float = 1.0,
+    inversion: Inversion = "edit_friendly",
+    seed: int = 0,
+    batch: int = 1,
+    dtype: Literal["float16", "float32"] = "float16",
+    store: str | os.PathLike[str] | None = None,
+    plan: bool = False,
+    progress: bool = True,
+) -> xr.DataTree | Plan:
+    """Records the tensors at sites while a model draws prompts or denoises photographs.
+
+    A prompt is drawn with DDPM. A photograph is inverted, and recorded on its way back, with the
+    empty prompt.
+
+    Args:
+        model: From `emerdiff_probe.load`.
+        source: A prompt or a photograph, or several of one of the two kinds. Photographs must come
+            out at one size.
+        sites: A pattern as `model.sites` reads it, or several, or a table that it gave. "blocks"
+            is the output of every block, "semantic" the queries of the upward block that the paper
+            reads, "attention" all ports of all attentions, "*" everything.
+        steps: Of the sampling grid.
+        timesteps: Which of the grid are recorded; by default all.
+        guidance: Scale of classifier-free guidance for prompts; above 1 both halves are recorded.
+        inversion: Of photographs; see `emerdiff_probe.probing.invert`.
+        seed: Of the inversion. A prompt has its own.
+        batch: Samples in one UNet call. When memory runs out it is halved for the samples that did
+            not fit.
+        dtype: What values are cast to.
+        store: A folder to stream to; memory then stays the same however long the run. The same
+            call continues one that was interrupted, to values equal to the last bit on the same
+            machine. Without it all is kept in memory.
+        plan: Only says what would be recorded, and how large it would be.
+        progress: Shows a bar with the time left.
+
+    Returns:
+        A tree with a leaf for each site, whose variable ``value`` has dims (sample[, guidance],
+        timestep, then those of the site), and leaves "latents" and "image"; `emerdiff_probe.site`
+        takes one out with all its labels. With a store its values are read when they are needed.
+
+    Raises:
+        InputError: A source cannot be used.
+        ConfigError: Settings that do not go together, or other ones than the store was begun with.
+        SiteError: The model has no such site.
+        CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
+        StoreError: The store is something else, or the disk has too little room.
+    """
+    subjects = _subjects(model, source)
+    rows = _rows(model, sites, subjects[0].size)
+    settings = _Settings(steps, _wanted(model, steps, timesteps), guidance, inversion, seed, batch)
+    layout = _plan(model, subjects, rows, settings, dtype)
+    if plan:
+        return layout
+    path = None if store is None else Path(store)
+    sink: Memory | Streamed = Memory(layout) if path is None else Streamed(path, layout)
+    shapes = {Site.parse(name): shape for name, shape in rows["shape"].items()}
+    recorder = _Recorder(model, subjects, shapes, settings, _DTYPES[dtype], sink)
+    try:
+        recorder.run(progress)
+    finally:
+        sink.close()
+    return open_recording(path) if path is not None else cast(Memory, sink).tree()
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A source as the model sees it.
+
+    Attributes:
+        source: The prompt or photograph.
+        pixels: float32 (y, x, rgb) in [0, 1] of a photograph.
+        size: Height and width in pixels.
+        about: Prompt, seed and source, fit for JSON.
+    """
+
+    source: Source
+    pixels: NDArray[np.float32] | None
+    size: tuple[int, int]
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    steps: int
+    timesteps: tuple[int, ...]
+    guidance: float
+    inversion: Inversion
+    seed: int
+    batch: int
+
+
+def _subjects(model: Denoiser, source: Source | Sequence[Source]) -> list[_Subject]:
+    sources = [source] if isinstance(source, Prompt | Photo) else list(source)
+    kinds = {type(each) for each in sources}
+    if kinds not in ({Prompt}, {Photo}):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
+        raise InputError(
+            f"sources are ep.Prompt(text) or ep.Photo(path or image), all of one kind; not {names}"
+        )
+    subjects = [_subject(model, each) for each in sources]
+    if len(sizes := {each.size for each in subjects}) > 1:
+        raise InputError(
+            f"photographs come out at different sizes {sorted(sizes)}, and a recording has one; "
+            "crop them to one aspect ratio, or record them one by one"
+        )
+    return subjects
+
+
+def _subject(model: Denoiser, source: Source) -> _Subject:
+    if isinstance(source, Prompt):
+        side = model.image_size
+        about = {"prompt": source.text, "seed": int(source.seed), "source": "prompt"}
+        return _Subject(source, None, (side, side), about)
+    picture = source.rgb()
+    fitted = fit(picture, side=model.image_size, multiple=model.size_multiple)
+    digest = hashlib.blake2b(picture.tobytes(), digest_size=8).hexdigest()
+    about = {"prompt": "", "seed": -1, "source": f"{source.name} {digest}, {fitted.method}"}
+    height, width = fitted.pixels.shape[:2]
+    return _Subject(source, fitted.pixels, (height, width), about)
+
+
+def _rows(model: Denoiser, sites: Sites, size: tuple[int, int]) -> pd.DataFrame:
+    if isinstance(sites, pd.DataFrame):
+        pattern = ",".join(sites.index)
+    else:
+        pattern = sites if isinstance(sites, str) else ",".join(sites)
+    return model.sites(pattern, height=size[0], width=size[1])
+
+
+def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tuple[int, ...]:
+    grid = model.schedule.timesteps(steps)
+    wanted = grid if timesteps is None else tuple(sorted(set(timesteps), reverse=True))
+    if unknown := sorted(set(wanted) - set(grid)):
+        raise ConfigError(
+            f"timesteps {unknown} are not on the grid of {steps} steps: "
+            f"{', '.join(map(str, reversed(grid)))}"
+        )
+    if not wanted:
+        raise ConfigError("timesteps is empty; leave it out to record all of them")
+    return wanted
+
+
+def _plan(
+    model: Denoiser,
+    subjects: list[_Subject],
+    rows: pd.DataFrame,
+    settings: _Settings,
+    dtype: str,
+) -> Plan:
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
+    if settings.batch < 1:
+        raise ConfigError(f"batch is {settings.batch}; choose 1 or more")
+    photo = isinstance(subjects[0].source, Photo)
+    if photo and settings.guidance != 1:
+        raise ConfigError(
+            f"guidance is {settings.guidance}, but a photograph is denoised with the empty prompt, "
+            "for which guidance changes nothing; leave it out"
+        )
+    conditions = [model.condition(each.about["prompt"], settings.guidance) for each in subjects]
+    guided = conditions[0].halves == 2
+    empty = model.condition("").tokens
+    tokens = np.array([[empty, each.tokens] if guided else each.tokens for each in conditions])
+    height, width = subjects[0].size
+    _, channels, *grid = model.latent_shape(height, width)
+    leaves = [
+        Leaf(leaf_path(Site.parse(row.Index)), row.dims, row.shape, dtype)
+        for row in rows.itertuples()
+    ]
+    places = (schema.Y, schema.X)
+    leaves += [
+        Leaf(LATENTS, (*places, schema.CHANNEL), (*grid, channels), "float32", guided=False),
+        Leaf(IMAGE, (*places, schema.RGB), (height, width, 3), "uint8", guided=False, timed=False),
+    ]
+    grid_of_run = model.schedule.timesteps(settings.steps)
+    config = {
+        "weights": model.weights,
+        "sources": {str(number): each.about for number, each in enumerate(subjects)},
+        "sites": list(rows.index),
+        "steps": settings.steps,
+        "timesteps": list(settings.timesteps),
+        "guidance": settings.guidance,
+        "batch": settings.batch,
+        "dtype": dtype,
+    }
+    if photo:
+        config |= {"inversion": settings.inversion, "seed": settings.seed}
+    return Plan(
+        leaves=tuple(leaves),
+        samples=tuple(each.about for each in subjects),
+        guidance=("uncond", "cond") if guided else (),
+        timesteps=settings.timesteps,
+        steps=tuple(grid_of_run.index(t) for t in settings.timesteps),
+        tokens=tokens,
+        size=(height, width),
+        config=config,
+        about={
+            "model": dict(model.description),
+            "versions": {name: version(name) for name in _PACKAGES},
+        },
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorder:
+    """Runs the model over the subjects and gives what it sees to a sink.
+
+    Attributes:
+        model: The model.
+        subjects: What is recorded.
+        shapes: Of every site, for one sample at one timestep.
+        settings: How.
+        dtype: Of the values.
+        sink: Where they go.
+    """
+
+    model: Denoiser
+    subjects: list[_Subject]
+    shapes: dict[Site, tuple[int, ...]]
+    settings: _Settings
+    dtype: torch.dtype
+    sink: Sink
+
+    def run(self, progress: bool) -> None:
+        count, plan = len(self.subjects), self.sink.plan
+        total = count * len(plan.timesteps)
+        with (
+            torch.inference_mode(),
+            tqdm(total=total, desc="recording", unit="step", disable=not progress) as bar,
+        ):
+            for first in range(0, count, self.settings.batch):
+                self._group(slice(first, min(first + self.settings.batch, count)), bar)
+
+    def _group(self, samples: slice, bar: Any) -> None:
+        """Records some samples in common calls; one half after the other if memory runs out."""
+        before = bar.n
+        try:
+            self._together(samples, bar)
+        except torch.OutOfMemoryError:
+            if samples.stop - samples.start == 1:
+                raise
+            bar.update(before - bar.n)
+            middle = (samples.start + samples.stop) // 2
+            self._group(slice(samples.start, middle), bar)
+            self._group(slice(middle, samples.stop), bar)
+
+    def _together(self, samples: slice, bar: Any) -> None:
+        plan, count = self.sink.plan, samples.stop - samples.start
+        done, following = self.sink.begun(samples)
+        bar.update(count * sum(block.stop - block.start for block in plan.blocks[:done]))
+        if self.sink.finished(samples):
+            return
+        trajectory = _trajectory(self.model, self.subjects[samples], self.settings)
+        latents, position = trajectory.start, 0
+        if following is not None:
+            # Laid out in memory as it was, too: else convolutions round otherwise.
+            moved = rearrange(torch.from_numpy(following), "n y x c -> n c y x")
+            latents = moved.contiguous().to(latents.device)
+            last = plan.timesteps[plan.blocks[done - 1]][-1]
+            position = trajectory.timesteps.index(last) + 1
+        for number, block in list(enumerate(plan.blocks))[done:]:
+            wanted = plan.timesteps[block]
+            values = {
+                leaf.path: np.empty(
+                    (*plan.leading(leaf, count, len(wanted)), *leaf.shape), leaf.dtype
+                )
+                for leaf in plan.leaves
+                if leaf.timed
+            }
+            while position <= trajectory.timesteps.index(wanted[-1]):
+                timestep = trajectory.timesteps[position]
+                if timestep in wanted:
+                    into = wanted.index(timestep)
+                    values[LATENTS][:, into] = _on_grid(latents)
+                    latents = self._recorded(trajectory, position, latents, values, into)
+                    bar.update(count)
+                else:
+                    latents = self._advanced(trajectory, position, latents)
+                position += 1
+            self.sink.write(samples, number, values, _on_grid(latents))
+        for later in range(position, len(trajectory.timesteps)):
+            latents = self._advanced(trajectory, later, latents)
+        pixels = self.model.decode(latents).clamp(0, 1).mul(255).round().to(torch.uint8)
+        self.sink.finish(samples, rearrange(pixels, "n rgb y x -> n y x rgb").cpu().numpy())
+
+    def _advanced(self, trajectory: Trajectory, position: int, latents: Tensor) -> Tensor:
+        eps = self.model.predict(latents, trajectory.timesteps[position], trajectory.condition)
+        return trajectory.advance(self.model, position, latents, eps)
+
+    def _recorded(
+        self,
+        trajectory: Trajectory,
+        position: int,
+        latents: Tensor,
+        values: dict[str, NDArray[Any]],
+        into: int,
+    ) -> Tensor:
+        """Takes a step and puts what its sites give into the arrays of a block."""
+        count, halves = len(latents), trajectory.condition.halves
+        with capture(self.model.unet, self.shapes) as taps:
+            latents = self._advanced(trajectory, position, latents)
+            tensors = taps.take()
+        for site, shape in self.shapes.items():
+            tensor = tensors.pop(site)
+            if tensor.ndim == 4:
+                tensor = rearrange(tensor, "row c y x -> row y x c")
+            # The UNet sees all samples without text before all samples with it.
+            tensor = tensor.reshape(halves, count, *shape)
+            array = values[leaf_path(site)]
+            array = array if halves == 2 else array[:, None]
+            array[:, :, into] = self._cast(tensor.transpose(0, 1), site)
+        return latents
+
+    def _cast(self, tensor: Tensor, site: Site) -> NDArray[Any]:
+        cast = tensor.to(self.dtype)
+        if not cast.isfinite().all():
+            largest = float(tensor.abs().max())
+            raise CaptureError(
+                f"'{site}' has values up to {largest:g}, which {str(self.dtype)[6:]} cannot hold; "
+                "record with dtype='float32'"
+                if np.isfinite(largest)
+                else f"'{site}' gives values that are not finite; run the model in float32"
+            )
+        return cast.cpu().numpy()
+
+
+def _trajectory(model: Denoiser, subjects: list[_Subject], settings: _Settings) -> Trajectory:
+    """One run of several samples, each with the noise that it would have alone."""
+    runs = [_single(model, each, settings) for each in subjects]
+    first, conditions = runs[0], [run.condition for run in runs]
+    together = replace(
+        conditions[0], embeddings=torch.cat([each.embeddings for each in conditions])
+    )
+    return replace(
+        first,
+        start=torch.cat([run.start for run in runs]),
+        noises=tuple(map(torch.cat, zip(*(run.noises for run in runs), strict=True))),
+        condition=together,
+    )
+
+
+def _single(model: Denoiser, subject: _Subject, settings: _Settings) -> Trajectory:
+    timesteps = model.schedule.timesteps(settings.steps)
+    condition = model.condition(subject.about["prompt"], settings.guidance)
+    if subject.pixels is None:
+        return prompted(model, condition, timesteps, subject.about["seed"], subject.size)
+    return invert(
+        model,
+        model.encode(rearrange(torch.from_numpy(subject.pixels), "y x rgb -> 1 rgb y x")),
+        method=settings.inversion,
+        timesteps=tuple(t for t in timesteps if t <= settings.timesteps[0]),
+        condition=condition,
+        seed=settings.seed,
+    )
+
+
+def _on_grid(latents: Tensor) -> NDArray[np.float32]:
+    return rearrange(latents, "n c y x -> n y x c").cpu().numpy()

@@ -1,0 +1,397 @@
+"""Recordings in memory, or streamed to a Zarr store that can be resumed, and opened again.
+
+A recording is a tree. Its root has the samples, the timesteps and how it was made; each leaf has
+one array, ``value``: the tensor of a site over all of them. `open_recording` needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import shutil
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import xarray as xr
+import zarr
+import zarr.codecs
+from numpy.typing import NDArray
+
+from emerdiff_probe import schema
+from emerdiff_probe.errors import SiteError, StoreError, check_unchanged, closest
+from emerdiff_probe.plan import IMAGE, LATENTS, Leaf, Plan, leaf_path, size_text
+from emerdiff_probe.schema import SAMPLE, TIMESTEP
+from emerdiff_probe.sites import Site
+
+__all__ = ["Memory", "Sink", "Streamed", "open_recording", "site"]
+
+_RESTART: Final = "restart"
+"""Group of latents that a run goes on from; a block of timesteps is committed by its own."""
+
+_WAITING: Final = 2
+"""Blocks that wait for the disk; more would let memory grow with the length of a run."""
+
+Values = Mapping[str, NDArray[Any]]
+
+
+class Sink(Protocol):
+    """Where a recording goes."""
+
+    plan: Plan
+
+    def begun(self, samples: slice) -> tuple[int, NDArray[np.float32] | None]:
+        """How many blocks of some samples are there already, and the latents that follow."""
+
+    def write(
+        self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
+    ) -> None:
+        """Takes a block of timesteps of some samples, and the latents that follow."""
+
+    def finished(self, samples: slice) -> bool:
+        """Whether all of some samples is there."""
+
+    def finish(self, samples: slice, pictures: NDArray[np.uint8]) -> None:
+        """Takes the pictures that the runs of some samples end with."""
+
+    def close(self) -> None:
+        """Waits until all is written."""
+
+
+class Memory:
+    """A recording in memory."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._arrays = {leaf.path: np.zeros(plan.shape(leaf), leaf.dtype) for leaf in plan.leaves}
+
+    def begun(self, samples: slice) -> tuple[int, None]:
+        """Nothing is there."""
+        return 0, None
+
+    def finished(self, samples: slice) -> bool:
+        """Nothing is there."""
+        return False
+
+    def write(
+        self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
+    ) -> None:
+        """Takes a block of timesteps of some samples."""
+        for leaf in self.plan.leaves:
+            if leaf.timed:
+                self._arrays[leaf.path][_region(self.plan, leaf, samples, block)] = values[
+                    leaf.path
+                ]
+
+    def finish(self, samples: slice, pictures: NDArray[np.uint8]) -> None:
+        """Takes the pictures that the runs of some samples end with."""
+        self._arrays[IMAGE][samples] = pictures
+
+    def close(self) -> None:
+        """Nothing waits."""
+
+    def tree(self) -> xr.DataTree:
+        """The recording."""
+        leaves = {
+            leaf.path: xr.Dataset(
+                {"value": (self.plan.dims(leaf), self._arrays[leaf.path])},
+                coords=self.plan.coords(leaf),
+            )
+            for leaf in self.plan.leaves
+        }
+        return xr.DataTree.from_dict({"/": self.plan.root(), **leaves})
+
+
+def _region(plan: Plan, leaf: Leaf, samples: slice, block: int) -> tuple[slice, ...]:
+    halves = [slice(None)] * (leaf.guided and bool(plan.guidance))
+    return (samples, *halves, plan.blocks[block])
+
+
+class Streamed:
+    """A recording in a folder, written by a thread of its own while the model runs.
+
+    Args:
+        path: The folder. One that was begun with the same settings is continued.
+        plan: What it will hold.
+
+    Raises:
+        StoreError: The folder is something else, or the disk has too little room.
+        ConfigError: It was begun with other settings; gives both values of each.
+    """
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        self.path, self.plan = path, plan
+        if path.exists():
+            _check_continues(path, plan)
+        else:
+            _create(path, plan)
+        self._root = zarr.open_group(path, mode="r+")
+        self._arrays: dict[str, Any] = {
+            leaf.path: self._root[f"{leaf.path}/value"] for leaf in plan.leaves
+        }
+        self._restart: Any = self._root[f"{_RESTART}/value"]
+        self._waiting: queue.Queue[tuple[slice, int, Values, NDArray[np.float32]] | None] = (
+            queue.Queue(_WAITING)
+        )
+        self._failure: Exception | None = None
+        self._writer = threading.Thread(target=self._drain, name="recording", daemon=True)
+        self._writer.start()
+
+    def begun(self, samples: slice) -> tuple[int, NDArray[np.float32] | None]:
+        """How many blocks of all of some samples are there already, and the latents that follow."""
+        present = _committed(self.path)
+        done = 0
+        while done < len(self.plan.blocks) and all(
+            (sample, done) in present for sample in range(samples.start, samples.stop)
+        ):
+            done += 1
+        return done, self._restart[samples, done - 1] if done else None
+
+    def finished(self, samples: slice) -> bool:
+        """Whether the pictures of some samples are there, which are written last."""
+        present = {index[0] for index in _chunks_of(self.path, f"{IMAGE}/value")}
+        return present.issuperset(range(samples.start, samples.stop))
+
+    def write(
+        self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
+    ) -> None:
+        """Takes a block of timesteps of some samples; returns before it is written."""
+        self._raise()
+        self._waiting.put((samples, block, values, latents))
+
+    def finish(self, samples: slice, pictures: NDArray[np.uint8]) -> None:
+        """Takes the pictures that the runs of some samples end with."""
+        self._waiting.join()
+        self._raise()
+        self._arrays[IMAGE][samples] = pictures
+
+    def close(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+            StoreError: Something could not be written.
+        """
+        self._waiting.put(None)
+        self._writer.join()
+        self._raise()
+
+    def _drain(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            # After a failure blocks are taken and dropped, so that nobody waits for room.
+            if self._failure is None:
+                try:
+                    self._commit(*item)
+                except Exception as error:
+                    self._failure = error
+            self._waiting.task_done()
+        self._waiting.task_done()
+
+    def _commit(
+        self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
+    ) -> None:
+        for leaf in self.plan.leaves:
+            if leaf.timed:
+                region = _region(self.plan, leaf, samples, block)
+                self._arrays[leaf.path][region] = values[leaf.path]
+        # Last: what is committed is whole.
+        self._restart[samples, block] = latents
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            raise StoreError(
+                f"'{self.path}' could not be written: {self._failure}. What was committed before "
+                "can be read; the same call goes on from there"
+            ) from self._failure
+
+
+def _create(path: Path, plan: Plan) -> None:
+    """Makes an empty recording at once: a folder with this name is never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if plan.nbytes > free:
+        raise StoreError(
+            f"the recording takes {size_text(plan.nbytes)} and '{path.parent}' has "
+            f"{size_text(free)} free; record fewer sites, samples or timesteps, or choose "
+            "another disk"
+        )
+    making = path.with_name(f".{path.name}.making-{os.getpid()}")
+    shutil.rmtree(making, ignore_errors=True)
+    with warnings.catch_warnings():
+        # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
+        warnings.simplefilter("ignore")
+        plan.root().to_zarr(making, zarr_format=3, consolidated=False)
+        root = zarr.open_group(making, mode="r+")
+        _make_leaves(making, root, plan)
+        latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
+        shape = (len(plan.samples), len(plan.blocks), *latents.shape)
+        _array(
+            root.create_group(_RESTART),
+            "value",
+            (SAMPLE, "block", *latents.dims),
+            shape,
+            (1, 1, *latents.shape),
+            "float32",
+        )
+        # All metadata in one file: opening reads one in place of hundreds.
+        zarr.consolidate_metadata(making)
+    making.rename(path)
+
+
+def _make_leaves(folder: Path, root: Any, plan: Plan) -> None:
+    """Makes the empty arrays of leaves: those of each form once, and copies of them for the rest.
+
+    Zarr takes 10 ms for an array, and there are hundreds.
+    """
+    made: dict[Leaf, Path] = {}
+    for leaf in plan.leaves:
+        place, form = folder / leaf.path, dataclasses.replace(leaf, path="")
+        if form in made:
+            shutil.copytree(made[form], place)
+        else:
+            group = root.create_group(leaf.path)
+            _array(group, "value", plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
+            for dim, places in plan.coords(leaf).items():
+                array = group.create_array(
+                    dim, shape=places.shape, dtype=places.dtype, dimension_names=(dim,)
+                )
+                array[:] = places
+            made[form] = place
+        for above in place.relative_to(folder).parents:
+            if not (folder / above / "zarr.json").exists():
+                shutil.copy(place / "zarr.json", folder / above / "zarr.json")
+
+
+def _array(
+    group: Any,
+    name: str,
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: str,
+) -> None:
+    group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        dimension_names=dims,
+        fill_value=np.nan if np.dtype(dtype).kind == "f" else 0,
+        # Activations hardly compress; a checksum finds what was damaged.
+        compressors=zarr.codecs.Crc32cCodec(),
+        config={"write_empty_chunks": True},
+    )
+
+
+def _committed(path: Path) -> set[tuple[int, ...]]:
+    """Sample and block of all that is committed."""
+    return {index[:2] for index in _chunks_of(path, f"{_RESTART}/value")}
+
+
+def _chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
+    """Indices of the chunks that an array has on disk."""
+    folder = path / array / "c"
+    return {
+        tuple(int(part) for part in file.relative_to(folder).parts)
+        for file in folder.rglob("*")
+        if file.is_file() and file.name.isdigit()
+    }
+
+
+def _check_continues(path: Path, plan: Plan) -> None:
+    begun = _root_attributes(path)
+    check_unchanged(
+        json.loads(begun["config"]),
+        json.loads(json.dumps(plan.config)),
+        f"the recording in '{path}'",
+        "another folder",
+    )
+
+
+def _root_attributes(path: Path) -> dict[str, Any]:
+    try:
+        attributes = dict(zarr.open_group(path, mode="r").attrs)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise StoreError(f"'{path}' is no recording: {error}") from error
+    if attributes.get("schema") != schema.RECORDING:
+        raise StoreError(
+            f"'{path}' is no recording that this version knows: its schema is "
+            f"{attributes.get('schema')!r}, not {schema.RECORDING!r}"
+        )
+    return attributes
+
+
+def open_recording(path: str | os.PathLike[str]) -> xr.DataTree:
+    """Opens a recording that was streamed to a folder; values are read when they are needed.
+
+    Args:
+        path: The folder. It may still be written to: what is not committed yet is NaN.
+
+    Raises:
+        StoreError: It is no recording, or a committed block has lost a file.
+    """
+    path = Path(path)
+    _root_attributes(path)
+    _check_whole(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tree = xr.open_datatree(path, engine="zarr", chunks={}, consolidated=True)
+    return tree.filter(lambda node: not node.path.startswith(f"/{_RESTART}"))
+
+
+def _check_whole(path: Path) -> None:
+    """See that no file is missing of any block that is committed."""
+    committed = _committed(path)
+    for array in path.rglob("value/zarr.json"):
+        name = str(array.parent.relative_to(path))
+        # An attention's port "value" is a group of that name.
+        dims = json.loads(array.read_text()).get("dimension_names", ())
+        if name.startswith(_RESTART) or TIMESTEP not in dims:
+            continue
+        axis = dims.index(TIMESTEP)
+        there = {(index[0], index[axis]) for index in _chunks_of(path, name)}
+        if lost := sorted(committed - there):
+            sample, block = lost[0]
+            raise StoreError(
+                f"'{path}' has lost {len(lost)} chunks of {name!r}, the first that of sample "
+                f"{sample}, block {block} of timesteps; take them from a copy, or delete "
+                f"'{path / _RESTART / 'value' / 'c' / str(sample)}' and record again"
+            )
+
+
+def site(run: xr.DataTree, name: str) -> xr.DataArray:
+    """The values of a site, with the timesteps, prompts and seeds of the recording.
+
+    Args:
+        run: A recording.
+        name: Of the site, as ``mid_block`` or ``up_blocks.1.attentions.0:out``; or "image" or
+            "latents".
+
+    Returns:
+        Dims as recorded: sample, guidance where there is any, timestep, then those of the site.
+
+    Raises:
+        SiteError: The recording has no such site; gives the closest.
+    """
+    path = name if name in (IMAGE, LATENTS) else leaf_path(Site.parse(name))
+    leaves = {node.path.strip("/"): node for node in run.leaves}
+    if path not in leaves:
+        known = map(_site_name, leaves)
+        wanted = _site_name(path)
+        raise SiteError(f"no site {wanted!r} in this recording; {closest(wanted, known)}")
+    values = leaves[path]["value"]
+    about = {
+        coord: array
+        for coord, array in run.to_dataset().coords.items()
+        if set(array.dims) <= set(values.dims)
+    }
+    return values.assign_coords(about).rename(name)
+
+
+def _site_name(leaf: str) -> str:
+    path, _, port = leaf.rpartition("/")
+    return f"{path.replace('/', '.')}:{port}" if path else port
