@@ -232,6 +232,116 @@ def list_sites(
         typer.echo(f"{len(table)} sites, {table['bytes'].sum() / 2**20:.1f} MiB a timestep")
 
 
+@app.command(no_args_is_help=True)
+def record(
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE", help="Pictures to record.", show_default=False),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", "-p", help="Text to draw and record. Can be repeated.", show_default=False
+        ),
+    ] = None,
+    store: Annotated[
+        Path, typer.Option(help="Folder to stream to; one begun before is continued.")
+    ] = Path("run.zarr"),
+    sites: Annotated[
+        str,
+        typer.Option(
+            help="Names with [b]*[/b], separated by commas, or [b]blocks[/b], [b]semantic[/b], "
+            "[b]attention[/b]; see [b]emerdiff-probe sites[/b]."
+        ),
+    ] = "blocks",
+    model: Annotated[
+        str,
+        typer.Option(help="[b]playground[/b], a folder of a diffusers pipeline, or a hub id."),
+    ] = "playground",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampling grid.")] = 50,
+    timestep: Annotated[
+        list[int] | None,
+        typer.Option(help="Only this timestep. Can be repeated.", show_default="all"),
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(min=1, help="Classifier-free guidance; above 1, both halves.")
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")
+    ] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Samples in one call of the model.")] = 1,
+    full: Annotated[
+        bool, typer.Option("--float32", help="Keep float32 in place of float16.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say how large it would be.", show_default=False)
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to run.", show_default="cuda if there is one, else cpu"),
+    ] = None,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="Type to run in.", show_default="float16 on cuda, else float32"),
+    ] = None,
+) -> None:
+    """Record what happens inside a model while it draws prompts or denoises pictures.
+
+    Ctrl-C keeps what is there; the same command continues it. Read it with
+    [b]emerdiff_probe.open[/b].
+
+    For example:
+
+      emerdiff-probe record --prompt "a red house" --sites "*attn2:query" --store house.zarr
+    """
+    sources = [Prompt(text, seed) for text in prompt or []] + [Photo(path) for path in images or []]
+    if not sources:
+        raise typer.BadParameter("give a picture, or --prompt and a text")
+    with _reported():
+        import emerdiff_probe as ep
+
+        made = ep.record(
+            ep.load(model, device=device, dtype=dtype.value if dtype else None),
+            sources,
+            sites,
+            steps=steps,
+            timesteps=timestep or None,
+            guidance=guidance,
+            seed=seed,
+            batch=batch,
+            dtype="float32" if full else "float16",
+            store=store,
+            plan=plan,
+        )
+        typer.echo(repr(made) if plan else f"emerdiff_probe.open({str(store)!r})")
+
+
+@app.command(no_args_is_help=True)
+def info(
+    store: Annotated[Path, typer.Argument(help="Folder of a recording.", show_default=False)],
+) -> None:
+    """Say what is in a recording, how complete and how large it is, and how it was made."""
+    with _reported():
+        from emerdiff_probe.store import info as look
+        from emerdiff_probe.store import size_text
+
+        found = look(store)
+        state = "complete" if found.finished else f"{found.committed:.0%} of it is there"
+        rows = {
+            "model": f"{found.model['name']}, weights {found.model['weights']}, "
+            f"{found.model['dtype']} on {found.model['device']}",
+            "samples": "; ".join(found.samples),
+            "timesteps": f"{len(found.timesteps)}, {found.timesteps[0]} to {found.timesteps[-1]}",
+            "sites": f"{len(found.sites)}, {found.sites[0]} to {found.sites[-1]}",
+            "values": found.config["dtype"],
+            "guidance": found.config["guidance"],
+            "state": f"{state}, {size_text(found.nbytes)} on disk",
+            "versions": ", ".join(" ".join(each) for each in found.versions.items()),
+        }
+        for name, text in rows.items():
+            typer.echo(f"{name:>9}  {text}")
+
+
 def _title(source: Prompt | Photo) -> str:
     return source.text if isinstance(source, Prompt) else source.name
 

@@ -68,6 +68,25 @@ def test_sites_are_listed(run):
     assert "no site matches '*attn3*'; closest: 'attn2', 'attn1'" in wrong.output
 
 
+def test_recordings_are_made_and_described(run, tiny):
+    options = ["--prompt", "a red house", "--sites", "mid_block", "--steps", 5, "--timestep", 1]
+    planned = run("record", *options, "--plan")
+    assert planned.output.startswith("Plan(3 arrays, 1 samples, 1 timesteps, ")
+    assert entries() == []
+    made = run("record", *options)
+    assert made.exit_code == 0
+    assert "emerdiff_probe.open('run.zarr')" in made.output
+    assert ep.site(ep.open("run.zarr"), "mid_block").sizes["timestep"] == 1
+    described = run("info", "run.zarr").output
+    for text in (tiny.weights, "'a red house', seed 0", "1, mid_block:out", "complete", "MiB"):
+        assert text in described
+    assert "begun with other settings" in run("record", *options, "--seed", 3).output
+    wrong = run("info", ".")
+    assert wrong.exit_code == 1
+    assert "is no recording" in wrong.output
+    assert run("record").exit_code == 2
+
+
 def entries(folder="."):
     return sorted(os.listdir(folder))
 

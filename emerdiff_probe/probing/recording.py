@@ -22,13 +22,22 @@ from tqdm.auto import tqdm
 from emerdiff_probe import schema
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError
 from emerdiff_probe.models import Denoiser
-from emerdiff_probe.plan import IMAGE, LATENTS, Leaf, Plan, leaf_path
 from emerdiff_probe.probing.inversion import Inversion, invert
 from emerdiff_probe.probing.taps import capture
 from emerdiff_probe.probing.trajectory import Trajectory, prompted
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Photo, Prompt, fit
-from emerdiff_probe.store import Memory, Sink, Streamed, open_recording
+from emerdiff_probe.store import (
+    IMAGE,
+    LATENTS,
+    Leaf,
+    Memory,
+    Plan,
+    Sink,
+    Streamed,
+    leaf_path,
+    open_recording,
+)
 
 __all__ = ["record"]
 

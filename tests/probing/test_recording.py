@@ -15,12 +15,12 @@ import torch
 import xarray as xr
 
 import emerdiff_probe as ep
-from emerdiff_probe import plan as plans
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteError, StoreError
 from emerdiff_probe.probing import sample
 from emerdiff_probe.scenes import scene
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import Streamed
+from emerdiff_probe.store import plan as plans
 from tests.checkpoints import stable_diffusion, tiny_playground
 
 HOUSE, CAR = ep.Prompt("a red house", seed=1), ep.Prompt("a blue car", seed=2)
@@ -333,7 +333,7 @@ def test_a_failure_of_the_disk_is_told_and_goes_on_later(model, tmp_path, small_
 CHILD = """
     import sys
     import emerdiff_probe as ep
-    from emerdiff_probe import plan
+    from emerdiff_probe.store import plan
     plan._LONGEST_BLOCK = 1
     model = ep.load(sys.argv[1])
     print("ready", flush=True)

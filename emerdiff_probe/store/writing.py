@@ -1,8 +1,4 @@
-"""Recordings in memory, or streamed to a Zarr store that can be resumed, and opened again.
-
-A recording is a tree. Its root has the samples, the timesteps and how it was made; each leaf has
-one array, ``value``: the tensor of a site over all of them. `open_recording` needs no torch.
-"""
+"""Where a recording goes: into memory, or to a Zarr store that can be resumed."""
 
 from __future__ import annotations
 
@@ -23,16 +19,12 @@ import zarr
 import zarr.codecs
 from numpy.typing import NDArray
 
-from emerdiff_probe import schema
-from emerdiff_probe.errors import SiteError, StoreError, check_unchanged, closest
-from emerdiff_probe.plan import IMAGE, LATENTS, Leaf, Plan, leaf_path, size_text
-from emerdiff_probe.schema import SAMPLE, TIMESTEP
-from emerdiff_probe.sites import Site
+from emerdiff_probe.errors import StoreError, check_unchanged
+from emerdiff_probe.schema import SAMPLE
+from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, size_text
+from emerdiff_probe.store.reading import RESTART, chunks_of, committed, root_attributes
 
-__all__ = ["Memory", "Sink", "Streamed", "open_recording", "site"]
-
-_RESTART: Final = "restart"
-"""Group of latents that a run goes on from; a block of timesteps is committed by its own."""
+__all__ = ["Memory", "Sink", "Streamed"]
 
 _WAITING: Final = 2
 """Blocks that wait for the disk; more would let memory grow with the length of a run."""
@@ -134,7 +126,7 @@ class Streamed:
         self._arrays: dict[str, Any] = {
             leaf.path: self._root[f"{leaf.path}/value"] for leaf in plan.leaves
         }
-        self._restart: Any = self._root[f"{_RESTART}/value"]
+        self._restart: Any = self._root[f"{RESTART}/value"]
         self._waiting: queue.Queue[tuple[slice, int, Values, NDArray[np.float32]] | None] = (
             queue.Queue(_WAITING)
         )
@@ -144,7 +136,7 @@ class Streamed:
 
     def begun(self, samples: slice) -> tuple[int, NDArray[np.float32] | None]:
         """How many blocks of all of some samples are there already, and the latents that follow."""
-        present = _committed(self.path)
+        present = committed(self.path)
         done = 0
         while done < len(self.plan.blocks) and all(
             (sample, done) in present for sample in range(samples.start, samples.stop)
@@ -154,7 +146,7 @@ class Streamed:
 
     def finished(self, samples: slice) -> bool:
         """Whether the pictures of some samples are there, which are written last."""
-        present = {index[0] for index in _chunks_of(self.path, f"{IMAGE}/value")}
+        present = {index[0] for index in chunks_of(self.path, f"{IMAGE}/value")}
         return present.issuperset(range(samples.start, samples.stop))
 
     def write(
@@ -230,7 +222,7 @@ def _create(path: Path, plan: Plan) -> None:
         latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
         shape = (len(plan.samples), len(plan.blocks), *latents.shape)
         _array(
-            root.create_group(_RESTART),
+            root.create_group(RESTART),
             "value",
             (SAMPLE, "block", *latents.dims),
             shape,
@@ -287,111 +279,11 @@ def _array(
     )
 
 
-def _committed(path: Path) -> set[tuple[int, ...]]:
-    """Sample and block of all that is committed."""
-    return {index[:2] for index in _chunks_of(path, f"{_RESTART}/value")}
-
-
-def _chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
-    """Indices of the chunks that an array has on disk."""
-    folder = path / array / "c"
-    return {
-        tuple(int(part) for part in file.relative_to(folder).parts)
-        for file in folder.rglob("*")
-        if file.is_file() and file.name.isdigit()
-    }
-
-
 def _check_continues(path: Path, plan: Plan) -> None:
-    begun = _root_attributes(path)
+    begun = root_attributes(path)
     check_unchanged(
         json.loads(begun["config"]),
         json.loads(json.dumps(plan.config)),
         f"the recording in '{path}'",
         "another folder",
     )
-
-
-def _root_attributes(path: Path) -> dict[str, Any]:
-    try:
-        attributes = dict(zarr.open_group(path, mode="r").attrs)
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise StoreError(f"'{path}' is no recording: {error}") from error
-    if attributes.get("schema") != schema.RECORDING:
-        raise StoreError(
-            f"'{path}' is no recording that this version knows: its schema is "
-            f"{attributes.get('schema')!r}, not {schema.RECORDING!r}"
-        )
-    return attributes
-
-
-def open_recording(path: str | os.PathLike[str]) -> xr.DataTree:
-    """Opens a recording that was streamed to a folder; values are read when they are needed.
-
-    Args:
-        path: The folder. It may still be written to: what is not committed yet is NaN.
-
-    Raises:
-        StoreError: It is no recording, or a committed block has lost a file.
-    """
-    path = Path(path)
-    _root_attributes(path)
-    _check_whole(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree = xr.open_datatree(path, engine="zarr", chunks={}, consolidated=True)
-    return tree.filter(lambda node: not node.path.startswith(f"/{_RESTART}"))
-
-
-def _check_whole(path: Path) -> None:
-    """See that no file is missing of any block that is committed."""
-    committed = _committed(path)
-    for array in path.rglob("value/zarr.json"):
-        name = str(array.parent.relative_to(path))
-        # An attention's port "value" is a group of that name.
-        dims = json.loads(array.read_text()).get("dimension_names", ())
-        if name.startswith(_RESTART) or TIMESTEP not in dims:
-            continue
-        axis = dims.index(TIMESTEP)
-        there = {(index[0], index[axis]) for index in _chunks_of(path, name)}
-        if lost := sorted(committed - there):
-            sample, block = lost[0]
-            raise StoreError(
-                f"'{path}' has lost {len(lost)} chunks of {name!r}, the first that of sample "
-                f"{sample}, block {block} of timesteps; take them from a copy, or delete "
-                f"'{path / _RESTART / 'value' / 'c' / str(sample)}' and record again"
-            )
-
-
-def site(run: xr.DataTree, name: str) -> xr.DataArray:
-    """The values of a site, with the timesteps, prompts and seeds of the recording.
-
-    Args:
-        run: A recording.
-        name: Of the site, as ``mid_block`` or ``up_blocks.1.attentions.0:out``; or "image" or
-            "latents".
-
-    Returns:
-        Dims as recorded: sample, guidance where there is any, timestep, then those of the site.
-
-    Raises:
-        SiteError: The recording has no such site; gives the closest.
-    """
-    path = name if name in (IMAGE, LATENTS) else leaf_path(Site.parse(name))
-    leaves = {node.path.strip("/"): node for node in run.leaves}
-    if path not in leaves:
-        known = map(_site_name, leaves)
-        wanted = _site_name(path)
-        raise SiteError(f"no site {wanted!r} in this recording; {closest(wanted, known)}")
-    values = leaves[path]["value"]
-    about = {
-        coord: array
-        for coord, array in run.to_dataset().coords.items()
-        if set(array.dims) <= set(values.dims)
-    }
-    return values.assign_coords(about).rename(name)
-
-
-def _site_name(leaf: str) -> str:
-    path, _, port = leaf.rpartition("/")
-    return f"{path.replace('/', '.')}:{port}" if path else port
