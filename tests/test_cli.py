@@ -19,7 +19,9 @@ from emerdiff_probe import results, scenes, schema
 from emerdiff_probe.cli import app
 from emerdiff_probe.errors import InputError
 
-CONFIG = ep.EmerDiffConfig.playground().replace(steps=10, modulation_timestep=101, restarts=1)
+CONFIG = ep.EmerDiffConfig.playground().replace(
+    steps=10, feature_timestep=1, modulation_timestep=101, restarts=1
+)
 WHOLE = sorted(results.FILES)
 
 

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 FEATURE_TIMESTEPS: Final = (1, 61, 121, 201, 281, 401)
-STRENGTHS: Final = (5.0, 10.0, 20.0, 40.0)
+STRENGTHS: Final = (10.0, 20.0, 40.0, 80.0)
 SHIFT_TIMESTEPS: Final = (101, 181, 281, 381, 481, 641)
 SIGMAS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)
 BALANCES: Final[tuple[Balance, ...]] = ("none", "root", "mean")
@@ -104,12 +104,16 @@ def _bilinear_miou(low_res: xr.DataArray, subject: Scene) -> float:
 
 
 def shift_grid(model: StableDiffusion, config: EmerDiffConfig) -> list[EmerDiffConfig]:
-    """What is compared: all sites at four strengths, then timesteps at the site of ``config``."""
+    """What is compared: cross-attentions at four strengths, then timesteps at that of ``config``.
+
+    The self-attention of the same layer would give the same: under injection the cross-attention
+    after it gives what it always gives, and the shift passes it by on the residual path.
+    """
     level = config.modulation_site.rpartition(".attentions.")[0]
     sites = [
         f"{name}:out"
         for name, _ in model.unet.named_modules()
-        if name.startswith(f"{level}.") and name.endswith((".attn1", ".attn2"))
+        if name.startswith(f"{level}.") and name.endswith(".attn2")
     ]
     across = [
         config.replace(modulation_site=site, strength=strength)

@@ -185,7 +185,7 @@ def test_settings_are_compared_and_tables_made(model, config, tmp_path):
     assert len(features) == len(sites) * len(settings.FEATURE_TIMESTEPS) * 2
     assert features["parts_miou"].between(0, 1).all()
     grid = settings.shift_grid(model, config)
-    assert len({each.modulation_site for each in grid}) == 6
+    assert len({each.modulation_site for each in grid}) == 3
     shifts = settings.compare_shifts(
         model, [config], [1_000_000], Journal(tmp_path / "shifts.jsonl", {}), exact=True
     )

@@ -10,7 +10,9 @@ from emerdiff_probe.scenes import scene
 from emerdiff_probe.sites import Site
 from tests.checkpoints import stable_diffusion, tiny_playground
 
-CONFIG = ep.EmerDiffConfig.playground().replace(steps=10, modulation_timestep=201)
+CONFIG = ep.EmerDiffConfig.playground().replace(
+    steps=10, feature_timestep=1, modulation_timestep=201
+)
 SITE = Site.parse(CONFIG.modulation_site)
 
 

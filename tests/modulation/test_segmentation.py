@@ -13,7 +13,9 @@ from emerdiff_probe.errors import ConfigError, InputError, SiteError
 from emerdiff_probe.scenes import scene
 from tests.checkpoints import stable_diffusion, tiny_playground
 
-CONFIG = ep.EmerDiffConfig.playground().replace(steps=10, modulation_timestep=101)
+CONFIG = ep.EmerDiffConfig.playground().replace(
+    steps=10, feature_timestep=1, modulation_timestep=101, sigma=1
+)
 PICTURE = scene(1_000_002).image
 
 

@@ -11,7 +11,7 @@ from emerdiff_probe.scenes import scene
 from tests.checkpoints import stable_diffusion, tiny_playground
 
 SUBJECT = ep.Photo(scene(1_000_000).image)
-SETTINGS = {"steps": 10, "modulation_timestep": 201}
+SETTINGS = {"feature_timestep": 1, "steps": 10, "modulation_timestep": 201}
 
 
 def halves(side):
