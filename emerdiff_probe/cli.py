@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -38,6 +38,21 @@ class Dtype(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+
+
+MODELS = "[b]playground[/b], a folder of a diffusers pipeline, or a hub id."
+
+# Options that several commands have.
+Seed: TypeAlias = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")
+]
+Device: TypeAlias = Annotated[
+    str | None, typer.Option(help="Where to run.", show_default="cuda if there is one, else cpu")
+]
+RunDtype: TypeAlias = Annotated[
+    Dtype | None,
+    typer.Option(help="Type to run in.", show_default="float16 on cuda, else float32"),
+]
 
 
 def main() -> None:
@@ -75,26 +90,15 @@ def segment(
             "--prompt", "-p", help="Text to draw and segment. Can be repeated.", show_default=False
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")
-    ] = 0,
-    model: Annotated[
-        str,
-        typer.Option(help="[b]playground[/b], a folder of a diffusers pipeline, or a hub id."),
-    ] = "playground",
+    seed: Seed = 0,
+    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
     masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("segments"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace older results.", show_default=False)
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to run.", show_default="cuda if there is one, else cpu"),
-    ] = None,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(help="Type to run in.", show_default="float16 on cuda, else float32"),
-    ] = None,
+    device: Device = None,
+    dtype: RunDtype = None,
 ) -> None:
     """Segment pictures, or what a model draws from prompts, as EmerDiff does.
 
@@ -108,9 +112,7 @@ def segment(
 
       emerdiff-probe segment cat.jpg dog.png --masks 20 --out animals
     """
-    sources = [Prompt(text, seed) for text in prompt or []] + [Photo(path) for path in images or []]
-    if not sources:
-        raise typer.BadParameter("give a picture, or --prompt and a text")
+    sources = _sources(prompt, images, seed)
     with _reported() as console:
         from emerdiff_probe import results
 
@@ -194,13 +196,7 @@ def train(
 
 @app.command("sites", no_args_is_help=True)
 def list_sites(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="[b]playground[/b], a folder of a diffusers pipeline, or a hub id.",
-            show_default=False,
-        ),
-    ],
+    model: Annotated[str, typer.Argument(help=MODELS, show_default=False)],
     pattern: Annotated[
         str, typer.Argument(help="Names with [b]*[/b], separated by commas; after [b]![/b]: not.")
     ] = "*",
@@ -221,6 +217,7 @@ def list_sites(
     """
     with _reported():
         import emerdiff_probe as ep
+        from emerdiff_probe.store import size_text
 
         table = ep.load(model).sites(pattern, kind=kind or None, level=level or None)
         lines = table.assign(
@@ -229,7 +226,7 @@ def list_sites(
             bytes=table["bytes"].map("{:,}".format),
         )
         typer.echo(lines.rename_axis(None).to_string())
-        typer.echo(f"{len(table)} sites, {table['bytes'].sum() / 2**20:.1f} MiB a timestep")
+        typer.echo(f"{len(table)} sites, {size_text(table['bytes'].sum())} a timestep")
 
 
 @app.command(no_args_is_help=True)
@@ -254,10 +251,7 @@ def record(
             "[b]attention[/b]; see [b]emerdiff-probe sites[/b]."
         ),
     ] = "blocks",
-    model: Annotated[
-        str,
-        typer.Option(help="[b]playground[/b], a folder of a diffusers pipeline, or a hub id."),
-    ] = "playground",
+    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampling grid.")] = 50,
     timestep: Annotated[
         list[int] | None,
@@ -266,9 +260,7 @@ def record(
     guidance: Annotated[
         float, typer.Option(min=1, help="Classifier-free guidance; above 1, both halves.")
     ] = 1.0,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")
-    ] = 0,
+    seed: Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples in one call of the model.")] = 1,
     full: Annotated[
         bool, typer.Option("--float32", help="Keep float32 in place of float16.")
@@ -276,14 +268,8 @@ def record(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say how large it would be.", show_default=False)
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to run.", show_default="cuda if there is one, else cpu"),
-    ] = None,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(help="Type to run in.", show_default="float16 on cuda, else float32"),
-    ] = None,
+    device: Device = None,
+    dtype: RunDtype = None,
 ) -> None:
     """Record what happens inside a model while it draws prompts or denoises pictures.
 
@@ -294,9 +280,7 @@ def record(
 
       emerdiff-probe record --prompt "a red house" --sites "*attn2:query" --store house.zarr
     """
-    sources = [Prompt(text, seed) for text in prompt or []] + [Photo(path) for path in images or []]
-    if not sources:
-        raise typer.BadParameter("give a picture, or --prompt and a text")
+    sources = _sources(prompt, images, seed)
     with _reported():
         import emerdiff_probe as ep
 
@@ -340,6 +324,16 @@ def info(
         }
         for name, text in rows.items():
             typer.echo(f"{name:>9}  {text}")
+
+
+def _sources(
+    prompts: list[str] | None, images: list[Path] | None, seed: int
+) -> list[Prompt | Photo]:
+    sources = [Prompt(text, seed) for text in prompts or []]
+    pictures = [Photo(path) for path in images or []]
+    if not sources and not pictures:
+        raise typer.BadParameter("give a picture, or --prompt and a text")
+    return [*sources, *pictures]
 
 
 def _title(source: Prompt | Photo) -> str:

@@ -6,6 +6,7 @@ All positions are in pixels of the photograph, the centre of its pixel i being i
 
 import json
 import math
+from importlib.metadata import version
 from typing import Final, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from emerdiff_probe.errors import StoreError
 __all__ = [
     "CHANNEL",
     "GUIDANCE",
+    "HEAD",
     "MASK",
     "MODEL_X",
     "MODEL_Y",
@@ -31,6 +33,7 @@ __all__ = [
     "X",
     "Y",
     "check",
+    "package_versions",
     "pixel_centres",
 ]
 
@@ -47,6 +50,7 @@ SAMPLE: Final = "sample"
 GUIDANCE: Final = "guidance"  # the two halves of a guided call
 TIMESTEP: Final = "timestep"
 TOKEN: Final = "token"
+HEAD: Final = "head"  # of an attention
 
 SEGMENTATION: Final = "segmentation/1"
 RECORDING: Final = "recording/1"
@@ -69,8 +73,14 @@ _SEGMENTATION: Final[dict[str, tuple[tuple[str, ...], str, _Limits]]] = {
     "picture": ((Y, X, RGB), "uint8", (0, 255)),
     "reconstruction": ((*_MODEL, RGB), "float32", (0, 1)),  # the unmodulated run's image
 }
+_PACKAGES: Final = ("emerdiff-probe", "torch", "diffusers", "transformers", "numpy", "xarray")
 _TEXTS = ("model", "weights", "engine", "source", "fit")
 _JSONS = ("config", "versions", "inversion")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that the values of a dataset depend on, for its attributes."""
+    return {name: version(name) for name in _PACKAGES}
 
 
 def pixel_centres(n: int, extent: float) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import SiteError
+from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 from emerdiff_probe.sites import Site, select
 
 __all__ = ["KINDS", "catalogue", "chosen"]
@@ -72,7 +73,7 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
         if kind is None:
             continue
         if len(shape) == 4:
-            dims: tuple[str, ...] = ("y", "x", "channel")
+            dims: tuple[str, ...] = (Y, X, CHANNEL)
             sizes: Shape = (*shape[2:], shape[1])
             level = shape[2]
         else:
@@ -80,12 +81,12 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
             grid = shapes[Site(transformer)][2:]
             level = grid[0]
             of_text = kind == "cross" and site.port in ("key", "value")
-            dims, sizes = (("token",), (tokens,)) if of_text else (("y", "x"), grid)
+            dims, sizes = ((TOKEN,), (tokens,)) if of_text else ((Y, X), grid)
             if site.port != "out":
                 heads = modules[site.path].heads
-                dims, sizes = (*dims, "head"), (*sizes, heads)
+                dims, sizes = (*dims, HEAD), (*sizes, heads)
                 shape = (*shape[:-1], shape[-1] // heads)
-            dims, sizes = (*dims, "channel"), (*sizes, shape[-1])
+            dims, sizes = (*dims, CHANNEL), (*sizes, shape[-1])
         rows.append((str(site), kind, level, dims, sizes, math.prod(sizes) * item))
     columns = ["site", "kind", "level", "dims", "shape", "bytes"]
     return pd.DataFrame(rows, columns=columns).set_index("site")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Final
 
 import numpy as np
@@ -115,13 +114,10 @@ def segment(
         "model_description": json.dumps(dict(model.description)),
         "inversion": json.dumps(observation.diagnostics),
         "site_rms": modulated.site_rms,
-        "versions": json.dumps({name: version(name) for name in _PACKAGES}),
+        "versions": json.dumps(schema.package_versions()),
     }
     schema.check(result)
     return result
-
-
-_PACKAGES: Final = ("emerdiff-probe", "torch", "diffusers", "transformers", "numpy", "xarray")
 
 
 def _masks(features: xr.DataArray, masks: int | ArrayLike, config: EmerDiffConfig) -> xr.DataArray:

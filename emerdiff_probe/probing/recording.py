@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 
 from emerdiff_probe import schema
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError
-from emerdiff_probe.models import Denoiser
+from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.probing.inversion import Inversion, invert
 from emerdiff_probe.probing.taps import capture
 from emerdiff_probe.probing.trajectory import Trajectory, prompted
@@ -44,7 +43,6 @@ __all__ = ["record"]
 Source: TypeAlias = Prompt | Photo
 Sites: TypeAlias = "str | Sequence[str] | pd.DataFrame"
 
-_PACKAGES: Final = ("emerdiff-probe", "torch", "diffusers", "transformers", "numpy")
 _DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -102,7 +100,7 @@ def record(
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
         StoreError: The store is something else, or the disk has too little room.
     """
-    subjects = _subjects(model, source)
+    subjects = _subjects(model, source, guidance)
     rows = _rows(model, sites, subjects[0].size)
     settings = _Settings(steps, _wanted(model, steps, timesteps), guidance, inversion, seed, batch)
     layout = _plan(model, subjects, rows, settings, dtype)
@@ -127,12 +125,14 @@ class _Subject:
         source: The prompt or photograph.
         pixels: float32 (y, x, rgb) in [0, 1] of a photograph.
         size: Height and width in pixels.
+        condition: Its text, encoded.
         about: Prompt, seed and source, fit for JSON.
     """
 
     source: Source
     pixels: NDArray[np.float32] | None
     size: tuple[int, int]
+    condition: Condition
     about: dict[str, Any]
 
 
@@ -146,7 +146,9 @@ class _Settings:
     batch: int
 
 
-def _subjects(model: Denoiser, source: Source | Sequence[Source]) -> list[_Subject]:
+def _subjects(
+    model: Denoiser, source: Source | Sequence[Source], guidance: float
+) -> list[_Subject]:
     sources = [source] if isinstance(source, Prompt | Photo) else list(source)
     kinds = {type(each) for each in sources}
     if kinds not in ({Prompt}, {Photo}):
@@ -154,7 +156,12 @@ def _subjects(model: Denoiser, source: Source | Sequence[Source]) -> list[_Subje
         raise InputError(
             f"sources are ep.Prompt(text) or ep.Photo(path or image), all of one kind; not {names}"
         )
-    subjects = [_subject(model, each) for each in sources]
+    if kinds == {Photo} and guidance != 1:
+        raise ConfigError(
+            f"guidance is {guidance}, but a photograph is denoised with the empty prompt, "
+            "for which guidance changes nothing; leave it out"
+        )
+    subjects = [_subject(model, each, guidance) for each in sources]
     if len(sizes := {each.size for each in subjects}) > 1:
         raise InputError(
             f"photographs come out at different sizes {sorted(sizes)}, and a recording has one; "
@@ -163,17 +170,18 @@ def _subjects(model: Denoiser, source: Source | Sequence[Source]) -> list[_Subje
     return subjects
 
 
-def _subject(model: Denoiser, source: Source) -> _Subject:
+def _subject(model: Denoiser, source: Source, guidance: float) -> _Subject:
     if isinstance(source, Prompt):
         side = model.image_size
         about = {"prompt": source.text, "seed": int(source.seed), "source": "prompt"}
-        return _Subject(source, None, (side, side), about)
+        condition = model.condition(source.text, guidance)
+        return _Subject(source, None, (side, side), condition, about)
     picture = source.rgb()
     fitted = fit(picture, side=model.image_size, multiple=model.size_multiple)
     digest = hashlib.blake2b(picture.tobytes(), digest_size=8).hexdigest()
     about = {"prompt": "", "seed": -1, "source": f"{source.name} {digest}, {fitted.method}"}
     height, width = fitted.pixels.shape[:2]
-    return _Subject(source, fitted.pixels, (height, width), about)
+    return _Subject(source, fitted.pixels, (height, width), model.condition(""), about)
 
 
 def _rows(model: Denoiser, sites: Sites, size: tuple[int, int]) -> pd.DataFrame:
@@ -208,16 +216,13 @@ def _plan(
         raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
     if settings.batch < 1:
         raise ConfigError(f"batch is {settings.batch}; choose 1 or more")
-    photo = isinstance(subjects[0].source, Photo)
-    if photo and settings.guidance != 1:
-        raise ConfigError(
-            f"guidance is {settings.guidance}, but a photograph is denoised with the empty prompt, "
-            "for which guidance changes nothing; leave it out"
-        )
-    conditions = [model.condition(each.about["prompt"], settings.guidance) for each in subjects]
-    guided = conditions[0].halves == 2
-    empty = model.condition("").tokens
-    tokens = np.array([[empty, each.tokens] if guided else each.tokens for each in conditions])
+    texts = [each.condition.tokens for each in subjects]
+    guided = subjects[0].condition.halves == 2
+    if guided:
+        empty = model.condition("").tokens
+        tokens = np.array([[empty, each] for each in texts])
+    else:
+        tokens = np.array(texts)
     height, width = subjects[0].size
     _, channels, *grid = model.latent_shape(height, width)
     leaves = [
@@ -240,7 +245,7 @@ def _plan(
         "batch": settings.batch,
         "dtype": dtype,
     }
-    if photo:
+    if isinstance(subjects[0].source, Photo):
         config |= {"inversion": settings.inversion, "seed": settings.seed}
     return Plan(
         leaves=tuple(leaves),
@@ -253,7 +258,7 @@ def _plan(
         config=config,
         about={
             "model": dict(model.description),
-            "versions": {name: version(name) for name in _PACKAGES},
+            "versions": schema.package_versions(),
         },
     )
 
@@ -398,15 +403,15 @@ def _trajectory(model: Denoiser, subjects: list[_Subject], settings: _Settings) 
 
 def _single(model: Denoiser, subject: _Subject, settings: _Settings) -> Trajectory:
     timesteps = model.schedule.timesteps(settings.steps)
-    condition = model.condition(subject.about["prompt"], settings.guidance)
     if subject.pixels is None:
-        return prompted(model, condition, timesteps, subject.about["seed"], subject.size)
+        seed = subject.about["seed"]
+        return prompted(model, subject.condition, timesteps, seed, subject.size)
     return invert(
         model,
         model.encode(rearrange(torch.from_numpy(subject.pixels), "y x rgb -> 1 rgb y x")),
         method=settings.inversion,
         timesteps=tuple(t for t in timesteps if t <= settings.timesteps[0]),
-        condition=condition,
+        condition=subject.condition,
         seed=settings.seed,
     )
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -59,7 +60,7 @@ class Leaf:
     timed: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What a recording will hold and how large it will be.
 
@@ -103,31 +104,23 @@ class Plan:
         guided = leaf.guided and bool(self.guidance)
         return (samples, *[len(self.guidance)] * guided, *[timesteps] * leaf.timed)
 
-    @property
-    def step_bytes(self) -> int:
-        """Bytes of one sample at one timestep."""
-        halves = max(len(self.guidance), 1)
-        return sum(
-            math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize * (halves if leaf.guided else 1)
-            for leaf in self.leaves
-            if leaf.timed
-        )
+    def bytes(self, leaf: Leaf, samples: int, timesteps: int) -> int:
+        """Bytes of a leaf's values for so many samples and timesteps."""
+        shape = (*self.leading(leaf, samples, timesteps), *leaf.shape)
+        return math.prod(shape) * np.dtype(leaf.dtype).itemsize
 
     @property
     def nbytes(self) -> int:
         """Bytes of all values, in memory and on disk alike: they are not compressed."""
-        return sum(
-            math.prod(self.shape(leaf)) * np.dtype(leaf.dtype).itemsize for leaf in self.leaves
-        )
+        return sum(self.bytes(leaf, len(self.samples), len(self.timesteps)) for leaf in self.leaves)
 
-    @property
+    @cached_property
     def block(self) -> int:
         """Timesteps that are kept in memory, written and committed together."""
-        return min(
-            max(_BLOCK_BYTES // max(self.step_bytes, 1), 1), _LONGEST_BLOCK, len(self.timesteps)
-        )
+        step = sum(self.bytes(leaf, 1, 1) for leaf in self.leaves if leaf.timed)
+        return min(max(_BLOCK_BYTES // max(step, 1), 1), _LONGEST_BLOCK, len(self.timesteps))
 
-    @property
+    @cached_property
     def blocks(self) -> list[slice]:
         """Positions of the timesteps of each block."""
         count = len(self.timesteps)
@@ -140,7 +133,7 @@ class Plan:
                 " ".join(self.dims(leaf)),
                 " x ".join(map(str, self.shape(leaf))),
                 leaf.dtype,
-                math.prod(self.shape(leaf)) * np.dtype(leaf.dtype).itemsize,
+                self.bytes(leaf, len(self.samples), len(self.timesteps)),
             )
             for leaf in self.leaves
         }
