@@ -22,9 +22,21 @@ from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.probing import sample
 from emerdiff_probe.scenes import COLOURS, KINDS, scene
 
-__all__ = ["Classifier", "Examples", "draw", "examples", "follow", "judge", "train_classifier"]
+__all__ = [
+    "STEPS",
+    "Classifier",
+    "Examples",
+    "draw",
+    "examples",
+    "follow",
+    "judge",
+    "train_classifier",
+]
 
 COLOUR_NAMES: Final = tuple(COLOURS)
+STEPS: Final = 25
+"""Of drawing a picture."""
+
 _THING: Final = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(KINDS)})")
 
 
@@ -180,10 +192,10 @@ def follow(
 
 
 def draw(model: StableDiffusion, prompt: str, *, seed: int, guidance: float) -> Tensor:
-    """One picture from a prompt, in 50 steps: uint8 (1, 3, y, x)."""
+    """One picture from a prompt: uint8 (1, 3, y, x)."""
     side = model.image_size
     condition = model.condition(prompt, guidance)
-    *_, last = sample(model, condition, steps=50, seed=seed, height=side, width=side)
+    *_, last = sample(model, condition, steps=STEPS, seed=seed, height=side, width=side)
     return _bytes(model.decode(last.next_latents))
 
 

@@ -26,9 +26,13 @@ LIMITS: Final = """\
   autoencoder, but their features mean little.
 - It knows the words of the scenes' captions; other words are spelt in letters that mean nothing
   to it.
-- It was trained for an hour or two on two cores. Small parts (doors, wheels, heads) are often
-  missing from what it draws, things may melt into each other, and prompts of several things are
-  seldom followed to the letter."""
+- It was trained for little more than an hour on two cores. What it draws from noise are patches in
+  the prompt's colours, seldom a thing that a person would recognise; the table above counts them.
+  Denoising a scene from t = 800 or less, which is what inversion and modulation do, it predicts
+  sensible pictures.
+- Its features say more of the place in the picture than of what is there: clusters of them match
+  the scenes' parts poorly (`docs/results/settings.md`). Its correspondences between latent
+  locations and pixels are sharp (`docs/results/quality.md`, "true masks")."""
 
 SHEET_COLOURS: Final = ("red", "yellow", "blue", "white")
 
@@ -147,8 +151,8 @@ lowest validation loss of the last run, whose curve is on the right.
 
 ## What it draws
 
-Unchosen: seed 0, guidance {guidance:g}, 50 steps. Rows: {", ".join(SHEET_COLOURS)}; columns:
-{", ".join(scenes.KINDS)}.
+Unchosen: seed 0, guidance {guidance:g}, {captions.STEPS} steps. Rows:
+{", ".join(SHEET_COLOURS)}; columns: {", ".join(scenes.KINDS)}.
 
 ![Samples](samples.png)
 

@@ -27,9 +27,8 @@ def to_markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as the first column."""
     header = [str(table.index.name or ""), *map(str, table.columns)]
     lines = [header, ["---"] * len(header)]
-    lines += [
-        [str(name), *map(str, row)] for name, row in zip(table.index, table.values, strict=True)
-    ]
+    # Not `table.values`, in which whole numbers beside fractions are fractions too.
+    lines += [list(map(str, row)) for row in table.itertuples()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

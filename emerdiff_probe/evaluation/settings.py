@@ -29,9 +29,9 @@ __all__ = [
     "shift_grid",
 ]
 
-FEATURE_TIMESTEPS: Final = (1, 61, 121, 201, 281, 401)
+FEATURE_TIMESTEPS: Final = (1, 41, 121, 201, 281, 401)
 STRENGTHS: Final = (10.0, 20.0, 40.0, 80.0)
-SHIFT_TIMESTEPS: Final = (101, 181, 281, 381, 481, 641)
+SHIFT_TIMESTEPS: Final = (81, 161, 281, 401, 481, 641)
 SIGMAS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)
 BALANCES: Final[tuple[Balance, ...]] = ("none", "root", "mean")
 ELSEWHERE: Final = (1.0, 0.5, 0.2, 0.05)

@@ -134,8 +134,10 @@ class EmerDiffConfig:
         It departs from the paper where this small, briefly trained model does. Of the block's three
         cross-attentions the third moves pixels most sharply; it wants a larger shift, at more
         noise, and no filter. Features are weak everywhere, and read from the layer that is shifted.
+        Half the steps take half the time, and score as high.
         """
         return cls(
+            steps=25,
             feature_site="up_blocks.1.attentions.2:out",
             feature_timestep=281,
             normalise="l2",
