@@ -206,7 +206,7 @@ def _quality(task: Task) -> None:
     scores = run(segmentor, both, task.journal("quality", config=about), processes=task.processes)
     seeded = run(
         stability(task.model, config, range(1, 4)),
-        [(seed, False) for seed in seeds[: max(task.scenes // 5, 1)]],
+        [(seed, False) for seed in seeds[: max(task.scenes // 10, 1)]],
         task.journal("stability", config=about),
         processes=task.processes,
     )
