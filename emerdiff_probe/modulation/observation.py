@@ -30,6 +30,7 @@ class Observation:
 
     Attributes:
         picture: uint8, shape (height, width, 3), in its own size.
+        pixels: float32 in [0, 1], shape (height, width, 3), as the model sees it.
         fit: How it was brought to the model's size, in words.
         trajectory: From the larger of t_m and t_f down.
         features: (source_y, source_x, channel), float32, read at t_f; coordinates are the centres
@@ -40,6 +41,7 @@ class Observation:
     """
 
     picture: NDArray[np.uint8]
+    pixels: NDArray[np.float32]
     fit: str
     trajectory: Trajectory
     features: xr.DataArray
@@ -107,7 +109,7 @@ def observe(
         "picture_psnr": _psnr(_to_pixels(model.decode(rebuilt)), pixels),
         "autoencoder_psnr": _psnr(_to_pixels(model.decode(x0)), pixels),
     }
-    return Observation(picture, how, trajectory, features[site, timestep], diagnostics)
+    return Observation(picture, pixels, how, trajectory, features[site, timestep], diagnostics)
 
 
 def _generate(
@@ -138,11 +140,13 @@ def read_features(
     timesteps: Sequence[int],
     size: tuple[int, int],
 ) -> tuple[dict[tuple[Site, int], xr.DataArray], Tensor]:
-    """Features at sites and timesteps, from one unmodulated run.
+    """Features at sites and timesteps of the unmodulated run.
+
+    Where the trajectory knows its latents, the model is called at these timesteps only.
 
     Args:
         model: The denoiser.
-        trajectory: What is run; it includes all the timesteps.
+        trajectory: It includes all the timesteps.
         sites: Where to read.
         timesteps: When to read.
         size: Height and width of the picture, whose pixels the coordinates are in.
@@ -154,15 +158,15 @@ def read_features(
     Raises:
         SiteError: A site does not exist or is not laid out over the picture.
     """
+    latents = trajectory.passed(model)
     features = {}
     with capture(model.unet, sites) as taps:
-        for step in trajectory.run(model):
-            tensors = taps.take()
-            if step.timestep in timesteps:
-                for site in sites:
-                    on_grid = _on_grid(tensors[site], step.latents, site)
-                    features[site, step.timestep] = _labelled(on_grid, size)
-    return features, step.next_latents
+        for timestep, now in zip(trajectory.timesteps, latents, strict=False):
+            if timestep in timesteps:
+                model.predict(now, timestep, trajectory.condition)
+                for site, tensor in taps.take().items():
+                    features[site, timestep] = _labelled(_on_grid(tensor, now, site), size)
+    return features, latents[-1]
 
 
 def _on_grid(tensor: Tensor, latents: Tensor, site: Site) -> NDArray[np.float32]:
