@@ -1,5 +1,6 @@
 """Modulated denoising: interventions, engines, and segmentation from their responses."""
 
+from emerdiff_probe.modulation.adjoint import sensitivity
 from emerdiff_probe.modulation.config import EmerDiffConfig
 from emerdiff_probe.modulation.engines import ENGINES
 from emerdiff_probe.modulation.interventions import (
@@ -15,7 +16,9 @@ from emerdiff_probe.modulation.interventions import (
     products_captured,
 )
 from emerdiff_probe.modulation.literal import Modulated, modulate
+from emerdiff_probe.modulation.live import Responder
 from emerdiff_probe.modulation.observation import Observation, observe, read_features
+from emerdiff_probe.modulation.responses import respond
 from emerdiff_probe.modulation.segmentation import segment
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "Noise",
     "Observation",
     "Replace",
+    "Responder",
     "Scale",
     "Shift",
     "Steer",
@@ -36,5 +40,7 @@ __all__ = [
     "observe",
     "products_captured",
     "read_features",
+    "respond",
     "segment",
+    "sensitivity",
 ]

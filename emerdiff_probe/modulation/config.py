@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -168,6 +169,10 @@ class EmerDiffConfig:
     def for_model(cls, model: Denoiser) -> Self:
         """The settings to start from with a model."""
         return cls.playground() if model.family == "playground" else cls.closest_to_paper()
+
+    def to_json(self) -> str:
+        """All settings, for provenance."""
+        return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def table(cls) -> pd.DataFrame:

@@ -205,7 +205,8 @@ class SiteEdit(ABC):
 
     def _mask(self, shape: tuple[int, ...], grid: tuple[int, ...], count: int) -> Tensor:
         """The mask, shape (1, sample, location, 1)."""
-        mask = torch.as_tensor(self.mask, dtype=torch.float32)
+        mask = torch.as_tensor(self.mask)
+        mask = mask if mask.is_floating_point() else mask.float()
         fits = mask.ndim in (2, 3) and (
             mask.shape[-2:] == grid
             if len(grid) == 2

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 import xarray as xr
 from einops import rearrange
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from emerdiff_probe import analysis
 from emerdiff_probe.errors import ConfigError, InputError, SiteError
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.modulation.config import EmerDiffConfig
@@ -21,7 +22,7 @@ from emerdiff_probe.schema import CHANNEL, SOURCE_X, SOURCE_Y, pixel_centres
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Photo, Prompt, fit
 
-__all__ = ["Observation", "observe", "read_features"]
+__all__ = ["Observation", "described", "low_resolution_masks", "observe", "read_features"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +168,44 @@ def read_features(
                 for site, tensor in taps.take().items():
                     features[site, timestep] = _labelled(_on_grid(tensor, now, site), size)
     return features, latents[-1]
+
+
+def low_resolution_masks(
+    features: xr.DataArray, masks: int | ArrayLike, config: EmerDiffConfig
+) -> xr.DataArray:
+    """Weights (mask, source_y, source_x): clusters of the features, or the user's own masks.
+
+    Args:
+        features: (source_y, source_x, channel).
+        masks: How many, or an array; see `segment`.
+        config: How features are clustered.
+
+    Raises:
+        InputError: The masks cannot be used.
+    """
+    if isinstance(masks, bool):
+        raise InputError(f"masks is {masks}; give a number of masks, or an array of masks")
+    if isinstance(masks, int | np.integer):
+        low_res = analysis.cluster(
+            features,
+            int(masks),
+            normalise=config.normalise,
+            restarts=config.restarts,
+            seed=config.seed,
+        )
+        weights = analysis.one_hot(low_res, int(masks))
+    else:
+        grid = (features.sizes[SOURCE_Y], features.sizes[SOURCE_X])
+        weights = analysis.as_masks(masks, grid)
+    places = {name: features.coords[name] for name in (SOURCE_Y, SOURCE_X)}
+    return weights.assign_coords(places).astype(np.float32)
+
+
+def described(source: Prompt | Photo) -> str:
+    """A source in words, for provenance."""
+    if isinstance(source, Prompt):
+        return f"prompt {source.text!r}, seed {source.seed}"
+    return f"photo {source.name!r}"
 
 
 def _on_grid(tensor: Tensor, latents: Tensor, site: Site) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -14,12 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
 from emerdiff_probe import analysis, schema
-from emerdiff_probe.errors import InputError
 from emerdiff_probe.models import Denoiser
 from emerdiff_probe.modulation.config import EmerDiffConfig
 from emerdiff_probe.modulation.engines import decoded, engine_named
 from emerdiff_probe.modulation.literal import Modulated
-from emerdiff_probe.modulation.observation import Observation, observe
+from emerdiff_probe.modulation.observation import (
+    Observation,
+    described,
+    low_resolution_masks,
+    observe,
+)
 from emerdiff_probe.sources import Photo, Prompt
 
 __all__ = ["segment"]
@@ -66,7 +69,7 @@ def segment(
     config = config or EmerDiffConfig.for_model(model)
     observation = observe(model, source, config, progress=progress)
     features = observation.features
-    weights = _masks(features, masks, config)
+    weights = low_resolution_masks(features, masks, config)
     modulated = modulate(
         model,
         observation.trajectory,
@@ -101,9 +104,9 @@ def segment(
         "model": model.name,
         "weights": model.weights,
         "engine": engine,
-        "source": _described(source),
+        "source": described(source),
         "fit": observation.fit,
-        "config": json.dumps(dataclasses.asdict(config)),
+        "config": config.to_json(),
         "model_description": json.dumps(dict(model.description)),
         "inversion": json.dumps(observation.diagnostics),
         "site_rms": modulated.site_rms,
@@ -111,26 +114,6 @@ def segment(
     }
     schema.check(result)
     return result
-
-
-def _masks(features: xr.DataArray, masks: int | ArrayLike, config: EmerDiffConfig) -> xr.DataArray:
-    """Weights (mask, source_y, source_x): clusters of the features, or the user's own masks."""
-    if isinstance(masks, bool):
-        raise InputError(f"masks is {masks}; give a number of masks, or an array of masks")
-    if isinstance(masks, int | np.integer):
-        low_res = analysis.cluster(
-            features,
-            int(masks),
-            normalise=config.normalise,
-            restarts=config.restarts,
-            seed=config.seed,
-        )
-        weights = analysis.one_hot(low_res, int(masks))
-    else:
-        grid = (features.sizes[schema.SOURCE_Y], features.sizes[schema.SOURCE_X])
-        weights = analysis.as_masks(masks, grid)
-    places = {name: features.coords[name] for name in (schema.SOURCE_Y, schema.SOURCE_X)}
-    return weights.assign_coords(places).astype(np.float32)
 
 
 def _difference_maps(
@@ -167,9 +150,3 @@ def _difference_maps(
         },
         name="difference",
     )
-
-
-def _described(source: Prompt | Photo) -> str:
-    if isinstance(source, Prompt):
-        return f"prompt {source.text!r}, seed {source.seed}"
-    return f"photo {source.name!r}"

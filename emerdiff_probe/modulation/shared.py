@@ -81,7 +81,6 @@ def watch(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -> It
     for index, timestep in list(enumerate(trajectory.timesteps))[start:]:
         begun: dict[str, Any] = {}
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
             tap = stack.enter_context(capture(model.unet, taken))
             if index == start:
                 begun = stack.enter_context(prefix(model.unet, site.path))
