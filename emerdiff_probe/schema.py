@@ -17,6 +17,7 @@ from emerdiff_probe.errors import StoreError
 
 __all__ = [
     "CHANNEL",
+    "COMPRESSED",
     "GUIDANCE",
     "HEAD",
     "MASK",
@@ -56,6 +57,7 @@ HEAD: Final = "head"  # of an attention
 SEGMENTATION: Final = "segmentation/1"
 RECORDING: Final = "recording/1"
 RESPONSES: Final = "responses/1"
+COMPRESSED: Final = "compressed-responses/1"
 
 _SOURCE = (SOURCE_Y, SOURCE_X)
 _MODEL = (MODEL_Y, MODEL_X)
@@ -82,6 +84,17 @@ _RESPONSES: Final[dict[str, tuple[tuple[str, ...], str, _Limits]]] = {
     "reconstruction": (_PICTURE, "float32", (0, 1)),
 }
 _RESPONSE_DIMS: Final = ((*_SOURCE, RGB, Y, X), (MASK, RGB, Y, X))
+_COMPRESSED: Final[dict[str, dict[str, tuple[tuple[str, ...], str, _Limits]]]] = {
+    "left": {  # low rank
+        "left": ((*_SOURCE, "component"), "float32", None),
+        "right": (("component", RGB, Y, X), "int8", None),
+        "right_scale": (("component",), "float32", None),
+    },
+    "tiles": {
+        "tiles": ((*_SOURCE, RGB, Y, X), "int8", None),
+        "scale": (_SOURCE, "float32", (0, math.inf)),
+    },
+}
 _PACKAGES: Final = ("emerdiff-probe", "torch", "diffusers", "transformers", "numpy", "xarray")
 _TEXTS = ("model", "weights", "engine", "source", "fit")
 _JSONS = ("config", "versions", "inversion")
@@ -111,10 +124,10 @@ def check(ds: xr.Dataset) -> None:
         StoreError: Naming the first thing that is wrong.
     """
     schema = ds.attrs.get("schema")
-    if schema not in (SEGMENTATION, RESPONSES):
+    if schema not in (SEGMENTATION, RESPONSES, COMPRESSED):
         raise StoreError(
-            f"attribute schema is {schema!r}; this version knows {SEGMENTATION!r} and "
-            f"{RESPONSES!r}. Make the dataset anew, or use the version that made it"
+            f"attribute schema is {schema!r}; this version knows {SEGMENTATION!r}, {RESPONSES!r} "
+            f"and {COMPRESSED!r}. Make the dataset anew, or use the version that made it"
         )
     _check_attributes(ds)
     variables = _SEGMENTATION if schema == SEGMENTATION else _responses(ds)
@@ -132,6 +145,12 @@ def check(ds: xr.Dataset) -> None:
 
 def _responses(ds: xr.Dataset) -> dict[str, tuple[tuple[str, ...], str, _Limits]]:
     """Variables of responses: of masks or of single locations, in half or single precision."""
+    if ds.attrs["schema"] == COMPRESSED:
+        found = dict(_COMPRESSED["left" if "left" in ds.data_vars else "tiles"])
+        if "right" in ds.data_vars and ds["right"].dtype == "float16":
+            found["right"] = (found["right"][0], "float16", None)
+        error = (_SOURCE, "float32", (0.0, math.inf))
+        return {**found, "picture": _RESPONSES["picture"], "error": error}
     if "response" not in ds.data_vars:
         raise StoreError(f"no variable 'response'; there are {sorted(map(str, ds.data_vars))}")
     response = ds["response"]

@@ -18,6 +18,14 @@ from emerdiff_probe.analysis.metrics import (
     majority_class_miou,
     majority_classes,
 )
+from emerdiff_probe.analysis.responses import (
+    additivity_error,
+    compress,
+    movers,
+    pixels_moved,
+    response_of,
+    segment_from,
+)
 from emerdiff_probe.analysis.upsampling import (
     bilinear_features,
     bilinear_masks,
@@ -29,6 +37,7 @@ __all__ = [
     "Balance",
     "Labels",
     "Normalisation",
+    "additivity_error",
     "adjusted_rand",
     "as_masks",
     "assign",
@@ -38,13 +47,18 @@ __all__ = [
     "boundary_f",
     "class_mean_miou",
     "cluster",
+    "compress",
     "embeddings",
     "guided_filter",
     "image_hungarian_miou",
     "majority_class_miou",
     "majority_classes",
+    "movers",
     "nearest",
     "normalised",
     "one_hot",
+    "pixels_moved",
+    "response_of",
+    "segment_from",
     "smooth",
 ]

@@ -102,7 +102,7 @@ def respond(
         masks = low_resolution_masks(observation.features, to, config)
         if masks.shape[1:] != grid:
             raise SiteError(
-                f"masks have {masks.shape[1:]} locations and '{config.modulation_site}' has {grid}; "
+                f"masks have {masks.shape[1:]} locations, '{config.modulation_site}' has {grid}; "
                 "choose a feature site and a modulation site of one level"
             )
         low_res = masks.values.argmax(0).astype(np.int16)
