@@ -9,6 +9,7 @@ from emerdiff_probe.analysis.clustering import (
     normalised,
     one_hot,
 )
+from emerdiff_probe.analysis.merging import MergeBy, dendrogram, merge, normalised_cut, silhouettes
 from emerdiff_probe.analysis.metrics import (
     Labels,
     adjusted_rand,
@@ -36,6 +37,7 @@ from emerdiff_probe.analysis.upsampling import (
 __all__ = [
     "Balance",
     "Labels",
+    "MergeBy",
     "Normalisation",
     "additivity_error",
     "adjusted_rand",
@@ -48,17 +50,21 @@ __all__ = [
     "class_mean_miou",
     "cluster",
     "compress",
+    "dendrogram",
     "embeddings",
     "guided_filter",
     "image_hungarian_miou",
     "majority_class_miou",
     "majority_classes",
+    "merge",
     "movers",
     "nearest",
     "normalised",
+    "normalised_cut",
     "one_hot",
     "pixels_moved",
     "response_of",
     "segment_from",
+    "silhouettes",
     "smooth",
 ]

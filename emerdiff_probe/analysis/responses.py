@@ -333,7 +333,7 @@ def _errors(responses: xr.Dataset, compressed: xr.Dataset) -> _Floats:
     for unit, true in zip(units, _blocks(responses), strict=True):
         found = _summed(compressed, unit)
         if not whole:
-            found = down @ found @ across.T
+            found = (down @ found @ across.T).astype(np.float32)
         size = np.sqrt((true**2).sum((1, 2, 3)))
         error = np.sqrt(((found - true) ** 2).sum((1, 2, 3)))
         errors.append(np.divide(error, size, out=np.zeros_like(error), where=size > 0))
