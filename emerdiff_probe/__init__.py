@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         respond,
         segment,
         sensitivity,
+        sweep,
     )
     from emerdiff_probe.probing import record
     from emerdiff_probe.store import open_recording as open
@@ -64,6 +65,7 @@ __all__ = [
     "segment",
     "sensitivity",
     "site",
+    "sweep",
     "views",
 ]
 
@@ -83,6 +85,7 @@ _MODULATION = (
     "respond",
     "segment",
     "sensitivity",
+    "sweep",
 )
 _PLACES = {
     **{name: ("emerdiff_probe.modulation", name) for name in _MODULATION},

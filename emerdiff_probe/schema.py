@@ -30,6 +30,7 @@ __all__ = [
     "SEGMENTATION",
     "SOURCE_X",
     "SOURCE_Y",
+    "SWEEP",
     "TIMESTEP",
     "TOKEN",
     "X",
@@ -58,6 +59,7 @@ SEGMENTATION: Final = "segmentation/1"
 RECORDING: Final = "recording/1"
 RESPONSES: Final = "responses/1"
 COMPRESSED: Final = "compressed-responses/1"
+SWEEP: Final = "sweep/1"
 
 _SOURCE = (SOURCE_Y, SOURCE_X)
 _MODEL = (MODEL_Y, MODEL_X)

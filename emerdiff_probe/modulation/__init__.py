@@ -20,6 +20,7 @@ from emerdiff_probe.modulation.live import Responder
 from emerdiff_probe.modulation.observation import Observation, observe, read_features
 from emerdiff_probe.modulation.responses import respond
 from emerdiff_probe.modulation.segmentation import segment
+from emerdiff_probe.modulation.sweeps import sweep
 
 __all__ = [
     "ENGINES",
@@ -43,4 +44,5 @@ __all__ = [
     "respond",
     "segment",
     "sensitivity",
+    "sweep",
 ]

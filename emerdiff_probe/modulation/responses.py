@@ -29,7 +29,7 @@ from emerdiff_probe.modulation.observation import (
 from emerdiff_probe.sources import Photo, Prompt
 from emerdiff_probe.store import ResponseStore, open_responses
 
-__all__ = ["Dtype", "cast", "frame", "located", "respond"]
+__all__ = ["Dtype", "cast", "frame", "identity", "located", "respond"]
 
 Dtype = Literal["float16", "float32"]
 
@@ -90,7 +90,7 @@ def respond(
         raise InputError(f"to is {to!r}; give 'locations', a number of masks, or an array of masks")
     kept = None
     if store is not None:
-        kept = ResponseStore(store, _identity(model, source, to, engine, config, dtype))
+        kept = ResponseStore(store, identity(model, source, to, engine, config, dtype))
     observation = observe(model, source, config, progress=progress)
     rest = frame(model, source, observation, engine, config)
     grid = rest.attrs.pop("grid")
@@ -223,7 +223,7 @@ def cast(response: Tensor, dtype: Dtype) -> NDArray[Any]:
     return narrow
 
 
-def _identity(
+def identity(
     model: Denoiser,
     source: Prompt | Photo,
     to: str | int | ArrayLike,

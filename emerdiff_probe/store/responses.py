@@ -23,8 +23,6 @@ from emerdiff_probe.store.reading import chunks_of
 
 __all__ = ["ResponseStore", "open_responses"]
 
-_NAME = "response"
-
 
 class ResponseStore:
     """Responses in a folder, of which some may be missing still.
@@ -32,17 +30,26 @@ class ResponseStore:
     Args:
         path: The folder.
         identity: All that decides the values, fit for JSON.
+        name: Of the variable; its last three dims are those of one response.
+        schema: Of the dataset.
 
     Raises:
         StoreError: The folder is something else.
         ConfigError: It was begun with another identity; gives both values of each difference.
     """
 
-    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        name: str = "response",
+        schema: str = RESPONSES,
+    ) -> None:
         self.path = Path(path)
+        self._name = name
         self._identity = json.loads(json.dumps(identity))
         if self.path.exists():
-            begun = json.loads(_attributes(self.path)["identity"])
+            begun = json.loads(_attributes(self.path, schema)["identity"])
             what = f"the store '{self.path}'"
             check_unchanged(begun, self._identity, what, "another folder")
 
@@ -73,7 +80,7 @@ class ResponseStore:
             rest = rest.assign_attrs(identity=json.dumps(self._identity))
             rest.to_zarr(making, zarr_format=3, consolidated=False)
             zarr.open_group(making, mode="r+").create_array(
-                _NAME,
+                self._name,
                 shape=response.shape,
                 chunks=(*[1] * single, *response.shape[single:]),
                 dtype=response.dtype,
@@ -89,24 +96,25 @@ class ResponseStore:
     @property
     def committed(self) -> set[tuple[int, ...]]:
         """Indices of the locations or masks that are there."""
-        shape = zarr.open_array(self.path / _NAME, mode="r").shape
-        return {index[: len(shape) - 3] for index in chunks_of(self.path, _NAME)}
+        shape = zarr.open_array(self.path / self._name, mode="r").shape
+        return {index[: len(shape) - 3] for index in chunks_of(self.path, self._name)}
 
     def write(self, index: tuple[int, ...], response: NDArray[Any]) -> None:
         """Commits one response, shape (rgb, y, x); a chunk's file comes whole or not at all."""
-        zarr.open_array(self.path / _NAME, mode="r+")[index] = response
+        zarr.open_array(self.path / self._name, mode="r+")[index] = response
 
 
-def open_responses(path: str | os.PathLike[str]) -> xr.Dataset:
+def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.Dataset:
     """Opens responses that were streamed to a folder; values are read when they are needed.
 
     Args:
         path: The folder. It may still be written to: what is not there yet is NaN.
+        schema: Of the dataset.
 
     Raises:
         StoreError: It holds no responses.
     """
-    _attributes(Path(path))
+    _attributes(Path(path), schema)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ds = xr.open_zarr(path, consolidated=True)
@@ -115,14 +123,14 @@ def open_responses(path: str | os.PathLike[str]) -> xr.Dataset:
     )
 
 
-def _attributes(path: Path) -> dict[str, Any]:
+def _attributes(path: Path, schema: str) -> dict[str, Any]:
     try:
         attributes = dict(zarr.open_group(path, mode="r").attrs)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise StoreError(f"'{path}' holds no responses: {error}") from error
-    if attributes.get("schema") != RESPONSES:
+    if attributes.get("schema") != schema:
         raise StoreError(
             f"'{path}' holds no responses that this version knows: its schema is "
-            f"{attributes.get('schema')!r}, not {RESPONSES!r}"
+            f"{attributes.get('schema')!r}, not {schema!r}"
         )
     return attributes
