@@ -20,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint lab notebooks results benchmark-scenes benchmark-settings \
-    benchmark-quality card pictures test-lowest wheel clean
+    benchmark-quality benchmark-modulation card pictures test-lowest wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -75,6 +75,9 @@ benchmark-settings: $(STAMP)  ## settings of the method compared on validation s
 
 benchmark-quality: $(STAMP)  ## EmerDiff against baselines, nulls and rivals on test scenes (hours)
 	$(BENCHMARK) quality
+
+benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agreement with the literal one
+	$(BENCHMARK) modulation --count 20
 
 card: $(STAMP)  ## the bundled model's card, with its curves and samples
 	$(BENCHMARK) card

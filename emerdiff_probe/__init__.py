@@ -4,6 +4,7 @@
 
     model = ep.load("playground")
     segments = ep.segment(model, ep.Prompt("a red house"), masks=12)
+    responses = ep.respond(model, ep.Prompt("a red house"))
     run = ep.record(model, ep.Prompt("a red house"), "*attn2:query", store="run.zarr")
 
 The import is light: torch and diffusers are loaded when first needed.
@@ -21,34 +22,76 @@ from emerdiff_probe.sources import Photo, Prompt
 if TYPE_CHECKING:
     from emerdiff_probe import analysis, scenes, views
     from emerdiff_probe.models import load
-    from emerdiff_probe.modulation import EmerDiffConfig, segment
+    from emerdiff_probe.modulation import (
+        Ablate,
+        EmerDiffConfig,
+        InjectAttention,
+        Noise,
+        Replace,
+        Responder,
+        Scale,
+        Shift,
+        Steer,
+        intervene,
+        respond,
+        segment,
+        sensitivity,
+        sweep,
+    )
     from emerdiff_probe.probing import record
     from emerdiff_probe.store import open_recording as open
     from emerdiff_probe.store import site
 
 __all__ = [
+    "Ablate",
     "EmerDiffConfig",
+    "InjectAttention",
+    "Noise",
     "Photo",
     "ProbeError",
     "Prompt",
+    "Replace",
+    "Responder",
+    "Scale",
+    "Shift",
+    "Steer",
     "analysis",
+    "intervene",
     "load",
     "open",
     "record",
+    "respond",
     "scenes",
     "segment",
+    "sensitivity",
     "site",
+    "sweep",
     "views",
 ]
 
 __version__ = version("emerdiff-probe")
 
+_MODULATION = (
+    "Ablate",
+    "EmerDiffConfig",
+    "InjectAttention",
+    "Noise",
+    "Replace",
+    "Responder",
+    "Scale",
+    "Shift",
+    "Steer",
+    "intervene",
+    "respond",
+    "segment",
+    "sensitivity",
+    "sweep",
+)
 _PLACES = {
-    "EmerDiffConfig": ("emerdiff_probe.modulation", "EmerDiffConfig"),
+    **{name: ("emerdiff_probe.modulation", name) for name in _MODULATION},
     "load": ("emerdiff_probe.models", "load"),
     "open": ("emerdiff_probe.store", "open_recording"),
     "record": ("emerdiff_probe.probing", "record"),
-    "segment": ("emerdiff_probe.modulation", "segment"),
     "site": ("emerdiff_probe.store", "site"),
 }
 _ROOMS = ("analysis", "scenes", "views")

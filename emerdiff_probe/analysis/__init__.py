@@ -9,6 +9,7 @@ from emerdiff_probe.analysis.clustering import (
     normalised,
     one_hot,
 )
+from emerdiff_probe.analysis.merging import MergeBy, dendrogram, merge, normalised_cut, silhouettes
 from emerdiff_probe.analysis.metrics import (
     Labels,
     adjusted_rand,
@@ -17,6 +18,14 @@ from emerdiff_probe.analysis.metrics import (
     image_hungarian_miou,
     majority_class_miou,
     majority_classes,
+)
+from emerdiff_probe.analysis.responses import (
+    additivity_error,
+    compress,
+    movers,
+    pixels_moved,
+    response_of,
+    segment_from,
 )
 from emerdiff_probe.analysis.upsampling import (
     bilinear_features,
@@ -28,7 +37,9 @@ from emerdiff_probe.analysis.upsampling import (
 __all__ = [
     "Balance",
     "Labels",
+    "MergeBy",
     "Normalisation",
+    "additivity_error",
     "adjusted_rand",
     "as_masks",
     "assign",
@@ -38,13 +49,22 @@ __all__ = [
     "boundary_f",
     "class_mean_miou",
     "cluster",
+    "compress",
+    "dendrogram",
     "embeddings",
     "guided_filter",
     "image_hungarian_miou",
     "majority_class_miou",
     "majority_classes",
+    "merge",
+    "movers",
     "nearest",
     "normalised",
+    "normalised_cut",
     "one_hot",
+    "pixels_moved",
+    "response_of",
+    "segment_from",
+    "silhouettes",
     "smooth",
 ]

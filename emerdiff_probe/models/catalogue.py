@@ -125,6 +125,11 @@ def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
             module.register_forward_pre_hook(
                 lambda _m, _i, named, path=path: note_skips(path, named), with_kwargs=True
             )
+        if path.endswith(".to_out.0"):
+            mix = Site(path.removesuffix(".to_out.0"), "mix")
+            module.register_forward_pre_hook(
+                lambda _m, inputs, mix=mix: shapes.update({mix: tuple(inputs[0].shape)})
+            )
     text = torch.empty(1, tokens, copy.config.cross_attention_dim, device="meta")
     with torch.inference_mode():
         copy(torch.empty(latents, device="meta"), 1, text, return_dict=False)

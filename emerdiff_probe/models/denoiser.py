@@ -79,7 +79,10 @@ class Denoiser(Protocol):
         """Encodes a prompt; warns of what its length cuts."""
 
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """The predicted noise, of the latents' shape, with guidance if the condition has it."""
+        """The predicted noise, of the latents' shape, with guidance if the condition has it.
+
+        Gradients are kept where the latents require them, and so in `decode`.
+        """
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures to latents: the mean of the autoencoder's posterior, scaled."""

@@ -118,7 +118,7 @@ class StableDiffusion:
             "image_size": self.image_size,
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def condition(self, prompt: str = "", guidance: float = 1.0) -> Condition:
         """Encodes a prompt, as ``StableDiffusionPipeline`` does.
 
@@ -136,7 +136,7 @@ class StableDiffusion:
             warnings.warn(
                 f"the prompt is longer than the {self.tokenizer.model_max_length - 2} tokens that "
                 f"the model reads; this was cut: {cut!r}",
-                stacklevel=3,  # inference_mode is a frame of its own
+                stacklevel=3,  # no_grad is a frame of its own
             )
         unconditional = self._embed("")[0] if guidance > 1 else None
         return Condition(prompt, embeddings, unconditional, guidance, tokens)
@@ -156,9 +156,8 @@ class StableDiffusion:
         words = tuple(text.removesuffix("</w>") for text in texts)
         return output[0].to(self.dtype), words, cut
 
-    @torch.inference_mode()
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """The predicted noise.
+        """The predicted noise; with gradients where the latents ask for them.
 
         Args:
             latents: x_t, float32, shape (sample, channel, y, x).
@@ -169,6 +168,10 @@ class StableDiffusion:
         Returns:
             float32, of the latents' shape.
         """
+        with torch.set_grad_enabled(latents.requires_grad):
+            return self._predict(latents, timestep, condition)
+
+    def _predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
         count = len(latents)
         rows = torch.cat([latents] * condition.halves).to(self.dtype)
         texts = [condition.unconditional] if condition.unconditional is not None else []
@@ -180,7 +183,7 @@ class StableDiffusion:
         without, with_text = eps.chunk(2)
         return without + condition.guidance * (with_text - without)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures, shape (sample, 3, y, x) in [0, 1], to latents: the posterior's mean, scaled."""
         vae_dtype = next(self.vae.parameters()).dtype
@@ -189,9 +192,8 @@ class StableDiffusion:
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return (mean - shift) * self.vae.config.scaling_factor
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures, shape (sample, 3, y, x).
+        """Latents to pictures, shape (sample, 3, y, x); with gradients where they ask for them.
 
         They are not clamped: a response is a difference of two of them, and clamping would hide
         it wherever a picture is white or black.
@@ -199,7 +201,8 @@ class StableDiffusion:
         vae_dtype = next(self.vae.parameters()).dtype
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         latents = latents / self.vae.config.scaling_factor + shift
-        decoded = self.vae.decode(latents.to(vae_dtype), return_dict=False)[0]
+        with torch.set_grad_enabled(latents.requires_grad):
+            decoded = self.vae.decode(latents.to(vae_dtype), return_dict=False)[0]
         return decoded.float() / 2 + 0.5
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:

@@ -1,9 +1,9 @@
 """Looking into a running model: taps, sampling and inversion."""
 
-from emerdiff_probe.probing.inversion import Inversion, invert
+from emerdiff_probe.probing.inversion import Inversion, invert, through
 from emerdiff_probe.probing.recording import record
 from emerdiff_probe.probing.sampling import Step, denoise
-from emerdiff_probe.probing.taps import Capture, attentions, capture, hooked, processed
+from emerdiff_probe.probing.taps import Capture, attentions, called, capture, hooked, processed
 from emerdiff_probe.probing.trajectory import Trajectory, prompted, sample
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Step",
     "Trajectory",
     "attentions",
+    "called",
     "capture",
     "denoise",
     "hooked",
@@ -20,4 +21,5 @@ __all__ = [
     "prompted",
     "record",
     "sample",
+    "through",
 ]

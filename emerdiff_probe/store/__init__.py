@@ -6,6 +6,7 @@ one array, ``value``: the tensor of a site over all of them. Nothing here needs 
 
 from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, leaf_path, size_text
 from emerdiff_probe.store.reading import Info, info, open_recording, site
+from emerdiff_probe.store.responses import ResponseStore, open_responses
 from emerdiff_probe.store.writing import Memory, Sink, Streamed
 
 __all__ = [
@@ -15,11 +16,13 @@ __all__ = [
     "Leaf",
     "Memory",
     "Plan",
+    "ResponseStore",
     "Sink",
     "Streamed",
     "info",
     "leaf_path",
     "open_recording",
+    "open_responses",
     "site",
     "size_text",
 ]

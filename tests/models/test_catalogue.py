@@ -9,7 +9,7 @@ import emerdiff_probe as ep
 from emerdiff_probe.errors import SiteError
 from emerdiff_probe.models.catalogue import KINDS
 from emerdiff_probe.probing import attentions, capture, hooked
-from emerdiff_probe.sites import Site
+from emerdiff_probe.sites import ATTENTION_PORTS, Site
 from tests.checkpoints import stable_diffusion, tiny_playground
 
 
@@ -39,7 +39,7 @@ def test_every_site_has_the_shape_that_a_tap_sees(model):
             assert math.prod(row.shape) == math.prod(seen)
             places = row.shape[: row.dims.index("head" if "head" in row.dims else "channel")]
             assert math.prod(places) == seen[0]
-            assert ("head" in row.dims) == (site.port in ("query", "key", "value"))
+            assert ("head" in row.dims) == (site.port in ("query", "key", "value", "mix"))
             if "head" in row.dims:
                 assert row.shape[row.dims.index("head")] == heads[site.path]
         assert len(row.dims) == len(row.shape)
@@ -51,7 +51,7 @@ def test_the_catalogue_is_complete_and_in_order(model):
     assert table.index.is_unique
     assert set(table["kind"]) == set(KINDS)
     for path in attentions(model.unet):
-        assert {f"{path}:{port}" for port in ("query", "key", "value", "out")} <= set(table.index)
+        assert {f"{path}:{port}" for port in ATTENTION_PORTS} <= set(table.index)
     for block in ("down_blocks", "up_blocks"):
         for number in range(len(getattr(model.unet, block))):
             assert f"{block}.{number}:out" in table.index
