@@ -49,7 +49,7 @@ def score(segments: Segments, scene: Scene, first: NDArray[np.integer]) -> dict[
     """
     labels = segments.labels
     truths = {"parts": (scene.parts, len(PARTS)), "objects": (scene.objects, len(OBJECTS))}
-    scores = {
+    scores: dict[str, float] = {
         f"{name}_miou": analysis.majority_class_miou(labels, truth, classes)
         for name, (truth, classes) in truths.items()
     }
