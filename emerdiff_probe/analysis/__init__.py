@@ -9,6 +9,12 @@ from emerdiff_probe.analysis.clustering import (
     normalised,
     one_hot,
 )
+from emerdiff_probe.analysis.correspondence import (
+    PCK,
+    average_draws,
+    match_points,
+    mutual_matches,
+)
 from emerdiff_probe.analysis.metrics import (
     ClassMeans,
     Confusion,
@@ -89,6 +95,7 @@ __all__ = [
     "MEASURES",
     "Measure",
     "Normalisation",
+    "PCK",
     "PairMeasure",
     "Principal",
     "ProbeScores",
@@ -103,6 +110,7 @@ __all__ = [
     "as_masks",
     "assign",
     "atlas",
+    "average_draws",
     "balanced",
     "bilinear_features",
     "bilinear_masks",
@@ -127,7 +135,9 @@ __all__ = [
     "linear_probe",
     "majority_class_miou",
     "majority_classes",
+    "match_points",
     "miou",
+    "mutual_matches",
     "nearest",
     "normalised",
     "normalised_mutual_information",
