@@ -15,6 +15,16 @@ from emerdiff_probe.analysis.correspondence import (
     match_points,
     mutual_matches,
 )
+from emerdiff_probe.analysis.diffcut import (
+    DiffCutConfig,
+    diffcut,
+)
+from emerdiff_probe.analysis.diffseg import (
+    DiffSegConfig,
+    aggregate_attention,
+    diffseg,
+    merge_attention,
+)
 from emerdiff_probe.analysis.metrics import (
     ClassMeans,
     Confusion,
@@ -87,6 +97,8 @@ __all__ = [
     "ClustersBetween",
     "Components",
     "Confusion",
+    "DiffCutConfig",
+    "DiffSegConfig",
     "EffectiveRank",
     "Explained",
     "Labels",
@@ -106,6 +118,7 @@ __all__ = [
     "achievable_accuracy",
     "adjusted_mutual_information",
     "adjusted_rand",
+    "aggregate_attention",
     "agreement",
     "as_masks",
     "assign",
@@ -123,6 +136,8 @@ __all__ = [
     "cosine_similarity",
     "dataset_hungarian_classes",
     "dataset_hungarian_miou",
+    "diffcut",
+    "diffseg",
     "effective_rank",
     "embeddings",
     "explained",
@@ -136,6 +151,7 @@ __all__ = [
     "majority_class_miou",
     "majority_classes",
     "match_points",
+    "merge_attention",
     "miou",
     "mutual_matches",
     "nearest",
