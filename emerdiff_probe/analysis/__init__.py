@@ -87,6 +87,12 @@ from emerdiff_probe.analysis.upsampling import (
     guided_filter,
     nearest,
 )
+from emerdiff_probe.analysis.vocabulary import (
+    PixelEmbedder,
+    mask_pool,
+    name_by_attention,
+    name_segments,
+)
 
 __all__ = [
     "Balance",
@@ -109,6 +115,7 @@ __all__ = [
     "Normalisation",
     "PCK",
     "PairMeasure",
+    "PixelEmbedder",
     "Principal",
     "ProbeScores",
     "SHARES",
@@ -150,10 +157,13 @@ __all__ = [
     "linear_probe",
     "majority_class_miou",
     "majority_classes",
+    "mask_pool",
     "match_points",
     "merge_attention",
     "miou",
     "mutual_matches",
+    "name_by_attention",
+    "name_segments",
     "nearest",
     "normalised",
     "normalised_mutual_information",

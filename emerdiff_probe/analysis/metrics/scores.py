@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import X, Y
 
-__all__ = ["Labels", "Score", "counted", "pair"]
+__all__ = ["Labels", "Score", "as_labels", "counted", "pair"]
 
 Labels = NDArray[np.integer] | xr.DataArray
 """Integers (y, x)."""
@@ -51,7 +51,7 @@ def pair(labels: Labels, truth: Labels) -> tuple[NDArray[np.integer], NDArray[np
     Raises:
         InputError: Arrays of different shape, or not of integers.
     """
-    ours, theirs = _array(labels, "labels"), _array(truth, "truth")
+    ours, theirs = as_labels(labels, "labels"), as_labels(truth, "truth")
     if ours.shape != theirs.shape:
         raise InputError(
             f"labels have shape {ours.shape} and truth {theirs.shape}; bring them to one size, "
@@ -77,7 +77,12 @@ def counted(
     return ours[counts], theirs[counts]
 
 
-def _array(labels: Labels, what: str) -> NDArray[np.integer]:
+def as_labels(labels: Labels, what: str) -> NDArray[np.integer]:
+    """Labels as a NumPy array (y, x).
+
+    Raises:
+        InputError: Other dims, or not of integers; ``what`` names them.
+    """
     if isinstance(labels, xr.DataArray) and set(labels.dims) == {Y, X}:
         labels = labels.transpose(Y, X)
     values = np.asarray(labels)
