@@ -141,8 +141,8 @@ def name_by_attention(
 
 
 def _named(scores: NDArray[np.float64], names: Sequence[str], what: str) -> xr.Dataset:
-    missing = np.isnan(scores).any(axis=1, keepdims=True)
-    best = np.where(missing[:, 0], -1, np.where(missing, 0, scores).argmax(1))
+    missing = np.isnan(scores[:, 0])  # of all names or of none
+    best = np.where(missing, -1, np.nan_to_num(scores, nan=0.0).argmax(1))
     texts = np.array([*names, ""])
     return xr.Dataset(
         {
