@@ -10,13 +10,17 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 from sklearn.cluster import spectral_clustering
 from sklearn.metrics import silhouette_score
 
-from emerdiff_probe.analysis.clustering import Normalisation, cluster, normalised
+from emerdiff_probe.analysis.clustering import (
+    Normalisation,
+    by_first_appearance,
+    cluster,
+    normalised,
+)
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import CHANNEL, MASK
 
@@ -91,7 +95,7 @@ def merge(
         groups = fcluster(tree, count, "maxclust")
     else:
         groups = fcluster(tree, distance, "distance")
-    merged = _by_first(groups)
+    merged = by_first_appearance(groups)
     found = result[["labels", "low_res"]]
     for name in ("labels", "low_res"):
         found[name] = result[name].copy(data=merged[result[name].values])
@@ -127,7 +131,7 @@ def normalised_cut(
     found = spectral_clustering(
         affinity, n_clusters=masks, assign_labels="discretize", random_state=seed
     )
-    labels = _by_first(found).reshape(values.shape[:2])
+    labels = by_first_appearance(found).reshape(values.shape[:2])
     return values.isel({CHANNEL: 0}, drop=True).copy(data=labels).rename("low_res").drop_attrs()
 
 
@@ -165,12 +169,3 @@ def silhouettes(
         for each in counts
     ]
     return xr.DataArray(scores, dims="count", coords={"count": counts}, name="silhouette")
-
-
-def _by_first(groups: NDArray[np.integer]) -> NDArray[np.int16]:
-    """Numbers from 0 in the order in which groups first appear."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int16)
-    rank[np.argsort(first)] = np.arange(len(first))
-    numbered: NDArray[np.int16] = rank[inverse]
-    return numbered
