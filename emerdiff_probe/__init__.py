@@ -20,11 +20,12 @@ from emerdiff_probe.sources import Photo, Prompt
 
 if TYPE_CHECKING:
     from emerdiff_probe import analysis, scenes, views
+    from emerdiff_probe.analysis.attention import attention
     from emerdiff_probe.models import load
     from emerdiff_probe.modulation import EmerDiffConfig, segment
     from emerdiff_probe.probing import record
+    from emerdiff_probe.store import gather, pack, rechunk, site
     from emerdiff_probe.store import open_recording as open
-    from emerdiff_probe.store import site
 
 __all__ = [
     "EmerDiffConfig",
@@ -32,8 +33,12 @@ __all__ = [
     "ProbeError",
     "Prompt",
     "analysis",
+    "attention",
+    "gather",
     "load",
     "open",
+    "pack",
+    "rechunk",
     "record",
     "scenes",
     "segment",
@@ -45,8 +50,12 @@ __version__ = version("emerdiff-probe")
 
 _PLACES = {
     "EmerDiffConfig": ("emerdiff_probe.modulation", "EmerDiffConfig"),
+    "attention": ("emerdiff_probe.analysis.attention", "attention"),
+    "gather": ("emerdiff_probe.store", "gather"),
     "load": ("emerdiff_probe.models", "load"),
     "open": ("emerdiff_probe.store", "open_recording"),
+    "pack": ("emerdiff_probe.store", "pack"),
+    "rechunk": ("emerdiff_probe.store", "rechunk"),
     "record": ("emerdiff_probe.probing", "record"),
     "segment": ("emerdiff_probe.modulation", "segment"),
     "site": ("emerdiff_probe.store", "site"),

@@ -1,6 +1,7 @@
 """Labelled arrays in, labelled arrays out: what is computed from recordings, without a model."""
 
 from emerdiff_probe.analysis.assignment import Balance, assign, balanced, smooth
+from emerdiff_probe.analysis.attention import attention_probabilities
 from emerdiff_probe.analysis.clustering import (
     Normalisation,
     as_masks,
@@ -32,6 +33,7 @@ __all__ = [
     "adjusted_rand",
     "as_masks",
     "assign",
+    "attention_probabilities",
     "balanced",
     "bilinear_features",
     "bilinear_masks",
