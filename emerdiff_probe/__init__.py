@@ -21,6 +21,7 @@ from emerdiff_probe.sources import Photo, Prompt
 
 if TYPE_CHECKING:
     from emerdiff_probe import analysis, scenes, views
+    from emerdiff_probe.analysis.attention import attention
     from emerdiff_probe.models import load
     from emerdiff_probe.modulation import (
         Ablate,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
         sweep,
     )
     from emerdiff_probe.probing import record
+    from emerdiff_probe.store import gather, pack, rechunk, site
     from emerdiff_probe.store import open_recording as open
-    from emerdiff_probe.store import site
 
 __all__ = [
     "Ablate",
@@ -56,9 +57,13 @@ __all__ = [
     "Shift",
     "Steer",
     "analysis",
+    "attention",
+    "gather",
     "intervene",
     "load",
     "open",
+    "pack",
+    "rechunk",
     "record",
     "respond",
     "scenes",
@@ -71,29 +76,30 @@ __all__ = [
 
 __version__ = version("emerdiff-probe")
 
-_MODULATION = (
-    "Ablate",
-    "EmerDiffConfig",
-    "InjectAttention",
-    "Noise",
-    "Replace",
-    "Responder",
-    "Scale",
-    "Shift",
-    "Steer",
-    "intervene",
-    "respond",
-    "segment",
-    "sensitivity",
-    "sweep",
-)
-_PLACES = {
-    **{name: ("emerdiff_probe.modulation", name) for name in _MODULATION},
-    "load": ("emerdiff_probe.models", "load"),
-    "open": ("emerdiff_probe.store", "open_recording"),
-    "record": ("emerdiff_probe.probing", "record"),
-    "site": ("emerdiff_probe.store", "site"),
+_HOMES = {
+    "emerdiff_probe.analysis.attention": ("attention",),
+    "emerdiff_probe.models": ("load",),
+    "emerdiff_probe.modulation": (
+        "Ablate",
+        "EmerDiffConfig",
+        "InjectAttention",
+        "Noise",
+        "Replace",
+        "Responder",
+        "Scale",
+        "Shift",
+        "Steer",
+        "intervene",
+        "respond",
+        "segment",
+        "sensitivity",
+        "sweep",
+    ),
+    "emerdiff_probe.probing": ("record",),
+    "emerdiff_probe.store": ("gather", "open", "pack", "rechunk", "site"),
 }
+_PLACES = {name: module for module, names in _HOMES.items() for name in names}
+_OWN_NAMES = {"open": "open_recording"}  # in its room it must not hide Python's
 _ROOMS = ("analysis", "scenes", "views")
 
 
@@ -101,8 +107,7 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"emerdiff_probe.{name}")
     if name in _PLACES:
-        module, own = _PLACES[name]
-        return getattr(import_module(module), own)
+        return getattr(import_module(_PLACES[name]), _OWN_NAMES.get(name, name))
     raise AttributeError(f"module 'emerdiff_probe' has no attribute {name!r}")
 
 

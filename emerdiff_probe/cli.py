@@ -302,7 +302,13 @@ def record(
 
 @app.command(no_args_is_help=True)
 def info(
-    store: Annotated[Path, typer.Argument(help="Folder of a recording.", show_default=False)],
+    store: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or zip file of a recording, or an address as [b]s3://...[/b]",
+            show_default=False,
+        ),
+    ],
 ) -> None:
     """Say what is in a recording, how complete and how large it is, and how it was made."""
     with _reported():
@@ -319,9 +325,11 @@ def info(
             "sites": f"{len(found.sites)}, {found.sites[0]} to {found.sites[-1]}",
             "values": found.config["dtype"],
             "guidance": found.config["guidance"],
-            "state": f"{state}, {size_text(found.nbytes)} on disk",
+            "state": f"{state}, {size_text(found.nbytes)} on disk, cut by {found.layout}",
             "versions": ", ".join(" ".join(each) for each in found.versions.items()),
         }
+        if found.lost:
+            rows["lost"] = f"chunks of {', '.join(found.lost)}"
         for name, text in rows.items():
             typer.echo(f"{name:>9}  {text}")
 

@@ -1,6 +1,7 @@
 """Labelled arrays in, labelled arrays out: what is computed from recordings, without a model."""
 
 from emerdiff_probe.analysis.assignment import Balance, assign, balanced, smooth
+from emerdiff_probe.analysis.attention import attention_probabilities
 from emerdiff_probe.analysis.clustering import (
     Normalisation,
     as_masks,
@@ -141,6 +142,7 @@ __all__ = [
     "as_masks",
     "assign",
     "atlas",
+    "attention_probabilities",
     "average_draws",
     "balanced",
     "bilinear_features",

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import numpy as np
@@ -35,6 +34,7 @@ from emerdiff_probe.store import (
     Sink,
     Streamed,
     leaf_path,
+    local_folder,
     open_recording,
 )
 
@@ -106,7 +106,7 @@ def record(
     layout = _plan(model, subjects, rows, settings, dtype)
     if plan:
         return layout
-    path = None if store is None else Path(store)
+    path = None if store is None else local_folder(store)
     sink: Memory | Streamed = Memory(layout) if path is None else Streamed(path, layout)
     shapes = {Site.parse(name): shape for name, shape in rows["shape"].items()}
     recorder = _Recorder(model, subjects, shapes, settings, _DTYPES[dtype], sink)
@@ -320,26 +320,21 @@ class _Recorder:
             latents = moved.contiguous().to(latents.device)
             last = plan.timesteps[plan.blocks[done - 1]][-1]
             position = trajectory.timesteps.index(last) + 1
-        for number, block in list(enumerate(plan.blocks))[done:]:
-            wanted = plan.timesteps[block]
-            values = {
-                leaf.path: np.empty(
-                    (*plan.leading(leaf, count, len(wanted)), *leaf.shape), leaf.dtype
-                )
-                for leaf in plan.leaves
-                if leaf.timed
-            }
-            while position <= trajectory.timesteps.index(wanted[-1]):
-                timestep = trajectory.timesteps[position]
-                if timestep in wanted:
-                    into = wanted.index(timestep)
-                    values[LATENTS][:, into] = _on_grid(latents)
-                    latents = self._recorded(trajectory, position, latents, values, into)
-                    bar.update(count)
-                else:
-                    latents = self._advanced(trajectory, position, latents)
-                position += 1
-            self.sink.write(samples, number, values, _on_grid(latents))
+        with capture(self.model.unet, self.shapes) as taps:
+            for number, block in list(enumerate(plan.blocks))[done:]:
+                wanted = plan.timesteps[block]
+                values = self._empty(count, len(wanted))
+                while position <= trajectory.timesteps.index(wanted[-1]):
+                    timestep = trajectory.timesteps[position]
+                    before, latents = latents, self._advanced(trajectory, position, latents)
+                    tensors = taps.take()
+                    if timestep in wanted:
+                        into = wanted.index(timestep)
+                        values[LATENTS][:, into] = _on_grid(before)
+                        self._keep(tensors, values, into)
+                        bar.update(count)
+                    position += 1
+                self.sink.write(samples, number, values, _on_grid(latents))
         for later in range(position, len(trajectory.timesteps)):
             latents = self._advanced(trajectory, later, latents)
         pixels = self.model.decode(latents).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -349,29 +344,29 @@ class _Recorder:
         eps = self.model.predict(latents, trajectory.timesteps[position], trajectory.condition)
         return trajectory.advance(self.model, position, latents, eps)
 
-    def _recorded(
-        self,
-        trajectory: Trajectory,
-        position: int,
-        latents: Tensor,
-        values: dict[str, NDArray[Any]],
-        into: int,
-    ) -> Tensor:
-        """Takes a step and puts what its sites give into the arrays of a block."""
-        count, halves = len(latents), trajectory.condition.halves
-        with capture(self.model.unet, self.shapes) as taps:
-            latents = self._advanced(trajectory, position, latents)
-            tensors = taps.take()
+    def _empty(self, count: int, timesteps: int) -> dict[str, NDArray[Any]]:
+        """Arrays for a block of so many timesteps of so many samples."""
+        plan = self.sink.plan
+        return {
+            leaf.path: np.empty((*plan.leading(leaf, count, timesteps), *leaf.shape), leaf.dtype)
+            for leaf in plan.leaves
+            if leaf.timed
+        }
+
+    def _keep(
+        self, tensors: dict[Site, Tensor], values: dict[str, NDArray[Any]], into: int
+    ) -> None:
+        """Puts what the sites gave in a call into the arrays of a block, at one timestep."""
         for site, shape in self.shapes.items():
             tensor = tensors.pop(site)
             if tensor.ndim == 4:
                 tensor = rearrange(tensor, "row c y x -> row y x c")
-            # The UNet sees all samples without text before all samples with it.
-            tensor = tensor.reshape(halves, count, *shape)
             array = values[leaf_path(site)]
-            array = array if halves == 2 else array[:, None]
+            count = len(array)
+            # The UNet sees all samples without text before all samples with it.
+            tensor = tensor.reshape(-1, count, *shape)
+            array = array if len(tensor) == 2 else array[:, None]
             array[:, :, into] = self._cast(tensor.transpose(0, 1), site)
-        return latents
 
     def _cast(self, tensor: Tensor, site: Site) -> NDArray[Any]:
         cast = tensor.to(self.dtype)

@@ -18,7 +18,7 @@ from emerdiff_probe import schema
 from emerdiff_probe.schema import GUIDANCE, SAMPLE, TIMESTEP, TOKEN
 from emerdiff_probe.sites import Site
 
-__all__ = ["IMAGE", "LATENTS", "Leaf", "Plan", "leaf_path", "size_text"]
+__all__ = ["IMAGE", "LATENTS", "Leaf", "Plan", "block_length", "leaf_path", "size_text"]
 
 IMAGE: Final = "image"
 """Leaf of the pictures that runs end with."""
@@ -118,7 +118,7 @@ class Plan:
     def block(self) -> int:
         """Timesteps that are kept in memory, written and committed together."""
         step = sum(self.bytes(leaf, 1, 1) for leaf in self.leaves if leaf.timed)
-        return min(max(_BLOCK_BYTES // max(step, 1), 1), _LONGEST_BLOCK, len(self.timesteps))
+        return block_length(step, len(self.timesteps))
 
     @cached_property
     def blocks(self) -> list[slice]:
@@ -180,6 +180,16 @@ class Plan:
             elif dim == schema.RGB:
                 found[dim] = np.array(["r", "g", "b"])
         return found
+
+
+def block_length(step: int, timesteps: int) -> int:
+    """Timesteps in a block.
+
+    Args:
+        step: Bytes of all values of one sample at one timestep.
+        timesteps: How many there are.
+    """
+    return min(max(_BLOCK_BYTES // max(step, 1), 1), _LONGEST_BLOCK, timesteps)
 
 
 def size_text(count: int) -> str:

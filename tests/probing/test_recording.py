@@ -1,13 +1,6 @@
 """Recordings hold what plain hooks see, labelled; streamed ones go on after any end."""
 
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -22,6 +15,7 @@ from emerdiff_probe.sites import Site
 from emerdiff_probe.store import Streamed
 from emerdiff_probe.store import plan as plans
 from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.store.recordings import equal
 
 HOUSE, CAR = ep.Prompt("a red house", seed=1), ep.Prompt("a blue car", seed=2)
 QUIET = {"steps": 5, "progress": False}
@@ -42,13 +36,6 @@ def recorded(model):
 def small_blocks(monkeypatch):
     """Two timesteps in a block."""
     monkeypatch.setattr(plans, "_LONGEST_BLOCK", 2)
-
-
-def equal(one, other):
-    assert {leaf.path for leaf in one.leaves} == {leaf.path for leaf in other.leaves}
-    for leaf in one.leaves:
-        xr.testing.assert_identical(leaf["value"].load(), other[leaf.path]["value"].load())
-    xr.testing.assert_identical(one.to_dataset().load(), other.to_dataset().load())
 
 
 def test_values_are_those_of_plain_hooks_at_every_site(model, recorded):
@@ -241,7 +228,16 @@ def test_foreign_folders_are_left_alone(model, tmp_path):
         ep.open(mine)
     with pytest.raises(StoreError, match="is no recording"):
         ep.open(tmp_path / "nothing")
-    assert [entry.name for entry in tmp_path.rglob("*")] == ["thesis", "thesis.tex"]
+    (tmp_path / "run.zip").write_text("text")
+    with pytest.raises(StoreError, match="is a file, and recordings are written to folders"):
+        ep.record(model, HOUSE, "mid_block", store=tmp_path / "run.zip", **QUIET)
+    with pytest.raises(StoreError, match="is no folder on this machine"):
+        ep.record(model, HOUSE, "mid_block", store="s3://bucket/run.zarr", **QUIET)
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == [
+        "run.zip",
+        "thesis",
+        "thesis.tex",
+    ]
 
 
 def test_a_disk_that_is_too_small_is_refused_first(model, tmp_path, monkeypatch):
@@ -249,37 +245,6 @@ def test_a_disk_that_is_too_small_is_refused_first(model, tmp_path, monkeypatch)
     with pytest.raises(StoreError, match=r"takes .* MiB and .* has 0\.0 MiB free"):
         ep.record(model, HOUSE, "mid_block", store=tmp_path / "run.zarr", **QUIET)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def stored(model, tmp_path, small_blocks):
-    path = tmp_path / "run.zarr"
-    ep.record(model, HOUSE, "mid_block, conv_in", store=path, **QUIET)
-    return path
-
-
-def chunk_of(path, site):
-    return sorted(file for file in (path / site / "value/c").rglob("*") if file.is_file())[1]
-
-
-def test_a_lost_chunk_is_an_error_and_never_nothing(stored):
-    chunk_of(stored, "mid_block/out").unlink()
-    with pytest.raises(StoreError, match=r"lost 1 chunks of 'mid_block/out/value'.*block 1"):
-        ep.open(stored)
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_chunk_is_an_error_and_the_rest_is_there(stored, damage):
-    file = chunk_of(stored, "mid_block/out")
-    data = bytearray(file.read_bytes())
-    data[100] ^= 1
-    file.write_bytes(data if damage == "flipped" else data[:1000])
-    run = ep.open(stored)
-    assert np.isfinite(ep.site(run, "conv_in").values).all()
-    values = ep.site(run, "mid_block")
-    assert np.isfinite(values.isel(timestep=[0, 4]).values).all()
-    with pytest.raises(ValueError, match=r"checksum|buffer|reshape|size"):
-        _ = values.values
 
 
 def test_an_interrupted_recording_is_readable_and_goes_on(model, tmp_path, small_blocks):
@@ -328,43 +293,3 @@ def test_a_failure_of_the_disk_is_told_and_goes_on_later(model, tmp_path, small_
     assert np.isfinite(part.sel(timestep=[801, 601]).values).all()
     whole = ep.record(model, HOUSE, "mid_block", store=path, **QUIET)
     equal(whole, ep.record(model, HOUSE, "mid_block", **QUIET))
-
-
-CHILD = """
-    import sys
-    import emerdiff_probe as ep
-    from emerdiff_probe.store import plan
-    plan._LONGEST_BLOCK = 1
-    model = ep.load(sys.argv[1])
-    print("ready", flush=True)
-    prompts = [ep.Prompt("a red house", 1), ep.Prompt("a blue car", 2)]
-    ep.record(model, prompts, "blocks, *attn2:*".split(","), store=sys.argv[2], steps=10,
-              guidance=2, progress=False)
-    print("done", flush=True)
-"""
-
-
-def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tiny_folder, tmp_path, monkeypatch):
-    path, moments = tmp_path / "run.zarr", random.Random(0)
-    code = textwrap.dedent(CHILD)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    kills = 0
-    while True:
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, str(tiny_folder), str(path)],
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout.readline() == b"ready\n"
-        if kills < 2:
-            time.sleep(moments.uniform(0.3, 1.5))
-            os.kill(child.pid, signal.SIGKILL)
-        rest = child.communicate()[0]
-        if b"done" in rest:
-            break
-        kills += 1
-        assert kills < 3, "it does not end although nobody kills it"
-    assert kills > 0
-    monkeypatch.setattr(plans, "_LONGEST_BLOCK", 1)
-    whole = tmp_path / "whole.zarr"
-    subprocess.run([sys.executable, "-c", code, str(tiny_folder), str(whole)], check=True)
-    equal(ep.open(path), ep.open(whole))
