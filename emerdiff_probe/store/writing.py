@@ -24,7 +24,7 @@ from emerdiff_probe.store.address import made_at_once, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, size_text
 from emerdiff_probe.store.values import RESTART, restart_of
 
-__all__ = ["Memory", "Sink", "Streamed", "new_array"]
+__all__ = ["Memory", "Sink", "Streamed", "chunks_of", "new_array"]
 
 _WAITING: Final = 2
 """Blocks that wait for the disk; more would let memory grow with the length of a run."""
@@ -138,7 +138,7 @@ class Streamed:
 
     def begun(self, samples: slice) -> tuple[int, NDArray[np.float32] | None]:
         """How many blocks of all of some samples are there already, and the latents that follow."""
-        present = {index[:2] for index in _chunks_of(self.path, f"{RESTART}/value")}
+        present = {index[:2] for index in chunks_of(self.path, f"{RESTART}/value")}
         done = 0
         while done < len(self.plan.blocks) and all(
             (sample, done) in present for sample in range(samples.start, samples.stop)
@@ -149,7 +149,7 @@ class Streamed:
     def finished(self, samples: slice) -> bool:
         """Whether all blocks and the pictures of some samples are there."""
         # Pictures are written last, but a block of which a chunk was lost is recorded again.
-        present = {index[0] for index in _chunks_of(self.path, f"{IMAGE}/value")}
+        present = {index[0] for index in chunks_of(self.path, f"{IMAGE}/value")}
         whole = present.issuperset(range(samples.start, samples.stop))
         return whole and self.begun(samples)[0] == len(self.plan.blocks)
 
@@ -209,7 +209,7 @@ class Streamed:
             ) from self._failure
 
 
-def _chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
+def chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
     """Indices of the chunks that an array has on disk."""
     folder = path / array / "c"
     return {
