@@ -166,6 +166,11 @@ def _scored(
         if segments.embeddings is not None:
             used = np.flatnonzero(confusion.counts.sum(1))  # what no pixel counts of, does not
             points = segments.embeddings.transpose(MASK, CHANNEL).values
+            if used[-1] >= len(points):
+                raise InputError(
+                    f"{name} gives label {used[-1]} of '{key}' no embedding; there are "
+                    f"{len(points)}"
+                )
             counted[f"{name}/counts"] = confusion.counts[used]
             counted[f"{name}/embeddings"] = points[used]
     if set(protocols) & set(OVER_DATASET):

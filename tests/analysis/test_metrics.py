@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion
@@ -349,6 +349,7 @@ class TestBoundaryIou:
         assert boundary_iou(shifted, truth, width=1) == pytest.approx((left + right) / 2)
         assert boundary_iou(truth, truth, width=1) == 1
 
+    @settings(deadline=None)
     @given(arrays(np.uint8, (9, 12), elements=st.integers(0, 2)), st.integers(1, 4))
     def test_agrees_with_erosion_step_by_step(self, truth, width):
         labels = np.roll(truth, 1, axis=1)
@@ -422,6 +423,7 @@ class TestPartitions:
         painted = majority_classes(labels, truth, 4)[labels]
         assert achievable_accuracy(labels, truth) == pytest.approx((painted == truth).mean())
 
+    @settings(deadline=None)
     @given(arrays(np.uint8, (6, 7), elements=st.integers(0, 4)), st.permutations(range(5)))
     def test_names_of_segments_do_not_matter(self, labels, names):
         truth = np.indices((6, 7)).sum(0) % 3

@@ -161,6 +161,10 @@ def test_refusals(root):
     small = {"small": Segments(np.zeros((5, 5), int))}
     with pytest.raises(InputError, match=r"small gives labels of \(5, 5\) for '0'"):
         evaluate(lambda picture: small, dataset)
+    short = xr.DataArray(np.zeros((1, 2)), dims=("mask", "channel"))
+    bare = {"bare": Segments(np.indices((20, 25))[1] // 5, short)}
+    with pytest.raises(InputError, match="bare gives label 4 of '0' no embedding; there are 1"):
+        evaluate(lambda picture: bare, dataset, ["ari"])
     with pytest.raises(InputError, match="no picture that can be used"):
         evaluate(by_red, dataset.first(0))
 
