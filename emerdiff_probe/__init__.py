@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emerdiff_probe import analysis, scenes, views
     from emerdiff_probe.models import load
     from emerdiff_probe.modulation import EmerDiffConfig, segment
-    from emerdiff_probe.probing import record
+    from emerdiff_probe.probing import probe, record
     from emerdiff_probe.store import open_recording as open
     from emerdiff_probe.store import site
 
@@ -34,6 +34,7 @@ __all__ = [
     "analysis",
     "load",
     "open",
+    "probe",
     "record",
     "scenes",
     "segment",
@@ -47,6 +48,7 @@ _PLACES = {
     "EmerDiffConfig": ("emerdiff_probe.modulation", "EmerDiffConfig"),
     "load": ("emerdiff_probe.models", "load"),
     "open": ("emerdiff_probe.store", "open_recording"),
+    "probe": ("emerdiff_probe.probing", "probe"),
     "record": ("emerdiff_probe.probing", "record"),
     "segment": ("emerdiff_probe.modulation", "segment"),
     "site": ("emerdiff_probe.store", "site"),

@@ -1,6 +1,7 @@
 """Looking into a running model: taps, sampling and inversion."""
 
 from emerdiff_probe.probing.inversion import Inversion, invert
+from emerdiff_probe.probing.probes import Recorder, probe
 from emerdiff_probe.probing.recording import record
 from emerdiff_probe.probing.sampling import Step, denoise
 from emerdiff_probe.probing.taps import Capture, attentions, capture, hooked, processed
@@ -9,6 +10,7 @@ from emerdiff_probe.probing.trajectory import Trajectory, prompted, sample
 __all__ = [
     "Capture",
     "Inversion",
+    "Recorder",
     "Step",
     "Trajectory",
     "attentions",
@@ -16,6 +18,7 @@ __all__ = [
     "denoise",
     "hooked",
     "invert",
+    "probe",
     "processed",
     "prompted",
     "record",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emerdiff_probe import schema
-from emerdiff_probe.errors import CaptureError, ConfigError, InputError
+from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.probing.inversion import Inversion, invert
 from emerdiff_probe.probing.taps import capture
 from emerdiff_probe.probing.trajectory import Trajectory, prompted
+from emerdiff_probe.probing.values import (
+    Sites,
+    ValueType,
+    as_array,
+    laid_out,
+    pattern_of,
+    torch_dtype,
+)
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Photo, Prompt, fit
 from emerdiff_probe.store import (
@@ -41,9 +49,6 @@ from emerdiff_probe.store import (
 __all__ = ["record"]
 
 Source: TypeAlias = Prompt | Photo
-Sites: TypeAlias = "str | Sequence[str] | pd.DataFrame"
-
-_DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
 
 
 def record(
@@ -57,7 +62,7 @@ def record(
     inversion: Inversion = "edit_friendly",
     seed: int = 0,
     batch: int = 1,
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: ValueType = "float16",
     store: str | os.PathLike[str] | None = None,
     plan: bool = False,
     progress: bool = True,
@@ -100,6 +105,7 @@ def record(
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
         StoreError: The store is something else, or the disk has too little room.
     """
+    kind = torch_dtype(dtype)
     subjects = _subjects(model, source, guidance)
     rows = _rows(model, sites, subjects[0].size)
     settings = _Settings(steps, _wanted(model, steps, timesteps), guidance, inversion, seed, batch)
@@ -109,7 +115,7 @@ def record(
     path = None if store is None else Path(store)
     sink: Memory | Streamed = Memory(layout) if path is None else Streamed(path, layout)
     shapes = {Site.parse(name): shape for name, shape in rows["shape"].items()}
-    recorder = _Recorder(model, subjects, shapes, settings, _DTYPES[dtype], sink)
+    recorder = _Recorder(model, subjects, shapes, settings, kind, sink)
     try:
         recorder.run(progress)
     finally:
@@ -185,11 +191,7 @@ def _subject(model: Denoiser, source: Source, guidance: float) -> _Subject:
 
 
 def _rows(model: Denoiser, sites: Sites, size: tuple[int, int]) -> pd.DataFrame:
-    if isinstance(sites, pd.DataFrame):
-        pattern = ",".join(sites.index)
-    else:
-        pattern = sites if isinstance(sites, str) else ",".join(sites)
-    return model.sites(pattern, height=size[0], width=size[1])
+    return model.sites(pattern_of(sites), height=size[0], width=size[1])
 
 
 def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tuple[int, ...]:
@@ -212,8 +214,6 @@ def _plan(
     settings: _Settings,
     dtype: str,
 ) -> Plan:
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
     if settings.batch < 1:
         raise ConfigError(f"batch is {settings.batch}; choose 1 or more")
     texts = [each.condition.tokens for each in subjects]
@@ -363,27 +363,12 @@ class _Recorder:
             latents = self._advanced(trajectory, position, latents)
             tensors = taps.take()
         for site, shape in self.shapes.items():
-            tensor = tensors.pop(site)
-            if tensor.ndim == 4:
-                tensor = rearrange(tensor, "row c y x -> row y x c")
             # The UNet sees all samples without text before all samples with it.
-            tensor = tensor.reshape(halves, count, *shape)
+            tensor = laid_out(tensors.pop(site), site, shape).unflatten(0, (halves, count))
             array = values[leaf_path(site)]
             array = array if halves == 2 else array[:, None]
-            array[:, :, into] = self._cast(tensor.transpose(0, 1), site)
+            array[:, :, into] = as_array(tensor.transpose(0, 1), self.dtype, site)
         return latents
-
-    def _cast(self, tensor: Tensor, site: Site) -> NDArray[Any]:
-        cast = tensor.to(self.dtype)
-        if not cast.isfinite().all():
-            largest = float(tensor.abs().max())
-            raise CaptureError(
-                f"'{site}' has values up to {largest:g}, which {str(self.dtype)[6:]} cannot hold; "
-                "record with dtype='float32'"
-                if np.isfinite(largest)
-                else f"'{site}' gives values that are not finite; run the model in float32"
-            )
-        return cast.cpu().numpy()
 
 
 def _trajectory(model: Denoiser, subjects: list[_Subject], settings: _Settings) -> Trajectory:
