@@ -374,15 +374,11 @@ class _Recorder:
 def _trajectory(model: Denoiser, subjects: list[_Subject], settings: _Settings) -> Trajectory:
     """One run of several samples, each with the noise that it would have alone."""
     runs = [_single(model, each, settings) for each in subjects]
-    first, conditions = runs[0], [run.condition for run in runs]
-    together = replace(
-        conditions[0], embeddings=torch.cat([each.embeddings for each in conditions])
-    )
     return replace(
-        first,
+        runs[0],
         start=torch.cat([run.start for run in runs]),
         noises=tuple(map(torch.cat, zip(*(run.noises for run in runs), strict=True))),
-        condition=together,
+        condition=Condition.joined([run.condition for run in runs]),
     )
 
 

@@ -8,7 +8,7 @@ import emerdiff_probe as ep
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.modulation import literal, observe, shared
 from emerdiff_probe.scenes import scene
-from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 
 SUBJECT = ep.Photo(scene(1_000_000).image)
 SETTINGS = {"feature_timestep": 1, "steps": 10, "modulation_timestep": 201}
@@ -26,6 +26,7 @@ def halves(side):
         (tiny_playground, ep.EmerDiffConfig.playground(), 16),
         (lambda: stable_diffusion("v1"), ep.EmerDiffConfig.closest_to_paper(), 4),
         (lambda: stable_diffusion("v2"), ep.EmerDiffConfig.closest_to_paper(), 4),
+        (stable_diffusion_xl, ep.EmerDiffConfig.stable_diffusion_xl(), 4),
     ],
 )
 def test_both_engines_agree(checkpoint, config, side):

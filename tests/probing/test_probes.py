@@ -21,7 +21,7 @@ import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError, ConfigError, ModelError, SiteError
 from emerdiff_probe.probing import hooked
 from emerdiff_probe.sites import Site
-from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 
 HOUSE, CAR = "a red house", "a blue car"
 LAYER = "up_blocks.1.attentions.0.transformer_blocks.0"
@@ -437,11 +437,11 @@ def test_wrong_calls_are_refused(shared):
     assert as_found(shared.unet)
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("version", ["v1", "v2", "xl"])
 def test_every_site_of_stable_diffusion_is_recorded(version):
-    pipe = quiet(stable_diffusion(version))
+    pipe = quiet(stable_diffusion_xl() if version == "xl" else stable_diffusion(version))
     with ep.probe(pipe, "*") as recorder:
-        draw(pipe, num_inference_steps=1)
+        draw(pipe, num_inference_steps=1, height=128, width=128)
     sites = ep.load(pipe).sites()
     for name, row in sites.iterrows():
         values = ep.site(recorder.tree, name)
