@@ -16,18 +16,19 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from emerdiff_probe.errors import ProbeError
-from emerdiff_probe.sources import Photo, Prompt
+from emerdiff_probe.sources import Latents, Photo, Prompt
 
 if TYPE_CHECKING:
     from emerdiff_probe import analysis, scenes, views
     from emerdiff_probe.models import load
     from emerdiff_probe.modulation import EmerDiffConfig, segment
-    from emerdiff_probe.probing import probe, record
+    from emerdiff_probe.probing import probe, record, reduce
     from emerdiff_probe.store import open_recording as open
     from emerdiff_probe.store import site
 
 __all__ = [
     "EmerDiffConfig",
+    "Latents",
     "Photo",
     "ProbeError",
     "Prompt",
@@ -36,6 +37,7 @@ __all__ = [
     "open",
     "probe",
     "record",
+    "reduce",
     "scenes",
     "segment",
     "site",
@@ -50,6 +52,7 @@ _PLACES = {
     "open": ("emerdiff_probe.store", "open_recording"),
     "probe": ("emerdiff_probe.probing", "probe"),
     "record": ("emerdiff_probe.probing", "record"),
+    "reduce": ("emerdiff_probe.probing", "reduce"),
     "segment": ("emerdiff_probe.modulation", "segment"),
     "site": ("emerdiff_probe.store", "site"),
 }

@@ -1,5 +1,6 @@
 """Looking into a running model: taps, sampling and inversion."""
 
+from emerdiff_probe.probing import reduce
 from emerdiff_probe.probing.inversion import Inversion, invert
 from emerdiff_probe.probing.probes import Recorder, probe
 from emerdiff_probe.probing.recording import record
@@ -22,5 +23,6 @@ __all__ = [
     "processed",
     "prompted",
     "record",
+    "reduce",
     "sample",
 ]

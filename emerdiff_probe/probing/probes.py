@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from einops import rearrange
@@ -18,9 +19,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from emerdiff_probe import schema
-from emerdiff_probe.errors import CaptureError
+from emerdiff_probe.errors import CaptureError, ConfigError
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.probing.calls import Caller, OwnLoop, PipelineCall, Prediction, Target
+from emerdiff_probe.probing.reduce import (
+    Reducer,
+    Reduction,
+    describe,
+    kept_tokens,
+    reductions,
+)
 from emerdiff_probe.probing.taps import Capture, capture
 from emerdiff_probe.probing.values import (
     Sites,
@@ -41,7 +49,11 @@ _TOKENS: Final = 77
 
 @contextmanager
 def probe(
-    model: Any, sites: Sites = "blocks", *, dtype: ValueType = "float16"
+    model: Any,
+    sites: Sites = "blocks",
+    *,
+    dtype: ValueType = "float16",
+    reduce: Reducer | Sequence[Reducer] = (),
 ) -> Iterator[Recorder]:
     """Records what happens at sites while the block runs a model in its own way.
 
@@ -57,6 +69,8 @@ def probe(
             it; such a UNet alone; or a model from `emerdiff_probe.load`.
         sites: As `emerdiff_probe.record` takes them.
         dtype: What values are cast to.
+        reduce: As `emerdiff_probe.record` takes it, but for principal components, which need a
+            first pass.
 
     Yields:
         A `Recorder`. All it holds is in memory.
@@ -65,6 +79,7 @@ def probe(
         ModelError: The model has no such UNet, or is fused, step-cached or checkpointing; says what
             to call first.
         SiteError: The UNet has no such site.
+        ConfigError: A reducer that cannot be used.
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype. It
             comes out of the call itself.
     """
@@ -73,9 +88,15 @@ def probe(
     unet: Any = unwrapped(target.unet)
     latents = (1, unet.config.in_channels, *_sides(unet.config.sample_size))
     table = chosen(catalogue(unet, latents, _TOKENS), pattern_of(sites))
+    reducers = tuple(reduce) if isinstance(reduce, Sequence) else (reduce,)
+    if any(each.unfitted for each in _reduced(table, latents, target, reducers).values()):
+        raise ConfigError(
+            "principal components need a first pass over the run, and a probe sees it once; choose "
+            "project(kind='random'), or ep.record()"
+        )
     with ExitStack() as stack:
         taps = stack.enter_context(capture(unet, map(Site.parse, table.index)))
-        recorder = Recorder(target, taps, tuple(table.index), kind)
+        recorder = Recorder(target, taps, tuple(table.index), kind, reducers)
         for hook in (
             unet.register_forward_pre_hook(recorder._before, with_kwargs=True),
             unet.register_forward_hook(recorder._after, with_kwargs=True),
@@ -87,6 +108,13 @@ def probe(
         if target.denoiser is not None:
             stack.enter_context(_replaced(target.denoiser, "predict", recorder._watched_predict))
         yield recorder
+
+
+def _reduced(
+    table: pd.DataFrame, latents: tuple[int, ...], target: Target, reducers: tuple[Reducer, ...]
+) -> dict[Site, Reduction]:
+    height, width = latents[-2:]
+    return reductions(table, (height * target.factor, width * target.factor), reducers)
 
 
 def _sides(size: Any) -> tuple[int, int]:
@@ -126,6 +154,7 @@ class _Run:
         form: Of all of them.
         leaves: What each call gives.
         shapes: Of the sites, in one row.
+        reduced: What is done to their values.
         timesteps: Of the calls.
         steps: Their positions among all calls of the caller.
         values: Of each leaf, an array a call.
@@ -136,6 +165,7 @@ class _Run:
     form: _Form
     leaves: tuple[Leaf, ...]
     shapes: dict[Site, tuple[int, ...]]
+    reduced: dict[Site, Reduction]
     timesteps: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     values: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
@@ -164,12 +194,18 @@ class Recorder:
     """
 
     def __init__(
-        self, target: Target, taps: Capture, sites: tuple[str, ...], dtype: torch.dtype
+        self,
+        target: Target,
+        taps: Capture,
+        sites: tuple[str, ...],
+        dtype: torch.dtype,
+        reducers: tuple[Reducer, ...],
     ) -> None:
         self._target = target
         self._taps = taps
         self._sites = sites
         self._dtype = dtype
+        self._reducers = reducers
         self._caller: Caller | None = None
         self._calls = 0  # of the caller
         self._open: _Run | None = None
@@ -194,7 +230,7 @@ class Recorder:
     @property
     def runs(self) -> list[xr.DataTree]:
         """All runs, in order."""
-        return [_tree(run, self._target, self._sites) for run in self._runs]
+        return [_tree(run, self._target, self._sites, self._reducers) for run in self._runs]
 
     def __repr__(self) -> str:
         rows = [
@@ -277,7 +313,7 @@ class Recorder:
         latents = rearrange(latents[: form.samples], "n c y x -> n y x c")
         call: dict[str, NDArray[Any]] = {LATENTS: latents.float().cpu().numpy()}
         for site, shape in run.shapes.items():
-            tensor = laid_out(tensors.pop(site), site, shape)
+            tensor = run.reduced[site](laid_out(tensors.pop(site), site, shape))
             if guidance:
                 tensor = rearrange(tensor, "(half n) ... -> n half ...", half=parts)
             call[leaf_path(site)] = as_array(tensor, self._dtype, site)
@@ -292,16 +328,14 @@ class Recorder:
 
     def _begun(self, unet: nn.Module, caller: Caller, form: _Form) -> _Run:
         table = catalogue(unet, (1, *form.latents), form.tokens).loc[list(self._sites)]
+        reduced = _reduced(table, form.latents, self._target, self._reducers)
         dtype = str(self._dtype).removeprefix("torch.")
-        leaves = [
-            Leaf(leaf_path(Site.parse(row.Index)), row.dims, row.shape, dtype)
-            for row in table.itertuples()
-        ]
+        leaves = [reduction.leaf(dtype) for reduction in reduced.values()]
         channels, *grid = form.latents
         dims = (schema.Y, schema.X, schema.CHANNEL)
         leaves.append(Leaf(LATENTS, dims, (*grid, channels), "float32", guided=False))
         shapes = {Site.parse(name): shape for name, shape in table["shape"].items()}
-        return _Run(caller, form, tuple(leaves), shapes)
+        return _Run(caller, form, tuple(leaves), shapes, reduced)
 
     def _keep_image(self, result: Any) -> None:
         """Keeps the pictures that a pipeline gave."""
@@ -323,7 +357,9 @@ def _size(run: _Run, target: Target) -> tuple[int, int]:
     return height * target.factor, width * target.factor
 
 
-def _tree(run: _Run, target: Target, sites: tuple[str, ...]) -> xr.DataTree:
+def _tree(
+    run: _Run, target: Target, sites: tuple[str, ...], reducers: tuple[Reducer, ...]
+) -> xr.DataTree:
     samples, size = run.form.samples, _size(run, target)
     known, guidance = run.form.guidance is not None, run.form.guidance or ()
     about = [
@@ -338,15 +374,21 @@ def _tree(run: _Run, target: Target, sites: tuple[str, ...]) -> xr.DataTree:
     if run.image is not None:
         form = ((*places, schema.RGB), run.image.shape[1:])
         leaves.append(Leaf(IMAGE, *form, "uint8", guided=False, timed=False))
+    tokens = run.caller.tokens(samples, run.form.tokens, bool(guidance)) if known else None
+    if tokens is not None:
+        tokens = tokens[..., kept_tokens(run.reduced, run.form.tokens)]
+    config = {"sites": list(sites), "timesteps": list(timesteps), "dtype": leaves[0].dtype}
+    if reducers:
+        config["reduce"] = list(map(describe, reducers))
     plan = Plan(
         leaves=tuple(leaves),
         samples=tuple(about if known else [{}] * samples),
         guidance=guidance,
         timesteps=tuple(timesteps),
         steps=tuple(run.steps),
-        tokens=run.caller.tokens(samples, run.form.tokens, bool(guidance)) if known else None,
+        tokens=tokens,
         size=size,
-        config={"sites": list(sites), "timesteps": list(timesteps), "dtype": leaves[0].dtype},
+        config=config,
         about={"model": target.about, "versions": schema.package_versions()},
         row=schema.SAMPLE if known else schema.BATCH,
     )

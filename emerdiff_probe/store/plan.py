@@ -50,6 +50,7 @@ class Leaf:
         dtype: Of NumPy.
         guided: Whether it has both halves of a guided call.
         timed: Whether it has the timesteps.
+        labels: Coordinates by dim, where they are not those of the whole.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Leaf:
     dtype: str
     guided: bool = True
     timed: bool = True
+    labels: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +168,10 @@ class Plan:
         if self.tokens is not None:
             halves = (self.row, GUIDANCE, TOKEN) if self.guidance else (self.row, TOKEN)
             coords["token_text"] = (halves, self.tokens)
+        for leaf in self.leaves:
+            # Some of the tokens: in all leaves the same.
+            if TOKEN in (chosen := dict(leaf.labels)):
+                coords[TOKEN] = (TOKEN, np.array(chosen[TOKEN]))
         if self.guidance:
             coords[GUIDANCE] = list(self.guidance)
         return xr.Dataset(
@@ -178,14 +184,14 @@ class Plan:
         )
 
     def coords(self, leaf: Leaf) -> dict[str, NDArray[Any]]:
-        """Coordinates of a leaf's own dims: places in pixels, colours by name."""
+        """Coordinates of a leaf's own dims: places in pixels, colours by name, what it labels."""
         found: dict[str, NDArray[Any]] = {}
         for dim, count in zip(leaf.dims, leaf.shape, strict=True):
             if dim in (schema.Y, schema.X):
                 found[dim] = schema.pixel_centres(count, self.size[dim == schema.X])
             elif dim == schema.RGB:
                 found[dim] = np.array(["r", "g", "b"])
-        return found
+        return found | {dim: np.array(values) for dim, values in leaf.labels}
 
 
 def size_text(count: int) -> str:

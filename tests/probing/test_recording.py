@@ -149,6 +149,31 @@ def test_photographs_are_recorded_on_their_way_back(model, tmp_path, small_block
         ep.record(model, photos, guidance=2, **QUIET)
 
 
+def test_latents_are_recorded_as_the_photographs_that_they_are_of(model):
+    photos = [ep.Photo(scene(seed).image) for seed in (1, 2)]
+    pixels = [torch.from_numpy(each.rgb()).movedim(-1, 0)[None] / 255 for each in photos]
+    given = [ep.Latents(model.encode(each)) for each in pixels]
+    options = {"timesteps": (401, 1), "dtype": "float32", **QUIET}
+    theirs = ep.record(model, photos, "mid_block", **options)
+    ours = ep.record(model, given, "mid_block", **options)
+    for name in ("mid_block", "latents"):
+        np.testing.assert_allclose(ep.site(ours, name), ep.site(theirs, name), atol=1e-4)
+    assert not np.allclose(ep.site(ours, "mid_block")[0], ep.site(ours, "mid_block")[1], atol=1e-2)
+    labelled = xr.DataArray(given[1].values[0], dims=("channel", "y", "x"))
+    again = ep.record(
+        model,
+        ep.Latents(labelled.transpose("y", "x", "channel"), name="car"),
+        "mid_block",
+        **options,
+    )
+    assert np.array_equal(ep.site(again, "mid_block")[0], ep.site(ours, "mid_block")[1])
+    assert again["source"].item().startswith("car ")
+    with pytest.raises(InputError, match=r"\(3, 32, 32\); those of this model have 4 channels"):
+        ep.record(model, ep.Latents(np.zeros((3, 32, 32))), **QUIET)
+    with pytest.raises(InputError, match="multiples of 4"):
+        ep.record(model, ep.Latents(np.zeros((4, 30, 32))), **QUIET)
+
+
 @pytest.mark.parametrize("layout", ["playground", "xl"])
 def test_samples_in_one_call_are_those_alone(model, layout):
     model = model if layout == "playground" else ep.load(stable_diffusion_xl())
