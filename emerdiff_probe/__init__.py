@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from emerdiff_probe.errors import ProbeError
-from emerdiff_probe.sources import Photo, Prompt
+from emerdiff_probe.sources import Latents, Photo, Prompt
 
 if TYPE_CHECKING:
     from emerdiff_probe import analysis, scenes, views
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         sensitivity,
         sweep,
     )
-    from emerdiff_probe.probing import record
+    from emerdiff_probe.probing import probe, record, reduce
     from emerdiff_probe.store import gather, pack, rechunk, site
     from emerdiff_probe.store import open_recording as open
 
@@ -47,6 +47,7 @@ __all__ = [
     "Ablate",
     "EmerDiffConfig",
     "InjectAttention",
+    "Latents",
     "Noise",
     "Photo",
     "ProbeError",
@@ -63,8 +64,10 @@ __all__ = [
     "load",
     "open",
     "pack",
+    "probe",
     "rechunk",
     "record",
+    "reduce",
     "respond",
     "scenes",
     "segment",
@@ -95,7 +98,7 @@ _HOMES = {
         "sensitivity",
         "sweep",
     ),
-    "emerdiff_probe.probing": ("record",),
+    "emerdiff_probe.probing": ("probe", "record", "reduce"),
     "emerdiff_probe.store": ("gather", "open", "pack", "rechunk", "site"),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import StoreError
 
 __all__ = [
+    "BATCH",
     "CHANNEL",
     "COMPRESSED",
     "GUIDANCE",
@@ -50,6 +51,7 @@ MASK: Final = "mask"
 CHANNEL: Final = "channel"
 RGB: Final = "rgb"
 SAMPLE: Final = "sample"
+BATCH: Final = "batch"  # rows of a UNet call that nothing tells more of
 GUIDANCE: Final = "guidance"  # the two halves of a guided call
 TIMESTEP: Final = "timestep"
 TOKEN: Final = "token"

@@ -168,9 +168,24 @@ class EmerDiffConfig:
         )
 
     @classmethod
+    def stable_diffusion_xl(cls) -> Self:
+        """The paper's settings in Stable Diffusion XL's layout; the paper has not tried it.
+
+        As in v1, features and modulation are in the first upward block with cross-attention: 32 x
+        32 locations at 1024 pixels. Each of its transformers has ten layers; the first is taken.
+        """
+        block = "up_blocks.0.attentions.{}.transformer_blocks.0.attn2:{}"
+        return cls(feature_site=block.format(0, "query"), modulation_site=block.format(2, "out"))
+
+    @classmethod
     def for_model(cls, model: Denoiser) -> Self:
         """The settings to start from with a model."""
-        return cls.playground() if model.family == "playground" else cls.closest_to_paper()
+        makers = {
+            "playground": cls.playground,
+            "stable-diffusion": cls.closest_to_paper,
+            "stable-diffusion-xl": cls.stable_diffusion_xl,
+        }
+        return makers[model.family]()
 
     def to_json(self) -> str:
         """All settings, for provenance."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -18,13 +19,29 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emerdiff_probe import schema
-from emerdiff_probe.errors import CaptureError, ConfigError, InputError
+from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.probing.inversion import Inversion, invert
+from emerdiff_probe.probing.reduce import (
+    Moments,
+    Reducer,
+    Reduction,
+    describe,
+    kept_tokens,
+    reductions,
+)
 from emerdiff_probe.probing.taps import capture
 from emerdiff_probe.probing.trajectory import Trajectory, prompted
+from emerdiff_probe.probing.values import (
+    Sites,
+    ValueType,
+    as_array,
+    laid_out,
+    pattern_of,
+    torch_dtype,
+)
 from emerdiff_probe.sites import Site
-from emerdiff_probe.sources import Photo, Prompt, fit
+from emerdiff_probe.sources import Latents, Photo, Prompt, fit
 from emerdiff_probe.store import (
     IMAGE,
     LATENTS,
@@ -40,10 +57,7 @@ from emerdiff_probe.store import (
 
 __all__ = ["record"]
 
-Source: TypeAlias = Prompt | Photo
-Sites: TypeAlias = "str | Sequence[str] | pd.DataFrame"
-
-_DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
+Source: TypeAlias = Prompt | Photo | Latents
 
 
 def record(
@@ -57,31 +71,33 @@ def record(
     inversion: Inversion = "edit_friendly",
     seed: int = 0,
     batch: int = 1,
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: ValueType = "float16",
+    reduce: Reducer | Sequence[Reducer] = (),
     store: str | os.PathLike[str] | None = None,
     plan: bool = False,
     progress: bool = True,
 ) -> xr.DataTree | Plan:
     """Records the tensors at sites while a model draws prompts or denoises photographs.
 
-    A prompt is drawn with DDPM. A photograph is inverted, and recorded on its way back, with the
-    empty prompt.
+    A prompt is drawn with DDPM. A photograph, or clean latents, is inverted, and recorded on its
+    way back, with the empty prompt.
 
     Args:
         model: From `emerdiff_probe.load`.
-        source: A prompt or a photograph, or several of one of the two kinds. Photographs must come
-            out at one size.
+        source: A prompt, a photograph or latents, or several of one of the three kinds. Those that
+            are not prompts must come out at one size.
         sites: A pattern as `model.sites` reads it, or several, or a table that it gave. "blocks"
             is the output of every block, "semantic" the queries of the upward block that the paper
             reads, "attention" all ports of all attentions, "*" everything.
         steps: Of the sampling grid.
         timesteps: Which of the grid are recorded; by default all.
         guidance: Scale of classifier-free guidance for prompts; above 1 both halves are recorded.
-        inversion: Of photographs; see `emerdiff_probe.probing.invert`.
+        inversion: Of photographs and latents; see `emerdiff_probe.probing.invert`.
         seed: Of the inversion. A prompt has its own.
         batch: Samples in one UNet call. When memory runs out it is halved for the samples that did
             not fit.
         dtype: What values are cast to.
+        reduce: What makes values smaller before they are kept; see `emerdiff_probe.reduce`.
         store: A folder to stream to; memory then stays the same however long the run. The same
             call continues one that was interrupted, to values equal to the last bit on the same
             machine. Without it all is kept in memory.
@@ -100,16 +116,19 @@ def record(
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
         StoreError: The store is something else, or the disk has too little room.
     """
+    kind = torch_dtype(dtype)
     subjects = _subjects(model, source, guidance)
     rows = _rows(model, sites, subjects[0].size)
+    reducers = tuple(reduce) if isinstance(reduce, Sequence) else (reduce,)
+    reduced = reductions(rows, subjects[0].size, reducers)
     settings = _Settings(steps, _wanted(model, steps, timesteps), guidance, inversion, seed, batch)
-    layout = _plan(model, subjects, rows, settings, dtype)
+    layout = _plan(model, subjects, reduced, settings, dtype, reducers)
     if plan:
         return layout
     path = None if store is None else local_folder(store)
     sink: Memory | Streamed = Memory(layout) if path is None else Streamed(path, layout)
     shapes = {Site.parse(name): shape for name, shape in rows["shape"].items()}
-    recorder = _Recorder(model, subjects, shapes, settings, _DTYPES[dtype], sink)
+    recorder = _Recorder(model, subjects, shapes, reduced, settings, kind, sink)
     try:
         recorder.run(progress)
     finally:
@@ -122,15 +141,16 @@ class _Subject:
     """A source as the model sees it.
 
     Attributes:
-        source: The prompt or photograph.
-        pixels: float32 (y, x, rgb) in [0, 1] of a photograph.
+        source: The prompt, photograph or latents.
+        given: Of a photograph the pixels, float32 (y, x, rgb) in [0, 1]; of latents themselves,
+            float32 (channel, y, x).
         size: Height and width in pixels.
         condition: Its text, encoded.
         about: Prompt, seed and source, fit for JSON.
     """
 
     source: Source
-    pixels: NDArray[np.float32] | None
+    given: NDArray[np.float32] | None
     size: tuple[int, int]
     condition: Condition
     about: dict[str, Any]
@@ -149,22 +169,23 @@ class _Settings:
 def _subjects(
     model: Denoiser, source: Source | Sequence[Source], guidance: float
 ) -> list[_Subject]:
-    sources = [source] if isinstance(source, Prompt | Photo) else list(source)
+    sources = [source] if isinstance(source, Prompt | Photo | Latents) else list(source)
     kinds = {type(each) for each in sources}
-    if kinds not in ({Prompt}, {Photo}):
+    if kinds not in ({Prompt}, {Photo}, {Latents}):
         names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
         raise InputError(
-            f"sources are ep.Prompt(text) or ep.Photo(path or image), all of one kind; not {names}"
+            "sources are ep.Prompt(text), ep.Photo(path or image) or ep.Latents(array), all of one "
+            f"kind; not {names}"
         )
-    if kinds == {Photo} and guidance != 1:
+    if kinds != {Prompt} and guidance != 1:
         raise ConfigError(
-            f"guidance is {guidance}, but a photograph is denoised with the empty prompt, "
+            f"guidance is {guidance}, but what is no prompt is denoised with the empty prompt, "
             "for which guidance changes nothing; leave it out"
         )
     subjects = [_subject(model, each, guidance) for each in sources]
     if len(sizes := {each.size for each in subjects}) > 1:
         raise InputError(
-            f"photographs come out at different sizes {sorted(sizes)}, and a recording has one; "
+            f"sources come out at different sizes {sorted(sizes)}, and a recording has one; "
             "crop them to one aspect ratio, or record them one by one"
         )
     return subjects
@@ -176,6 +197,8 @@ def _subject(model: Denoiser, source: Source, guidance: float) -> _Subject:
         about = {"prompt": source.text, "seed": int(source.seed), "source": "prompt"}
         condition = model.condition(source.text, guidance)
         return _Subject(source, None, (side, side), condition, about)
+    if isinstance(source, Latents):
+        return _latent_subject(model, source)
     picture = source.rgb()
     fitted = fit(picture, side=model.image_size, multiple=model.size_multiple)
     digest = hashlib.blake2b(picture.tobytes(), digest_size=8).hexdigest()
@@ -184,12 +207,24 @@ def _subject(model: Denoiser, source: Source, guidance: float) -> _Subject:
     return _Subject(source, fitted.pixels, (height, width), model.condition(""), about)
 
 
+def _latent_subject(model: Denoiser, source: Latents) -> _Subject:
+    latents = source.array()
+    _, channels, rows, _ = model.latent_shape(model.image_size, model.image_size)
+    factor = model.image_size // rows
+    height, width = (side * factor for side in latents.shape[1:])
+    if len(latents) != channels or height % model.size_multiple or width % model.size_multiple:
+        multiple = model.size_multiple // factor
+        raise InputError(
+            f"latents have shape {latents.shape}; those of this model have {channels} channels and "
+            f"sides that are multiples of {multiple}"
+        )
+    digest = hashlib.blake2b(latents.tobytes(), digest_size=8).hexdigest()
+    about = {"prompt": "", "seed": -1, "source": f"{source.name} {digest}, given as latents"}
+    return _Subject(source, latents, (height, width), model.condition(""), about)
+
+
 def _rows(model: Denoiser, sites: Sites, size: tuple[int, int]) -> pd.DataFrame:
-    if isinstance(sites, pd.DataFrame):
-        pattern = ",".join(sites.index)
-    else:
-        pattern = sites if isinstance(sites, str) else ",".join(sites)
-    return model.sites(pattern, height=size[0], width=size[1])
+    return model.sites(pattern_of(sites), height=size[0], width=size[1])
 
 
 def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tuple[int, ...]:
@@ -208,12 +243,11 @@ def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tup
 def _plan(
     model: Denoiser,
     subjects: list[_Subject],
-    rows: pd.DataFrame,
+    reduced: dict[Site, Reduction],
     settings: _Settings,
     dtype: str,
+    reducers: tuple[Reducer, ...],
 ) -> Plan:
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
     if settings.batch < 1:
         raise ConfigError(f"batch is {settings.batch}; choose 1 or more")
     texts = [each.condition.tokens for each in subjects]
@@ -225,10 +259,7 @@ def _plan(
         tokens = np.array(texts)
     height, width = subjects[0].size
     _, channels, *grid = model.latent_shape(height, width)
-    leaves = [
-        Leaf(leaf_path(Site.parse(row.Index)), row.dims, row.shape, dtype)
-        for row in rows.itertuples()
-    ]
+    leaves = [reduction.leaf(dtype) for reduction in reduced.values()]
     places = (schema.Y, schema.X)
     leaves += [
         Leaf(LATENTS, (*places, schema.CHANNEL), (*grid, channels), "float32", guided=False),
@@ -238,22 +269,24 @@ def _plan(
     config = {
         "weights": model.weights,
         "sources": {str(number): each.about for number, each in enumerate(subjects)},
-        "sites": list(rows.index),
+        "sites": list(map(str, reduced)),
         "steps": settings.steps,
         "timesteps": list(settings.timesteps),
         "guidance": settings.guidance,
         "batch": settings.batch,
         "dtype": dtype,
     }
-    if isinstance(subjects[0].source, Photo):
+    if not isinstance(subjects[0].source, Prompt):
         config |= {"inversion": settings.inversion, "seed": settings.seed}
+    if reducers:
+        config["reduce"] = list(map(describe, reducers))
     return Plan(
         leaves=tuple(leaves),
         samples=tuple(each.about for each in subjects),
         guidance=("uncond", "cond") if guided else (),
         timesteps=settings.timesteps,
         steps=tuple(grid_of_run.index(t) for t in settings.timesteps),
-        tokens=tokens,
+        tokens=tokens[..., kept_tokens(reduced, tokens.shape[-1])],
         size=(height, width),
         config=config,
         about={
@@ -271,6 +304,7 @@ class _Recorder:
         model: The model.
         subjects: What is recorded.
         shapes: Of every site, for one sample at one timestep.
+        reduced: What is done to its values.
         settings: How.
         dtype: Of the values.
         sink: Where they go.
@@ -279,32 +313,65 @@ class _Recorder:
     model: Denoiser
     subjects: list[_Subject]
     shapes: dict[Site, tuple[int, ...]]
+    reduced: dict[Site, Reduction]
     settings: _Settings
     dtype: torch.dtype
     sink: Sink
 
     def run(self, progress: bool) -> None:
-        count, plan = len(self.subjects), self.sink.plan
-        total = count * len(plan.timesteps)
+        unfitted = [site for site, reduction in self.reduced.items() if reduction.unfitted]
+        if unfitted and not self.sink.finished(slice(0, len(self.subjects))):
+            moments = {site: Moments() for site in unfitted}
+            self._pass("looking first", progress, functools.partial(self._see, moments))
+            fitted = {
+                site: self.reduced[site].fitted(moments[site], self.model.device)
+                for site in unfitted
+            }
+            replace(self, reduced=self.reduced | fitted).run(progress)
+        else:
+            self._pass("recording", progress, self._together)
+
+    def _pass(self, name: str, progress: bool, together: Callable[[slice, Any], None]) -> None:
+        count = len(self.subjects)
+        total = count * len(self.settings.timesteps)
         with (
             torch.inference_mode(),
-            tqdm(total=total, desc="recording", unit="step", disable=not progress) as bar,
+            tqdm(total=total, desc=name, unit="step", disable=not progress) as bar,
         ):
             for first in range(0, count, self.settings.batch):
-                self._group(slice(first, min(first + self.settings.batch, count)), bar)
+                samples = slice(first, min(first + self.settings.batch, count))
+                self._group(samples, bar, together)
 
-    def _group(self, samples: slice, bar: Any) -> None:
-        """Records some samples in common calls; one half after the other if memory runs out."""
+    def _group(self, samples: slice, bar: Any, together: Callable[[slice, Any], None]) -> None:
+        """Takes some samples in common calls; one half after the other if memory runs out."""
         before = bar.n
         try:
-            self._together(samples, bar)
+            together(samples, bar)
         except torch.OutOfMemoryError:
             if samples.stop - samples.start == 1:
                 raise
             bar.update(before - bar.n)
             middle = (samples.start + samples.stop) // 2
-            self._group(slice(samples.start, middle), bar)
-            self._group(slice(middle, samples.stop), bar)
+            self._group(slice(samples.start, middle), bar, together)
+            self._group(slice(middle, samples.stop), bar, together)
+
+    def _see(self, moments: dict[Site, Moments], samples: slice, bar: Any) -> None:
+        """Shows projections that have to be fitted what they are for."""
+        trajectory = _trajectory(self.model, self.subjects[samples], self.settings)
+        latents = trajectory.start
+        for position, timestep in enumerate(trajectory.timesteps):
+            if timestep < self.settings.timesteps[-1]:
+                break
+            if timestep not in self.settings.timesteps:
+                latents = self._advanced(trajectory, position, latents)
+                continue
+            with capture(self.model.unet, moments) as taps:
+                latents = self._advanced(trajectory, position, latents)
+                tensors = taps.take()
+            for site, tensor in tensors.items():
+                values = laid_out(tensor, site, self.shapes[site])
+                moments[site].add(self.reduced[site].seen(values))
+            bar.update(len(latents))
 
     def _together(self, samples: slice, bar: Any) -> None:
         plan, count = self.sink.plan, samples.stop - samples.start
@@ -358,52 +425,39 @@ class _Recorder:
     ) -> None:
         """Puts what the sites gave in a call into the arrays of a block, at one timestep."""
         for site, shape in self.shapes.items():
-            tensor = tensors.pop(site)
-            if tensor.ndim == 4:
-                tensor = rearrange(tensor, "row c y x -> row y x c")
+            tensor = self.reduced[site](laid_out(tensors.pop(site), site, shape))
             array = values[leaf_path(site)]
             count = len(array)
             # The UNet sees all samples without text before all samples with it.
-            tensor = tensor.reshape(-1, count, *shape)
+            tensor = tensor.unflatten(0, (-1, count))
             array = array if len(tensor) == 2 else array[:, None]
-            array[:, :, into] = self._cast(tensor.transpose(0, 1), site)
-
-    def _cast(self, tensor: Tensor, site: Site) -> NDArray[Any]:
-        cast = tensor.to(self.dtype)
-        if not cast.isfinite().all():
-            largest = float(tensor.abs().max())
-            raise CaptureError(
-                f"'{site}' has values up to {largest:g}, which {str(self.dtype)[6:]} cannot hold; "
-                "record with dtype='float32'"
-                if np.isfinite(largest)
-                else f"'{site}' gives values that are not finite; run the model in float32"
-            )
-        return cast.cpu().numpy()
+            array[:, :, into] = as_array(tensor.transpose(0, 1), self.dtype, site)
 
 
 def _trajectory(model: Denoiser, subjects: list[_Subject], settings: _Settings) -> Trajectory:
     """One run of several samples, each with the noise that it would have alone."""
     runs = [_single(model, each, settings) for each in subjects]
-    first, conditions = runs[0], [run.condition for run in runs]
-    together = replace(
-        conditions[0], embeddings=torch.cat([each.embeddings for each in conditions])
-    )
     return replace(
-        first,
+        runs[0],
         start=torch.cat([run.start for run in runs]),
         noises=tuple(map(torch.cat, zip(*(run.noises for run in runs), strict=True))),
-        condition=together,
+        condition=Condition.joined([run.condition for run in runs]),
     )
 
 
 def _single(model: Denoiser, subject: _Subject, settings: _Settings) -> Trajectory:
     timesteps = model.schedule.timesteps(settings.steps)
-    if subject.pixels is None:
+    if subject.given is None:
         seed = subject.about["seed"]
         return prompted(model, subject.condition, timesteps, seed, subject.size)
+    given = torch.from_numpy(subject.given)
+    if isinstance(subject.source, Latents):
+        x0 = given[None].to(model.device)
+    else:
+        x0 = model.encode(rearrange(given, "y x rgb -> 1 rgb y x"))
     return invert(
         model,
-        model.encode(rearrange(torch.from_numpy(subject.pixels), "y x rgb -> 1 rgb y x")),
+        x0,
         method=settings.inversion,
         timesteps=tuple(t for t in timesteps if t <= settings.timesteps[0]),
         condition=subject.condition,

@@ -17,6 +17,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError, closest
+from emerdiff_probe.models.catalogue import unwrapped
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 
 __all__ = [
@@ -45,7 +46,7 @@ def module_at(unet: nn.Module, site: Site) -> nn.Module:
         SiteError: The UNet has no such module; names the closest that it has.
         ModelError: The projections are fused, so that the module would never be called.
     """
-    modules = dict(unet.named_modules())
+    modules = dict(unwrapped(unet).named_modules())
     module = modules.get(site.module)
     if module is None or site.path not in modules:
         raise SiteError(f"no site '{site}' in this UNet; {closest(site.module, modules)}")
@@ -61,7 +62,8 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
         ModelError: One of them computes something else than plain attention over to_q, to_k and
             to_v, so that recording and injecting its queries and keys would not be exact.
     """
-    found = {path: module for path, module in unet.named_modules() if isinstance(module, Attention)}
+    modules = unwrapped(unet).named_modules()
+    found = {path: module for path, module in modules if isinstance(module, Attention)}
     for path, attention in found.items():
         _refuse_fused(path, attention)
         unusual = {
@@ -306,6 +308,11 @@ class Capture:
     def edits(self) -> dict[Site, Edit]:
         """For each site the function that keeps what it gives."""
         return {site: tensors.append for site, tensors in self._fired.items()}
+
+    def clear(self) -> None:
+        """Forgets what was kept, as after a call that ended in an error."""
+        for tensors in self._fired.values():
+            tensors.clear()
 
     def take(self) -> dict[Site, Tensor]:
         """The tensors of the one call since the last time.

@@ -10,12 +10,12 @@ from emerdiff_probe.errors import SiteError
 from emerdiff_probe.models.catalogue import KINDS
 from emerdiff_probe.probing import attentions, capture, hooked
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
-from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 
 
-@pytest.fixture(scope="module", params=["playground", "v1", "v2"])
+@pytest.fixture(scope="module", params=["playground", "v1", "v2", "xl"])
 def model(request):
-    maker = {"playground": tiny_playground}.get(request.param)
+    maker = {"playground": tiny_playground, "xl": stable_diffusion_xl}.get(request.param)
     return ep.load(maker() if maker else stable_diffusion(request.param))
 
 
@@ -61,6 +61,13 @@ def test_the_catalogue_is_complete_and_in_order(model):
     ]
     assert order == sorted(order)
     assert table.index[-1] == "conv_out:out"
+
+
+def test_xl_has_several_layers_in_a_transformer():
+    table = ep.load(stable_diffusion_xl()).sites(kind="layer")
+    block = "up_blocks.0.attentions.0.transformer_blocks"
+    assert {f"{block}.0:out", f"{block}.1:out"} <= set(table.index)
+    assert not any(name.startswith("up_blocks.2") for name in table.index)
 
 
 def test_the_model_is_not_run(model, monkeypatch):

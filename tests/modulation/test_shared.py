@@ -10,7 +10,7 @@ from emerdiff_probe.modulation import literal, observe, shared
 from emerdiff_probe.probing import taps
 from emerdiff_probe.scenes import scene
 from emerdiff_probe.sites import Site
-from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 
 SUBJECT = ep.Photo(scene(1_000_000).image)
 SETTINGS = {"feature_timestep": 1, "steps": 10, "modulation_timestep": 201}
@@ -26,6 +26,7 @@ CASES = {
     "playground": (tiny_playground, ep.EmerDiffConfig.playground(), 16),
     "v1": (lambda: stable_diffusion("v1"), ep.EmerDiffConfig.closest_to_paper(), 4),
     "v2": (lambda: stable_diffusion("v2"), ep.EmerDiffConfig.closest_to_paper(), 4),
+    "xl": (stable_diffusion_xl, ep.EmerDiffConfig.stable_diffusion_xl(), 4),
 }
 
 

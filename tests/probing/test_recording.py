@@ -14,7 +14,7 @@ from emerdiff_probe.scenes import scene
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import Streamed
 from emerdiff_probe.store import plan as plans
-from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 from tests.store.recordings import equal
 
 HOUSE, CAR = ep.Prompt("a red house", seed=1), ep.Prompt("a blue car", seed=2)
@@ -136,9 +136,37 @@ def test_photographs_are_recorded_on_their_way_back(model, tmp_path, small_block
         ep.record(model, photos, guidance=2, **QUIET)
 
 
-def test_samples_in_one_call_are_those_alone(model):
-    together = ep.record(model, [HOUSE, CAR], "blocks", batch=2, dtype="float32", **QUIET)
-    alone = ep.record(model, CAR, "blocks", dtype="float32", **QUIET)
+def test_latents_are_recorded_as_the_photographs_that_they_are_of(model):
+    photos = [ep.Photo(scene(seed).image) for seed in (1, 2)]
+    pixels = [torch.from_numpy(each.rgb()).movedim(-1, 0)[None] / 255 for each in photos]
+    given = [ep.Latents(model.encode(each)) for each in pixels]
+    options = {"timesteps": (401, 1), "dtype": "float32", **QUIET}
+    theirs = ep.record(model, photos, "mid_block", **options)
+    ours = ep.record(model, given, "mid_block", **options)
+    for name in ("mid_block", "latents"):
+        np.testing.assert_allclose(ep.site(ours, name), ep.site(theirs, name), atol=1e-4)
+    assert not np.allclose(ep.site(ours, "mid_block")[0], ep.site(ours, "mid_block")[1], atol=1e-2)
+    labelled = xr.DataArray(given[1].values[0], dims=("channel", "y", "x"))
+    again = ep.record(
+        model,
+        ep.Latents(labelled.transpose("y", "x", "channel"), name="car"),
+        "mid_block",
+        **options,
+    )
+    assert np.array_equal(ep.site(again, "mid_block")[0], ep.site(ours, "mid_block")[1])
+    assert again["source"].item().startswith("car ")
+    with pytest.raises(InputError, match=r"\(3, 32, 32\); those of this model have 4 channels"):
+        ep.record(model, ep.Latents(np.zeros((3, 32, 32))), **QUIET)
+    with pytest.raises(InputError, match="multiples of 4"):
+        ep.record(model, ep.Latents(np.zeros((4, 30, 32))), **QUIET)
+
+
+@pytest.mark.parametrize("layout", ["playground", "xl"])
+def test_samples_in_one_call_are_those_alone(model, layout):
+    model = model if layout == "playground" else ep.load(stable_diffusion_xl())
+    options = {"dtype": "float32", "guidance": 2, **QUIET}
+    together = ep.record(model, [HOUSE, CAR], "blocks", batch=2, **options)
+    alone = ep.record(model, CAR, "blocks", **options)
     np.testing.assert_allclose(
         ep.site(together, "mid_block").isel(sample=1),
         ep.site(alone, "mid_block").isel(sample=0),
@@ -176,11 +204,13 @@ def test_a_plan_says_what_a_recording_holds(model, recorded):
     assert "conv_in/out" in plan._repr_html_()
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("version", ["v1", "v2", "xl"])
 def test_stable_diffusions_layouts_are_recorded(version):
-    model = ep.load(stable_diffusion(version))
+    pipeline = stable_diffusion_xl() if version == "xl" else stable_diffusion(version)
+    model = ep.load(pipeline)
     run = ep.record(model, HOUSE, model.sites("*", level=4), steps=2, progress=False)
-    name = "up_blocks.1.attentions.0.transformer_blocks.0.attn2:query"
+    block = "up_blocks.0" if version == "xl" else "up_blocks.1"
+    name = f"{block}.attentions.0.transformer_blocks.0.attn2:query"
     assert ep.site(run, name).sizes["y"] == 4
     assert np.isfinite(ep.site(run, name)).all()
 
