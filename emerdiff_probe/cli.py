@@ -40,7 +40,7 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
-MODELS = "[b]playground[/b], a folder of a diffusers pipeline, or a hub id."
+MODELS = "[b]playground[/b], a folder of a diffusers pipeline, a .safetensors file, or a hub id."
 
 # Options that several commands have.
 Seed: TypeAlias = Annotated[
