@@ -51,7 +51,7 @@ class DatasetName(StrEnum):
     coco_stuff_171 = "coco-stuff-171"
 
 
-MODELS = "[b]playground[/b], a folder of a diffusers pipeline, or a hub id."
+MODELS = "[b]playground[/b], a folder of a diffusers pipeline, a .safetensors file, or a hub id."
 
 # Options that several commands have.
 Seed: TypeAlias = Annotated[

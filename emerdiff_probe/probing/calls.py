@@ -165,11 +165,23 @@ class PipelineCall:
 
     Attributes:
         pipeline: It.
-        arguments: What it was called with, by name.
+        prompt: What it was called with.
+        negative_prompt: The same.
+        embedded: Whether it was called with texts that were encoded before.
     """
 
     pipeline: Any
-    arguments: Mapping[str, Any]
+    prompt: Any
+    negative_prompt: Any
+    embedded: bool
+
+    @classmethod
+    def of(cls, pipeline: Any, arguments: Mapping[str, Any]) -> PipelineCall:
+        """Reads a call by the names of its arguments."""
+        embedded = any(
+            arguments.get(name) is not None for name in ("prompt_embeds", "negative_prompt_embeds")
+        )
+        return cls(pipeline, arguments.get("prompt"), arguments.get("negative_prompt"), embedded)
 
     @property
     def source(self) -> str:
@@ -203,25 +215,17 @@ class PipelineCall:
 
     def prompts(self, samples: int) -> tuple[str, ...]:
         """The texts that it was called with, each as often as there are pictures of it."""
-        return self._texts("prompt", samples) or ("",) * samples
-
-    def _texts(self, name: str, samples: int) -> tuple[str, ...] | None:
-        given = self.arguments.get(name)
-        texts = [given] if isinstance(given, str) else given
-        if not isinstance(texts, list) or not texts or samples % len(texts):
-            return None
-        return tuple(text for text in texts for _ in range(samples // len(texts)))
+        return _spread(self.prompt, samples) or ("",) * samples
 
     def tokens(self, samples: int, length: int, guided: bool) -> NDArray[np.str_] | None:
         """Of the prompts, beside those of the negative prompts where there is guidance."""
         tokenizer = getattr(self.pipeline, "tokenizer", None)
-        prompts = self._texts("prompt", samples)
-        given = any(self.arguments.get(name) is not None for name in _NOT_OF_THE_TEXT)
-        if tokenizer is None or prompts is None or given:
+        prompts = _spread(self.prompt, samples)
+        if tokenizer is None or prompts is None or self.embedded:
             return None
         parts = [prompts]
         if guided:
-            parts = [self._texts("negative_prompt", samples) or ("",) * samples, prompts]
+            parts = [_spread(self.negative_prompt, samples) or ("",) * samples, prompts]
         texts = np.array([[self._read(tokenizer, text) for text in part] for part in parts])
         if texts.shape[-1] != length:
             return None
@@ -233,4 +237,9 @@ class PipelineCall:
         return token_texts(tokenizer, convert(text, tokenizer) if convert else text)[0]
 
 
-_NOT_OF_THE_TEXT: Final = ("prompt_embeds", "negative_prompt_embeds")
+def _spread(given: Any, samples: int) -> tuple[str, ...] | None:
+    """One text or several, each for its share of the samples."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or samples % len(texts):
+        return None
+    return tuple(text for text in texts for _ in range(samples // len(texts)))

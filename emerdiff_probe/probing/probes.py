@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from einops import rearrange
@@ -18,17 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from emerdiff_probe import schema
 from emerdiff_probe.errors import CaptureError, ConfigError
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.probing.calls import Caller, OwnLoop, PipelineCall, Prediction, Target
-from emerdiff_probe.probing.reduce import (
-    Reducer,
-    Reduction,
-    describe,
-    kept_tokens,
-    reductions,
-)
+from emerdiff_probe.probing.reduce import Reducer, project
+from emerdiff_probe.probing.reduction import Reducers, as_tuple, described, reductions
+from emerdiff_probe.probing.runs import Form, Run
 from emerdiff_probe.probing.taps import Capture, capture
 from emerdiff_probe.probing.values import (
     Sites,
@@ -39,7 +32,7 @@ from emerdiff_probe.probing.values import (
     torch_dtype,
 )
 from emerdiff_probe.sites import Site
-from emerdiff_probe.store import IMAGE, LATENTS, Leaf, Plan, leaf_path
+from emerdiff_probe.store import LATENTS, leaf_path
 
 __all__ = ["Recorder", "probe"]
 
@@ -53,7 +46,7 @@ def probe(
     sites: Sites = "blocks",
     *,
     dtype: ValueType = "float16",
-    reduce: Reducer | Sequence[Reducer] = (),
+    reduce: Reducers = (),
 ) -> Iterator[Recorder]:
     """Records what happens at sites while the block runs a model in its own way.
 
@@ -83,17 +76,16 @@ def probe(
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype. It
             comes out of the call itself.
     """
-    target = Target.of(model)
-    kind = torch_dtype(dtype)
-    unet: Any = unwrapped(target.unet)
-    latents = (1, unet.config.in_channels, *_sides(unet.config.sample_size))
-    table = chosen(catalogue(unet, latents, _TOKENS), pattern_of(sites))
-    reducers = tuple(reduce) if isinstance(reduce, Sequence) else (reduce,)
-    if any(each.unfitted for each in _reduced(table, latents, target, reducers).values()):
+    target, kind, reducers = Target.of(model), torch_dtype(dtype), as_tuple(reduce)
+    if any(isinstance(each, project) and each.kind == "pca" for each in reducers):
         raise ConfigError(
             "principal components need a first pass over the run, and a probe sees it once; choose "
             "project(kind='random'), or ep.record()"
         )
+    unet: Any = unwrapped(target.unet)
+    side = unet.config.sample_size or 64
+    latents = (1, unet.config.in_channels, *((side, side) if isinstance(side, int) else side))
+    table = chosen(catalogue(unet, latents, _TOKENS), pattern_of(sites))
     with ExitStack() as stack:
         taps = stack.enter_context(capture(unet, map(Site.parse, table.index)))
         recorder = Recorder(target, taps, tuple(table.index), kind, reducers)
@@ -103,22 +95,11 @@ def probe(
         ):
             stack.callback(hook.remove)
         if target.pipeline is not None:
-            kind_of = type(target.pipeline)
-            stack.enter_context(_replaced(kind_of, "__call__", recorder._watched_call))
+            pipelines = type(target.pipeline)
+            stack.enter_context(_replaced(pipelines, "__call__", recorder._watched_call))
         if target.denoiser is not None:
             stack.enter_context(_replaced(target.denoiser, "predict", recorder._watched_predict))
         yield recorder
-
-
-def _reduced(
-    table: pd.DataFrame, latents: tuple[int, ...], target: Target, reducers: tuple[Reducer, ...]
-) -> dict[Site, Reduction]:
-    height, width = latents[-2:]
-    return reductions(table, (height * target.factor, width * target.factor), reducers)
-
-
-def _sides(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 @contextmanager
@@ -133,43 +114,6 @@ def _replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[Non
             setattr(owner, name, original)
         else:
             delattr(owner, name)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """What must not change within a run."""
-
-    samples: int
-    guidance: tuple[str, ...] | None
-    latents: tuple[int, ...]
-    tokens: int
-
-
-@dataclass(eq=False)
-class _Run:
-    """The calls of one run, as they come.
-
-    Attributes:
-        caller: Who makes them.
-        form: Of all of them.
-        leaves: What each call gives.
-        shapes: Of the sites, in one row.
-        reduced: What is done to their values.
-        timesteps: Of the calls.
-        steps: Their positions among all calls of the caller.
-        values: Of each leaf, an array a call.
-        image: The pictures that the run ended with, if the caller gave any.
-    """
-
-    caller: Caller
-    form: _Form
-    leaves: tuple[Leaf, ...]
-    shapes: dict[Site, tuple[int, ...]]
-    reduced: dict[Site, Reduction]
-    timesteps: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    values: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
-    image: NDArray[np.uint8] | None = None
 
 
 class Recorder:
@@ -208,8 +152,8 @@ class Recorder:
         self._reducers = reducers
         self._caller: Caller | None = None
         self._calls = 0  # of the caller
-        self._open: _Run | None = None
-        self._runs: list[_Run] = []
+        self._open: Run | None = None
+        self._runs: list[Run] = []
         self._given: tuple[Tensor, float, int]  # latents, timestep and tokens of the call under way
 
     @property
@@ -230,7 +174,12 @@ class Recorder:
     @property
     def runs(self) -> list[xr.DataTree]:
         """All runs, in order."""
-        return [_tree(run, self._target, self._sites, self._reducers) for run in self._runs]
+        config = {
+            "sites": list(self._sites),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            **described(self._reducers),
+        }
+        return [run.tree(self._target, config) for run in self._runs]
 
     def __repr__(self) -> str:
         rows = [
@@ -258,7 +207,7 @@ class Recorder:
                 return original(pipeline, *arguments, **named)
             given = inspect.signature(original).bind_partial(pipeline, *arguments, **named)
             self._close()
-            with self._called_by(PipelineCall(pipeline, given.arguments)):
+            with self._called_by(PipelineCall.of(pipeline, given.arguments)):
                 try:
                     result = original(pipeline, *arguments, **named)
                     self._keep_image(result)
@@ -273,8 +222,8 @@ class Recorder:
 
         @functools.wraps(original)
         def watched(latents: Tensor, timestep: int, condition: Any) -> Tensor:
-            model = original.__self__  # type: ignore[attr-defined]
-            with self._called_by(Prediction(model, condition)):
+            assert self._target.denoiser is not None
+            with self._called_by(Prediction(self._target.denoiser, condition)):
                 return original(latents, timestep, condition)
 
         return watched
@@ -305,37 +254,31 @@ class Recorder:
         caller = self._caller or OwnLoop()
         guidance = caller.guidance(latents)
         parts = len(guidance) if guidance else 1
-        form = _Form(len(latents) // parts, guidance, tuple(latents.shape[1:]), tokens)
+        shape = tuple(latents.shape[1:])
+        form = Form(caller.key, len(latents) // parts, guidance, shape, tokens)
         run = self._open
-        if run is None or run.form != form or run.caller.key != caller.key:
+        if run is None or run.form != form:
             run = self._begun(unet, caller, form)
         tensors = self._taps.take()
-        latents = rearrange(latents[: form.samples], "n c y x -> n y x c")
-        call: dict[str, NDArray[Any]] = {LATENTS: latents.float().cpu().numpy()}
+        given = rearrange(latents[: form.samples], "n c y x -> n y x c").float()
+        # A copy: a loop of one's own may go on in the same memory.
+        values: dict[str, NDArray[Any]] = {LATENTS: np.array(given.cpu())}
         for site, shape in run.shapes.items():
             tensor = run.reduced[site](laid_out(tensors.pop(site), site, shape))
             if guidance:
                 tensor = rearrange(tensor, "(half n) ... -> n half ...", half=parts)
-            call[leaf_path(site)] = as_array(tensor, self._dtype, site)
+            values[leaf_path(site)] = as_array(tensor, self._dtype, site)
         if run is not self._open:
             self._open = run
             self._runs.append(run)
-        for path, array in call.items():
-            run.values.setdefault(path, []).append(array)
-        run.timesteps.append(timestep)
-        run.steps.append(self._calls)
+        run.add(timestep, self._calls, values)
         self._calls += 1
 
-    def _begun(self, unet: nn.Module, caller: Caller, form: _Form) -> _Run:
+    def _begun(self, unet: nn.Module, caller: Caller, form: Form) -> Run:
         table = catalogue(unet, (1, *form.latents), form.tokens).loc[list(self._sites)]
-        reduced = _reduced(table, form.latents, self._target, self._reducers)
-        dtype = str(self._dtype).removeprefix("torch.")
-        leaves = [reduction.leaf(dtype) for reduction in reduced.values()]
-        channels, *grid = form.latents
-        dims = (schema.Y, schema.X, schema.CHANNEL)
-        leaves.append(Leaf(LATENTS, dims, (*grid, channels), "float32", guided=False))
         shapes = {Site.parse(name): shape for name, shape in table["shape"].items()}
-        return _Run(caller, form, tuple(leaves), shapes, reduced)
+        height, width = (side * self._target.factor for side in form.latents[1:])
+        return Run.begun(form, caller, shapes, reductions(table, (height, width), self._reducers))
 
     def _keep_image(self, result: Any) -> None:
         """Keeps the pictures that a pipeline gave."""
@@ -348,57 +291,5 @@ class Recorder:
             pictures = np.rint(images * 255).astype(np.uint8)
         else:
             return
-        if pictures.shape[:-1] == (self._open.form.samples, *_size(self._open, self._target)):
+        if pictures.shape[:-1] == (self._open.form.samples, *self._open.size(self._target)):
             self._open.image = pictures
-
-
-def _size(run: _Run, target: Target) -> tuple[int, int]:
-    _, height, width = run.form.latents
-    return height * target.factor, width * target.factor
-
-
-def _tree(
-    run: _Run, target: Target, sites: tuple[str, ...], reducers: tuple[Reducer, ...]
-) -> xr.DataTree:
-    samples, size = run.form.samples, _size(run, target)
-    known, guidance = run.form.guidance is not None, run.form.guidance or ()
-    about = [
-        {"prompt": prompt, "seed": -1, "source": run.caller.source}
-        for prompt in run.caller.prompts(samples)
-    ]
-    timesteps = run.timesteps
-    if all(float(each).is_integer() for each in timesteps):
-        timesteps = list(map(int, timesteps))
-    leaves = list(run.leaves)
-    places = (schema.Y, schema.X)
-    if run.image is not None:
-        form = ((*places, schema.RGB), run.image.shape[1:])
-        leaves.append(Leaf(IMAGE, *form, "uint8", guided=False, timed=False))
-    tokens = run.caller.tokens(samples, run.form.tokens, bool(guidance)) if known else None
-    if tokens is not None:
-        tokens = tokens[..., kept_tokens(run.reduced, run.form.tokens)]
-    config = {"sites": list(sites), "timesteps": list(timesteps), "dtype": leaves[0].dtype}
-    if reducers:
-        config["reduce"] = list(map(describe, reducers))
-    plan = Plan(
-        leaves=tuple(leaves),
-        samples=tuple(about if known else [{}] * samples),
-        guidance=guidance,
-        timesteps=tuple(timesteps),
-        steps=tuple(run.steps),
-        tokens=tokens,
-        size=size,
-        config=config,
-        about={"model": target.about, "versions": schema.package_versions()},
-        row=schema.SAMPLE if known else schema.BATCH,
-    )
-    datasets = {}
-    for leaf in leaves:
-        dims = plan.dims(leaf)
-        array = (
-            np.stack(run.values[leaf.path], axis=dims.index(schema.TIMESTEP))
-            if leaf.timed
-            else run.image
-        )
-        datasets[leaf.path] = xr.Dataset({"value": (dims, array)}, coords=plan.coords(leaf))
-    return xr.DataTree.from_dict({"/": plan.root(), **datasets})

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from einops import rearrange
@@ -19,19 +17,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emerdiff_probe import schema
-from emerdiff_probe.errors import ConfigError, InputError
+from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models import Condition, Denoiser
-from emerdiff_probe.probing.inversion import Inversion, invert
-from emerdiff_probe.probing.reduce import (
+from emerdiff_probe.probing.calls import HALVES
+from emerdiff_probe.probing.inversion import Inversion
+from emerdiff_probe.probing.reduction import (
     Moments,
-    Reducer,
+    Reducers,
     Reduction,
-    describe,
+    as_tuple,
+    described,
     kept_tokens,
     reductions,
 )
+from emerdiff_probe.probing.subjects import Source, Subject, subjects
 from emerdiff_probe.probing.taps import capture
-from emerdiff_probe.probing.trajectory import Trajectory, prompted
+from emerdiff_probe.probing.trajectory import Trajectory
 from emerdiff_probe.probing.values import (
     Sites,
     ValueType,
@@ -41,7 +42,7 @@ from emerdiff_probe.probing.values import (
     torch_dtype,
 )
 from emerdiff_probe.sites import Site
-from emerdiff_probe.sources import Latents, Photo, Prompt, fit
+from emerdiff_probe.sources import Prompt
 from emerdiff_probe.store import (
     IMAGE,
     LATENTS,
@@ -57,8 +58,6 @@ from emerdiff_probe.store import (
 
 __all__ = ["record"]
 
-Source: TypeAlias = Prompt | Photo | Latents
-
 
 def record(
     model: Denoiser,
@@ -72,7 +71,7 @@ def record(
     seed: int = 0,
     batch: int = 1,
     dtype: ValueType = "float16",
-    reduce: Reducer | Sequence[Reducer] = (),
+    reduce: Reducers = (),
     store: str | os.PathLike[str] | None = None,
     plan: bool = False,
     progress: bool = True,
@@ -117,43 +116,24 @@ def record(
         StoreError: The store is something else, or the disk has too little room.
     """
     kind = torch_dtype(dtype)
-    subjects = _subjects(model, source, guidance)
-    rows = _rows(model, sites, subjects[0].size)
-    reducers = tuple(reduce) if isinstance(reduce, Sequence) else (reduce,)
-    reduced = reductions(rows, subjects[0].size, reducers)
+    found = subjects(model, source, guidance)
+    height, width = found[0].size
+    rows = model.sites(pattern_of(sites), height=height, width=width)
+    reducers = as_tuple(reduce)
+    reduced = reductions(rows, (height, width), reducers)
     settings = _Settings(steps, _wanted(model, steps, timesteps), guidance, inversion, seed, batch)
-    layout = _plan(model, subjects, reduced, settings, dtype, reducers)
+    layout = _plan(model, found, reduced, settings, dtype, described(reducers))
     if plan:
         return layout
     path = None if store is None else local_folder(store)
     sink: Memory | Streamed = Memory(layout) if path is None else Streamed(path, layout)
     shapes = {Site.parse(name): shape for name, shape in rows["shape"].items()}
-    recorder = _Recorder(model, subjects, shapes, reduced, settings, kind, sink)
+    recorder = _Recorder(model, found, shapes, reduced, settings, kind, sink)
     try:
         recorder.run(progress)
     finally:
         sink.close()
     return open_recording(path) if path is not None else cast(Memory, sink).tree()
-
-
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """A source as the model sees it.
-
-    Attributes:
-        source: The prompt, photograph or latents.
-        given: Of a photograph the pixels, float32 (y, x, rgb) in [0, 1]; of latents themselves,
-            float32 (channel, y, x).
-        size: Height and width in pixels.
-        condition: Its text, encoded.
-        about: Prompt, seed and source, fit for JSON.
-    """
-
-    source: Source
-    given: NDArray[np.float32] | None
-    size: tuple[int, int]
-    condition: Condition
-    about: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -164,67 +144,6 @@ class _Settings:
     inversion: Inversion
     seed: int
     batch: int
-
-
-def _subjects(
-    model: Denoiser, source: Source | Sequence[Source], guidance: float
-) -> list[_Subject]:
-    sources = [source] if isinstance(source, Prompt | Photo | Latents) else list(source)
-    kinds = {type(each) for each in sources}
-    if kinds not in ({Prompt}, {Photo}, {Latents}):
-        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
-        raise InputError(
-            "sources are ep.Prompt(text), ep.Photo(path or image) or ep.Latents(array), all of one "
-            f"kind; not {names}"
-        )
-    if kinds != {Prompt} and guidance != 1:
-        raise ConfigError(
-            f"guidance is {guidance}, but what is no prompt is denoised with the empty prompt, "
-            "for which guidance changes nothing; leave it out"
-        )
-    subjects = [_subject(model, each, guidance) for each in sources]
-    if len(sizes := {each.size for each in subjects}) > 1:
-        raise InputError(
-            f"sources come out at different sizes {sorted(sizes)}, and a recording has one; "
-            "crop them to one aspect ratio, or record them one by one"
-        )
-    return subjects
-
-
-def _subject(model: Denoiser, source: Source, guidance: float) -> _Subject:
-    if isinstance(source, Prompt):
-        side = model.image_size
-        about = {"prompt": source.text, "seed": int(source.seed), "source": "prompt"}
-        condition = model.condition(source.text, guidance)
-        return _Subject(source, None, (side, side), condition, about)
-    if isinstance(source, Latents):
-        return _latent_subject(model, source)
-    picture = source.rgb()
-    fitted = fit(picture, side=model.image_size, multiple=model.size_multiple)
-    digest = hashlib.blake2b(picture.tobytes(), digest_size=8).hexdigest()
-    about = {"prompt": "", "seed": -1, "source": f"{source.name} {digest}, {fitted.method}"}
-    height, width = fitted.pixels.shape[:2]
-    return _Subject(source, fitted.pixels, (height, width), model.condition(""), about)
-
-
-def _latent_subject(model: Denoiser, source: Latents) -> _Subject:
-    latents = source.array()
-    _, channels, rows, _ = model.latent_shape(model.image_size, model.image_size)
-    factor = model.image_size // rows
-    height, width = (side * factor for side in latents.shape[1:])
-    if len(latents) != channels or height % model.size_multiple or width % model.size_multiple:
-        multiple = model.size_multiple // factor
-        raise InputError(
-            f"latents have shape {latents.shape}; those of this model have {channels} channels and "
-            f"sides that are multiples of {multiple}"
-        )
-    digest = hashlib.blake2b(latents.tobytes(), digest_size=8).hexdigest()
-    about = {"prompt": "", "seed": -1, "source": f"{source.name} {digest}, given as latents"}
-    return _Subject(source, latents, (height, width), model.condition(""), about)
-
-
-def _rows(model: Denoiser, sites: Sites, size: tuple[int, int]) -> pd.DataFrame:
-    return model.sites(pattern_of(sites), height=size[0], width=size[1])
 
 
 def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tuple[int, ...]:
@@ -242,22 +161,22 @@ def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tup
 
 def _plan(
     model: Denoiser,
-    subjects: list[_Subject],
+    found: list[Subject],
     reduced: dict[Site, Reduction],
     settings: _Settings,
     dtype: str,
-    reducers: tuple[Reducer, ...],
+    further: dict[str, Any],
 ) -> Plan:
     if settings.batch < 1:
         raise ConfigError(f"batch is {settings.batch}; choose 1 or more")
-    texts = [each.condition.tokens for each in subjects]
-    guided = subjects[0].condition.halves == 2
+    texts = [each.condition.tokens for each in found]
+    guided = found[0].condition.halves == 2
     if guided:
         empty = model.condition("").tokens
         tokens = np.array([[empty, each] for each in texts])
     else:
         tokens = np.array(texts)
-    height, width = subjects[0].size
+    height, width = found[0].size
     _, channels, *grid = model.latent_shape(height, width)
     leaves = [reduction.leaf(dtype) for reduction in reduced.values()]
     places = (schema.Y, schema.X)
@@ -268,7 +187,7 @@ def _plan(
     grid_of_run = model.schedule.timesteps(settings.steps)
     config = {
         "weights": model.weights,
-        "sources": {str(number): each.about for number, each in enumerate(subjects)},
+        "sources": {str(number): each.about for number, each in enumerate(found)},
         "sites": list(map(str, reduced)),
         "steps": settings.steps,
         "timesteps": list(settings.timesteps),
@@ -276,14 +195,13 @@ def _plan(
         "batch": settings.batch,
         "dtype": dtype,
     }
-    if not isinstance(subjects[0].source, Prompt):
+    if not isinstance(found[0].source, Prompt):
         config |= {"inversion": settings.inversion, "seed": settings.seed}
-    if reducers:
-        config["reduce"] = list(map(describe, reducers))
+    config |= further
     return Plan(
         leaves=tuple(leaves),
-        samples=tuple(each.about for each in subjects),
-        guidance=("uncond", "cond") if guided else (),
+        samples=tuple(each.about for each in found),
+        guidance=HALVES if guided else (),
         timesteps=settings.timesteps,
         steps=tuple(grid_of_run.index(t) for t in settings.timesteps),
         tokens=tokens[..., kept_tokens(reduced, tokens.shape[-1])],
@@ -311,7 +229,7 @@ class _Recorder:
     """
 
     model: Denoiser
-    subjects: list[_Subject]
+    subjects: list[Subject]
     shapes: dict[Site, tuple[int, ...]]
     reduced: dict[Site, Reduction]
     settings: _Settings
@@ -359,6 +277,8 @@ class _Recorder:
         """Shows projections that have to be fitted what they are for."""
         trajectory = _trajectory(self.model, self.subjects[samples], self.settings)
         latents = trajectory.start
+        # Counted when all is seen: if memory runs out on the way, it is seen again.
+        seen = {site: Moments() for site in moments}
         for position, timestep in enumerate(trajectory.timesteps):
             if timestep < self.settings.timesteps[-1]:
                 break
@@ -370,8 +290,10 @@ class _Recorder:
                 tensors = taps.take()
             for site, tensor in tensors.items():
                 values = laid_out(tensor, site, self.shapes[site])
-                moments[site].add(self.reduced[site].seen(values))
+                seen[site].add(self.reduced[site].seen(values))
             bar.update(len(latents))
+        for site, own in seen.items():
+            moments[site].join(own)
 
     def _together(self, samples: slice, bar: Any) -> None:
         plan, count = self.sink.plan, samples.stop - samples.start
@@ -434,34 +356,19 @@ class _Recorder:
             array[:, :, into] = as_array(tensor.transpose(0, 1), self.dtype, site)
 
 
-def _trajectory(model: Denoiser, subjects: list[_Subject], settings: _Settings) -> Trajectory:
+def _trajectory(model: Denoiser, found: list[Subject], settings: _Settings) -> Trajectory:
     """One run of several samples, each with the noise that it would have alone."""
-    runs = [_single(model, each, settings) for each in subjects]
+    runs = [
+        each.trajectory(
+            model, settings.steps, settings.timesteps[0], settings.inversion, settings.seed
+        )
+        for each in found
+    ]
     return replace(
         runs[0],
         start=torch.cat([run.start for run in runs]),
         noises=tuple(map(torch.cat, zip(*(run.noises for run in runs), strict=True))),
         condition=Condition.joined([run.condition for run in runs]),
-    )
-
-
-def _single(model: Denoiser, subject: _Subject, settings: _Settings) -> Trajectory:
-    timesteps = model.schedule.timesteps(settings.steps)
-    if subject.given is None:
-        seed = subject.about["seed"]
-        return prompted(model, subject.condition, timesteps, seed, subject.size)
-    given = torch.from_numpy(subject.given)
-    if isinstance(subject.source, Latents):
-        x0 = given[None].to(model.device)
-    else:
-        x0 = model.encode(rearrange(given, "y x rgb -> 1 rgb y x"))
-    return invert(
-        model,
-        x0,
-        method=settings.inversion,
-        timesteps=tuple(t for t in timesteps if t <= settings.timesteps[0]),
-        condition=subject.condition,
-        seed=settings.seed,
     )
 
 

@@ -8,25 +8,20 @@ runs. Their names are small since they read as verbs in a call; each is a frozen
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from emerdiff_probe.errors import ConfigError
-from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y, pixel_centres
-from emerdiff_probe.sites import Site
-from emerdiff_probe.store import Leaf, leaf_path
+from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 
-__all__ = ["Form", "Moments", "Reducer", "Reduction", "channels", "crop", "describe", "heads"]
-__all__ += ["kept_tokens", "pool", "project", "reductions", "tokens"]
+__all__ = ["Form", "Reducer", "channels", "crop", "heads", "pool", "project", "tokens", "vectors"]
 
 
 @dataclass(frozen=True)
@@ -234,10 +229,10 @@ class project:
 
     def form(self, before: Form) -> Form | None:
         """Without heads, and the channels without their numbers."""
-        width = _width(before)
-        if self.n > width:
+        count = _width(before)
+        if self.n > count:
             raise ConfigError(
-                f"'{before.site}' has {width} channels, fewer than project(n={self.n}) leaves; "
+                f"'{before.site}' has {count} channels, fewer than project(n={self.n}) leaves; "
                 "choose a smaller n, or leave the site out"
             )
         dims = tuple(dim for dim in before.dims if dim not in (HEAD, CHANNEL))
@@ -249,11 +244,13 @@ class project:
         )
 
     def reduce(self, values: Tensor, before: Form) -> Tensor:
-        """The random projection; for the other see `Reduction.fitted`."""
-        width = _width(before)
+        """The random projection; the other is known only when the run has been seen."""
+        if self.kind == "pca":
+            raise ConfigError("the principal components are not fitted yet; see Reduction.fitted")
+        count = _width(before)
         generator = torch.Generator().manual_seed(self.seed)
-        matrix = torch.randn(width, self.n, generator=generator) / self.n**0.5
-        return _vectors(values, before).float() @ matrix.to(values.device)
+        matrix = torch.randn(count, self.n, generator=generator) / self.n**0.5
+        return vectors(values, before).float() @ matrix.to(values.device)
 
 
 def _width(form: Form) -> int:
@@ -262,156 +259,6 @@ def _width(form: Form) -> int:
     return sizes.get(HEAD, 1) * sizes[CHANNEL]
 
 
-def _vectors(values: Tensor, form: Form) -> Tensor:
+def vectors(values: Tensor, form: Form) -> Tensor:
+    """Values with all heads and channels in one vector."""
     return values.flatten(-2) if HEAD in form.dims else values
-
-
-@dataclass(frozen=True, eq=False)
-class _Principal:
-    """A projection on principal components that are known.
-
-    Attributes:
-        project: As it was asked for.
-        mean: Shape (channel,).
-        axes: Shape (channel, component).
-    """
-
-    project: project
-    mean: Tensor
-    axes: Tensor
-
-    def form(self, before: Form) -> Form | None:
-        return self.project.form(before)
-
-    def reduce(self, values: Tensor, before: Form) -> Tensor:
-        return (_vectors(values, before).float() - self.mean) @ self.axes
-
-
-class Moments:
-    """Mean and covariance of vectors that come bit by bit, in float64."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum: Tensor | float = 0.0
-        self._products: Tensor | float = 0.0
-
-    def add(self, vectors: Tensor) -> None:
-        """Takes some more, shape (..., channel)."""
-        # Apple's GPUs have no float64.
-        vectors = vectors.cpu() if vectors.device.type == "mps" else vectors
-        vectors = vectors.flatten(0, -2).double()
-        self._count += len(vectors)
-        self._sum = self._sum + vectors.sum(0)
-        self._products = self._products + vectors.T @ vectors
-
-    def principal(self, n: int) -> tuple[Tensor, Tensor]:
-        """The mean, and the n axes of largest variance as columns."""
-        mean = torch.as_tensor(self._sum) / self._count
-        covariance = torch.as_tensor(self._products) / self._count - torch.outer(mean, mean)
-        axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :n]
-        largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-        return mean.float(), (axes * largest.sign()).float()
-
-
-@dataclass(frozen=True, eq=False)
-class Reduction:
-    """The reducers of one site, each with the form that it is given.
-
-    Attributes:
-        steps: Those that the site has the dims for, in order.
-        form: What comes out.
-    """
-
-    steps: tuple[tuple[Reducer, Form], ...]
-    form: Form
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Values (row, *dims) made smaller."""
-        for reducer, form in self.steps:
-            values = reducer.reduce(values, form)
-        return values
-
-    @property
-    def unfitted(self) -> project | None:
-        """A projection that has to see the run first."""
-        found = [each for each, _ in self.steps if isinstance(each, project) and each.kind == "pca"]
-        return found[0] if found else None
-
-    def seen(self, values: Tensor) -> Tensor:
-        """The vectors that an unfitted projection is given."""
-        for reducer, form in self.steps:
-            if reducer is self.unfitted:
-                return _vectors(values, form)
-            values = reducer.reduce(values, form)
-        return values
-
-    def fitted(self, moments: Moments, device: torch.device) -> Reduction:
-        """The same with that projection known."""
-        own = self.unfitted
-        if own is None:
-            return self
-        mean, axes = moments.principal(own.n)
-        known = _Principal(own, mean.to(device), axes.to(device))
-        steps = ((known if each is own else each, form) for each, form in self.steps)
-        return replace(self, steps=tuple(steps))
-
-    def leaf(self, dtype: str) -> Leaf:
-        """Of a recording, for what comes out."""
-        labels = tuple(self.form.coords.items()) if self.steps else ()
-        path = leaf_path(Site.parse(self.form.site))
-        return Leaf(path, self.form.dims, self.form.shape, dtype, labels=labels)
-
-
-def reductions(
-    table: pd.DataFrame, size: tuple[int, int], reducers: Iterable[Reducer]
-) -> dict[Site, Reduction]:
-    """For every site what is done to its values.
-
-    Args:
-        table: Of sites, as `model.sites` gives.
-        size: Height and width of the pictures in pixels.
-        reducers: In order.
-
-    Raises:
-        ConfigError: No site has the dims for one of them, or a site too little of them.
-    """
-    reducers = tuple(reducers)
-    projections = [each for each in reducers if isinstance(each, project)]
-    if len(projections) > 1:
-        raise ConfigError("project is there twice; once is enough, with the smaller n")
-    used: set[int] = set()
-    found = {}
-    for row in table.itertuples():
-        sides = dict(zip((Y, X), size, strict=True))
-        coords = {
-            dim: tuple(map(float, pixel_centres(count, sides[dim])))
-            for dim, count in zip(row.dims, row.shape, strict=True)
-            if dim in sides
-        }
-        form, steps = Form(row.Index, row.dims, row.shape, coords), []
-        for number, reducer in enumerate(reducers):
-            after = reducer.form(form)
-            if after is not None:
-                steps.append((reducer, form))
-                form = after
-                used.add(number)
-        found[Site.parse(row.Index)] = Reduction(tuple(steps), form)
-    if unused := [each for number, each in enumerate(reducers) if number not in used]:
-        raise ConfigError(
-            f"no site that is recorded has the dims for {unused[0]!r}; leave it out, or record "
-            "sites that have"
-        )
-    return found
-
-
-def kept_tokens(reduced: Mapping[Site, Reduction], count: int) -> list[int]:
-    """The numbers of the tokens that are kept, which is of all sites the same."""
-    for reduction in reduced.values():
-        if TOKEN in reduction.form.coords:
-            return list(map(int, reduction.form.coords[TOKEN]))
-    return list(range(count))
-
-
-def describe(reducer: Any) -> dict[str, Any]:
-    """A reducer's name and settings, fit for JSON."""
-    return {"kind": type(reducer).__name__, **dataclasses.asdict(reducer)}

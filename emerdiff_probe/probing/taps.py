@@ -79,7 +79,7 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
         if reasons:
             raise ModelError(
                 f"attention {path!r} has {' and '.join(reasons)}, which is not supported; "
-                "Stable Diffusion v1 and v2 layouts are"
+                "Stable Diffusion v1, v2 and XL layouts are"
             )
     return found
 
@@ -306,8 +306,11 @@ class Capture:
 
     @property
     def edits(self) -> dict[Site, Edit]:
-        """For each site the function that keeps what it gives."""
-        return {site: tensors.append for site, tensors in self._fired.items()}
+        """For each site the function that keeps a copy of what it gives.
+
+        A copy, since what comes after may change the tensor in place, as FreeU does.
+        """
+        return {site: _keeping(tensors) for site, tensors in self._fired.items()}
 
     def clear(self) -> None:
         """Forgets what was kept, as after a call that ended in an error."""
@@ -329,6 +332,13 @@ class Capture:
                 "is a part of the UNet skipped, cached or called on its own?"
             )
         return {site: tensors.pop() for site, tensors in self._fired.items()}
+
+
+def _keeping(tensors: list[Tensor]) -> Edit:
+    def keep(tensor: Tensor) -> None:
+        tensors.append(tensor.clone())
+
+    return keep
 
 
 @contextmanager

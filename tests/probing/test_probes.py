@@ -359,12 +359,51 @@ def test_probes_nest_with_edits_and_each_other(shared):
     assert not np.array_equal(plainly, edited)
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-def test_a_compiled_unet_is_recorded(pipe, in_place):
+def test_probes_of_one_model_nest(shared):
+    model = ep.load(shared)
+    x = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    condition = model.condition(HOUSE, 2)
+    with ep.probe(model, MID) as outer, ep.probe(model, MID) as inner:
+        model.predict(x, timestep=281, condition=condition)
+    xr.testing.assert_identical(ep.site(outer.tree, MID), ep.site(inner.tree, MID))
+    assert inner.tree["prompt"].values.tolist() == [HOUSE]
+    assert "predict" not in vars(model)
+
+
+def test_what_is_changed_in_place_later_is_recorded_as_it_was(pipe):
+    """FreeU scales a block's output within the next block; a loop of one's own its latents."""
+    site = "up_blocks.0"
+    with ep.probe(pipe, site, dtype="float32") as plainly:
+        draw(pipe, num_inference_steps=1)
+    pipe.enable_freeu(s1=0.5, s2=0.5, b1=2.0, b2=2.0)
+    seen = []
+    handle = pipe.unet.up_blocks[0].register_forward_hook(lambda _m, _i, out: seen.append(out))
+    with ep.probe(pipe, site, dtype="float32") as recorder:
+        draw(pipe, num_inference_steps=1)
+    handle.remove()
+    values = ep.site(recorder.tree, site)
+    changed = seen[0].movedim(1, -1).reshape(1, 2, 1, *values.shape[3:])
+    assert not np.allclose(values, changed)  # the control: what a plain hook kept is another
+    assert np.isclose(values, changed).mean() > 0.2  # only half of the channels are scaled
+    assert not np.allclose(values, ep.site(plainly.tree, site))
+    x = torch.ones(1, 4, 32, 32)
+    with ep.probe(pipe.unet, MID) as recorder, torch.no_grad():
+        for _ in range(2):
+            pipe.unet(x, 1, torch.zeros(1, 7, 24))
+            x += 1
+    latents = ep.site(recorder.tree, "latents")
+    assert latents.isel(timestep=0).values.max() == 1
+    assert latents.isel(timestep=1).values.min() == 2
+
+
+@pytest.mark.parametrize("how", ["in place", "around", "by block"])
+def test_a_compiled_unet_is_recorded(pipe, how):
     with plain(pipe.unet, MID) as seen:
         before = draw(pipe)
-    if in_place:
+    if how == "in place":
         pipe.unet.compile(backend="eager")
+    elif how == "by block":
+        pipe.unet.compile_repeated_blocks(backend="eager")
     else:
         pipe.unet = torch.compile(pipe.unet, backend="eager")
     draw(pipe)  # compiled now, so that hooks that are added later would not fire
