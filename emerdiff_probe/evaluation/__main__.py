@@ -12,7 +12,7 @@ from joblib import cpu_count
 from PIL import Image
 
 from emerdiff_probe import views
-from emerdiff_probe.evaluation import captions, card, engines, report, settings
+from emerdiff_probe.evaluation import captions, card, engines, recording, report, settings
 from emerdiff_probe.evaluation.quality import METHOD, quality, stability
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
 from emerdiff_probe.evaluation.scoring import paired, summary, verdicts
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("benchmark", choices=list(BENCHMARKS))
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where tables go")
     parser.add_argument("--kept", type=Path, default=Path("build/benchmarks"), help="rows so far")
-    parser.add_argument("--count", type=int, default=100, help="scenes")
+    parser.add_argument("--count", type=int, default=100, help="scenes; of recordings, steps")
     parser.add_argument("--model", default="playground")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument(
@@ -329,6 +329,43 @@ responses, mIoU the majority-class one of parts.
     report.write(task.out, "modulation", text, scores, engines.trade_off(scores))
 
 
+def _recording(task: Task) -> None:
+    """What recording costs, beside a bare run and other ways."""
+    steps, dtype = min(task.scenes, 50), str(task.model.dtype).removeprefix("torch.")
+    ways = recording.ways(task.model, steps)
+    timed = recording.race(ways, rounds=3)
+    few = max(steps // 10, 1)
+    memory = {n: recording.peak(task.model.name, dtype, n) for n in (few, steps)}
+    large = recording.full_size(task.model.dtype, steps=min(steps, 3))
+    text = f"""# What recording costs
+
+One prompt of {steps} steps, {dtype} on {task.model.device} with {torch.get_num_threads()} threads;
+ways take turns in one process, medians of {timed["round"].nunique()} rounds after one to warm up.
+Ratios are to the bare run of the same round; the times themselves are those of one machine. Every
+way ends with the picture, and recordings include listing sites, making the store and waiting for
+the disk. Ours and the saved list hold float16, the other lists the model's own {dtype}. Model
+weights {task.model.weights}. Made by `make benchmark-recording`.
+
+{report.to_markdown(recording.table(timed, ways))}
+
+![The table as a picture](recording.png)
+
+## Memory
+
+Most memory of a process of its own that records all sites to a store: {memory[few] / 2**20:.0f} MiB
+in {few} steps, {memory[steps] / 2**20:.0f} MiB in {steps} steps, {memory[steps] / memory[few]:.2f}
+times as much.
+
+## A UNet as large as Stable Diffusion v1's
+
+{large["parameters"] / 1e6:.0f} million random parameters, latents of 64 x 64, {dtype}, queries of
+all cross-attentions: {large["bare"]:.1f} s a step with nothing recorded, {large["recorded"]:.1f} s
+recorded, {large["recorded"] / large["bare"]:.2f} times as long;
+{large["bytes"] / 2**20:.0f} MiB in the store after {min(steps, 3)} steps.
+"""
+    report.write(task.out, "recording", text, timed, recording.chart(timed))
+
+
 def _as_list(sentences: list[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
@@ -365,6 +402,7 @@ BENCHMARKS: Final = {
     "quality": _quality,
     "modulation": _modulation,
     "card": _card,
+    "recording": _recording,
 }
 
 

@@ -90,7 +90,9 @@ def test_what_is_no_recording_is_told(address, tmp_path, monkeypatch):
 
 
 def test_a_zarr_store_of_another_kind_is_told(tmp_path):
-    xr.Dataset({"value": ("x", [1, 2])}).to_zarr(tmp_path / "mine.zarr", zarr_format=3)
+    xr.Dataset({"value": ("x", [1, 2])}).to_zarr(
+        tmp_path / "mine.zarr", zarr_format=3, consolidated=False
+    )
     with pytest.raises(StoreError, match=r"mine\.zarr' is no recording .* its schema is None"):
         ep.open(tmp_path / "mine.zarr")
 
