@@ -19,7 +19,7 @@ from emerdiff_probe.errors import ProbeError
 from emerdiff_probe.sources import Photo, Prompt
 
 if TYPE_CHECKING:
-    from emerdiff_probe import analysis, scenes, views
+    from emerdiff_probe import analysis, scenes, views, widgets
     from emerdiff_probe.models import load
     from emerdiff_probe.modulation import EmerDiffConfig, segment
     from emerdiff_probe.probing import record
@@ -39,6 +39,7 @@ __all__ = [
     "segment",
     "site",
     "views",
+    "widgets",
 ]
 
 __version__ = version("emerdiff-probe")
@@ -51,7 +52,7 @@ _PLACES = {
     "segment": ("emerdiff_probe.modulation", "segment"),
     "site": ("emerdiff_probe.store", "site"),
 }
-_ROOMS = ("analysis", "scenes", "views")
+_ROOMS = ("analysis", "scenes", "views", "widgets")
 
 
 def __getattr__(name: str) -> Any:
