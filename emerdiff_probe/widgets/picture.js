@@ -16,6 +16,8 @@ function outlined(name, attributes) {
 function render({ model, el }) {
   const root = document.createElement("figure");
   root.className = "ep-picture";
+  // Else JupyterLab moves from cell to cell by the same keys.
+  root.dataset.lmSuppressShortcuts = "true";
   const caption = document.createElement("figcaption");
   const frame = document.createElement("div");
   frame.className = "ep-frame";
