@@ -90,7 +90,8 @@ pictures: $(STAMP)  ## the pictures of the README
 	$(BENCHMARK) pictures
 
 # All that is stored and depends on the weights. Unchanged parts are kept in build/ and go on.
-results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recording card pictures notebooks  ## all stored results
+results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recording \
+    benchmark-modulation card pictures notebooks  ## all stored results
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)

@@ -20,7 +20,7 @@ from emerdiff_probe.errors import ProbeError
 from emerdiff_probe.sources import Latents, Photo, Prompt
 
 if TYPE_CHECKING:
-    from emerdiff_probe import analysis, scenes, views
+    from emerdiff_probe import analysis, scenes, views, widgets
     from emerdiff_probe.analysis.attention import attention
     from emerdiff_probe.models import load
     from emerdiff_probe.modulation import (
@@ -75,6 +75,7 @@ __all__ = [
     "site",
     "sweep",
     "views",
+    "widgets",
 ]
 
 __version__ = version("emerdiff-probe")
@@ -103,7 +104,7 @@ _HOMES = {
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
 _OWN_NAMES = {"open": "open_recording"}  # in its room it must not hide Python's
-_ROOMS = ("analysis", "scenes", "views")
+_ROOMS = ("analysis", "scenes", "views", "widgets")
 
 
 def __getattr__(name: str) -> Any:

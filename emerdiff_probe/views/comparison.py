@@ -20,7 +20,7 @@ from emerdiff_probe.views.colours import palette
 from emerdiff_probe.views.panels import panels, picture, pixel_map, text, title
 from emerdiff_probe.views.segments import outlined, thinned
 
-__all__ = ["comparison", "dendrogram", "tradeoff"]
+__all__ = ["comparison", "dendrogram", "matched", "tradeoff"]
 
 _ACROSS: Final = 4
 _COLOUR: Final = "rgb(0, 114, 178)"
@@ -67,7 +67,7 @@ def comparison(
     figure.add_trace(picture(pixels[rows][:, columns], size), 1, 1)
     for number, (name, labels) in enumerate(maps.items(), start=1):
         at = number // across + 1, number % across + 1
-        coloured = (labels if labels is first else _matched(labels, first))[rows][:, columns]
+        coloured = (labels if labels is first else matched(labels, first))[rows][:, columns]
         own = labels[rows][:, columns]
         figure.add_trace(picture(outlined(pixels[rows][:, columns], coloured, alpha), size), *at)
         template = f"{text(name)}<br>segment %{{z}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
@@ -75,7 +75,7 @@ def comparison(
     return figure
 
 
-def _matched(labels: NDArray[np.integer], first: NDArray[np.integer]) -> NDArray[np.integer]:
+def matched(labels: NDArray[np.integer], first: NDArray[np.integer]) -> NDArray[np.integer]:
     """Labels renumbered as those of the first that they share most pixels with."""
     own, there = int(labels.max()) + 1, int(first.max()) + 1
     common = np.bincount((labels * there + first).ravel(), minlength=own * there)
@@ -115,7 +115,7 @@ def tradeoff(table: pd.DataFrame) -> go.Figure:
             y=table["agreement"].values,
             text=names,
             mode="markers+text",
-            textposition="top center",
+            textposition="top right",
             cliponaxis=False,
             marker={"size": 11, "color": _COLOUR},
             hovertemplate="%{text}<br>%{x:.3~g} s, agreement %{y:.3f}<extra></extra>",
