@@ -26,7 +26,7 @@ IMAGE: Final = "image"
 LATENTS: Final = "latents"
 """Leaf of x_t, as each timestep finds it."""
 
-_BLOCK_BYTES: Final = 2**28
+_BLOCK_BYTES: Final = 2**25
 _LONGEST_BLOCK: Final = 25
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import queue
@@ -26,7 +27,7 @@ from emerdiff_probe.store.values import RESTART, restart_of
 
 __all__ = ["Memory", "Sink", "Streamed", "chunks_of", "new_array"]
 
-_WAITING: Final = 2
+_WAITING: Final = 1
 """Blocks that wait for the disk; more would let memory grow with the length of a run."""
 
 Values = Mapping[str, NDArray[Any]]
@@ -194,10 +195,19 @@ class Streamed:
     def _commit(
         self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
     ) -> None:
-        for leaf in self.plan.leaves:
-            if leaf.timed:
-                region = _region(self.plan, leaf, samples, block)
-                self._arrays[leaf.path][region] = values[leaf.path]
+        async def write() -> None:
+            # All at once, which takes Zarr half the time of one after the other.
+            await asyncio.gather(
+                *(
+                    self._arrays[leaf.path].async_array.setitem(
+                        _region(self.plan, leaf, samples, block), values[leaf.path]
+                    )
+                    for leaf in self.plan.leaves
+                    if leaf.timed
+                )
+            )
+
+        asyncio.run(write())
         # Last: what is committed is whole.
         self._restart[samples, block] = latents
 
