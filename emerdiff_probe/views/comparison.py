@@ -65,10 +65,10 @@ def comparison(
         titles=["picture", *maps],
     )
     figure.add_trace(picture(pixels[rows][:, columns], size), 1, 1)
-    for number, (name, labels) in enumerate(maps.items(), start=1):
+    for number, (name, numbers) in enumerate(maps.items(), start=1):
         at = number // across + 1, number % across + 1
-        coloured = (labels if labels is first else matched(labels, first))[rows][:, columns]
-        own = labels[rows][:, columns]
+        coloured = (numbers if numbers is first else matched(numbers, first))[rows][:, columns]
+        own = numbers[rows][:, columns]
         figure.add_trace(picture(outlined(pixels[rows][:, columns], coloured, alpha), size), *at)
         template = f"{text(name)}<br>segment %{{z}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
         figure.add_trace(pixel_map(own, size, template, opacity=0, showscale=False), *at)

@@ -219,7 +219,7 @@ def _picture(responses: xr.Dataset) -> NDArray[np.uint8]:
 
 
 def _norm(response: xr.DataArray) -> xr.DataArray:
-    return np.sqrt((response.astype(np.float32) ** 2).sum(RGB))
+    return (response.astype(np.float32) ** 2).sum(RGB) ** 0.5
 
 
 def _nearest(values: xr.DataArray, dims: tuple[str, str], place: Place) -> dict[str, int]:

@@ -129,7 +129,7 @@ def _at(values: xr.DataArray, dim: str, position: int) -> xr.DataArray:
 
 def magnitude(values: xr.DataArray) -> xr.DataArray:
     """The root mean square over channels, which layers of any width share a scale of."""
-    return np.sqrt((values.astype(np.float32) ** 2).mean(CHANNEL)).rename("magnitude")
+    return ((values.astype(np.float32) ** 2).mean(CHANNEL) ** 0.5).rename("magnitude")
 
 
 def one_channel(values: xr.DataArray, channel: int) -> xr.DataArray:
@@ -186,7 +186,7 @@ def cosine(values: xr.DataArray, y: float, x: float) -> xr.DataArray:
     """
     features = values.astype(np.float32)
     point = features.sel({Y: y, X: x}, method="nearest", drop=True)
-    lengths = np.sqrt((features**2).sum(CHANNEL)) * np.sqrt((point**2).sum(CHANNEL))
+    lengths = ((features**2).sum(CHANNEL) * (point**2).sum(CHANNEL)) ** 0.5
     products = xr.dot(features, point, dim=CHANNEL)
     return (products / lengths.where(lengths > 0, 1)).clip(-1, 1).rename("similarity")
 

@@ -107,10 +107,9 @@ def outlined(
 ) -> NDArray[np.uint8]:
     """A picture painted with its segments, its pixels repeated so that lines are thin."""
     repeats = max(1, _SHOWN // max(labels.shape))
-    pixels, labels = (
-        array.repeat(repeats, axis=0).repeat(repeats, axis=1) for array in (pixels, labels)
-    )
-    return paint(pixels, labels, alpha, line=3)
+    large = pixels.repeat(repeats, axis=0).repeat(repeats, axis=1)
+    borders = labels.repeat(repeats, axis=0).repeat(repeats, axis=1)
+    return paint(large, borders, alpha, line=3)
 
 
 def thinned(sides: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

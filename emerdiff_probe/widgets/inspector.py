@@ -76,8 +76,9 @@ class Inspector(Explorer):
     def __init__(self, run: xr.DataTree, **state: Any) -> None:
         self._run = run
         self._sites = chosen_sites(run, "*")
-        self._steps = [int(each) for each in run.to_dataset()[TIMESTEP].values]
-        self._halves = run[GUIDANCE].values.tolist() if GUIDANCE in run.coords else [""]
+        root = run.to_dataset()
+        self._steps = [int(each) for each in root[TIMESTEP].values]
+        self._halves = root[GUIDANCE].values.tolist() if GUIDANCE in root.coords else [""]
         self._images = store.site(run, store.IMAGE)
         self._kept: tuple[tuple[Any, ...], xr.DataArray] | None = None
         self._ready = False
