@@ -110,7 +110,7 @@ class Latents:
         """
         values = self.values
         if hasattr(values, "detach"):  # of torch, perhaps on a GPU and in bfloat16
-            values = values.detach().cpu().float()
+            values = values.detach().cpu().float().numpy()
         dims = getattr(values, "dims", None)
         if dims is not None:
             values = values.squeeze()

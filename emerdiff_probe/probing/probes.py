@@ -262,7 +262,7 @@ class Recorder:
         tensors = self._taps.take()
         given = rearrange(latents[: form.samples], "n c y x -> n y x c").float()
         # A copy: a loop of one's own may go on in the same memory.
-        values: dict[str, NDArray[Any]] = {LATENTS: np.array(given.cpu())}
+        values: dict[str, NDArray[Any]] = {LATENTS: given.cpu().numpy().copy()}
         for site, shape in run.shapes.items():
             tensor = run.reduced[site](laid_out(tensors.pop(site), site, shape))
             if guidance:
