@@ -282,7 +282,7 @@ def folder(tmp_path):
 
 def test_pictures_of_ones_own_train_a_model(folder, tmp_path):
     out = start(tmp_path / "model", images=folder)
-    words = load(out).text.tokenizer
+    words = load(out).tokenizer
     assert words.tokenize("striped zebra") == ["striped</w>", "zebra</w>"]
     latents = torch.load(tmp_path / "model.work" / "latents.pt", weights_only=True)
     assert latents.shape == (2, 4, 4, 32, 32)
