@@ -62,8 +62,7 @@ lab: $(STAMP)  ## JupyterLab on the first notebook
 	$(BIN)/jupyter lab notebooks/01_quickstart.ipynb
 
 notebooks: $(STAMP)  ## run the notebooks and store their outputs
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+	$(BIN)/python notebooks/run.py $(NOTEBOOKS)
 
 BENCHMARK = $(BIN)/python -m emerdiff_probe.evaluation
 

@@ -159,8 +159,9 @@ def segment_from(
         sigma: Of the Gaussian filter on difference maps, in pixels of the responses.
 
     Returns:
-        ``labels``, ``strength`` and ``margin`` (y, x); ``low_res``, ``masks`` and ``difference``
-        (mask, y, x), as in a segmentation.
+        ``labels``, ``strength`` and ``margin`` (y, x); ``low_res``, ``masks``, ``difference``
+        (mask, model_y, model_x) and ``picture``, as in a segmentation, for `emerdiff_probe.views`;
+        attributes as the responses have them.
 
     Raises:
         InputError: The masks cannot be used.
@@ -187,8 +188,10 @@ def segment_from(
     result = result.assign_coords({dim: responses[dim].values for dim in _SOURCE})
     result["masks"] = ((MASK, *_SOURCE), weights.values)
     result["low_res"] = (_SOURCE, weights.values.argmax(0).astype(np.int16))
-    result["difference"] = ((MASK, Y, X), difference.values)
-    return result
+    result["difference"] = difference
+    result["picture"] = responses["picture"]
+    about = {name: value for name, value in responses.attrs.items() if name != "schema"}
+    return result.assign_attrs(about)
 
 
 def compress(

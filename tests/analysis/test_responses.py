@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from emerdiff_probe import schema
+from emerdiff_probe import schema, views
 from emerdiff_probe.analysis import (
     additivity_error,
     compress,
@@ -135,6 +135,7 @@ def test_segments_follow_the_masks_and_another_k(responses):
     norms = np.sqrt((response_of(responses, found["masks"].values) ** 2).sum("rgb"))
     np.testing.assert_allclose(found["difference"], norms, rtol=1e-4, atol=1e-6)
     assert np.array_equal(found["labels"], norms.argmax("mask"))
+    assert len(views.overview(found).data) == 6  # views take it as they take a segmentation
     for count in (2, 5):
         other = segment_from(responses, count)
         assert other.sizes["mask"] == count
