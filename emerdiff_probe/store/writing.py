@@ -142,16 +142,25 @@ class Streamed:
         present = {index[:2] for index in chunks_of(self.path, f"{RESTART}/value")}
         done = 0
         while done < len(self.plan.blocks) and all(
-            (sample, done) in present for sample in range(samples.start, samples.stop)
+            (sample, done) in present for sample in _each(samples)
         ):
             done += 1
-        return done, self._restart[samples, done - 1] if done else None
+        if not done:
+            return 0, None
+        try:
+            return done, self._restart[samples, done - 1]
+        except Exception as error:  # every codec has kinds of its own
+            marks = [f"{RESTART}/value/c/{sample}/{done - 1}" for sample in _each(samples)]
+            raise StoreError(
+                f"'{self.path}' cannot go on: {error} in {' or '.join(map(repr, marks))}; delete "
+                "that there and record again as before"
+            ) from error
 
     def finished(self, samples: slice) -> bool:
         """Whether all blocks and the pictures of some samples are there."""
         # Pictures are written last, but a block of which a chunk was lost is recorded again.
         present = {index[0] for index in chunks_of(self.path, f"{IMAGE}/value")}
-        whole = present.issuperset(range(samples.start, samples.stop))
+        whole = present.issuperset(_each(samples))
         return whole and self.begun(samples)[0] == len(self.plan.blocks)
 
     def write(
@@ -217,6 +226,10 @@ class Streamed:
                 f"'{self.path}' could not be written: {self._failure}. What was committed before "
                 "can be read; the same call goes on from there"
             ) from self._failure
+
+
+def _each(samples: slice) -> range:
+    return range(samples.start, samples.stop)
 
 
 def chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:

@@ -77,6 +77,19 @@ def test_a_damaged_picture(stored, tmp_path):
     equal(ep.open(stored), ep.open(copy))
 
 
+def test_a_damaged_mark(stored, tmp_path):
+    copy = shutil.copytree(stored, tmp_path / "copy.zarr")
+    (stored / "image/value/c/0/0/0/0").unlink()
+    mark = "restart/value/c/0/1"
+    damaged(stored / mark / "0/0/0", "cut")
+    assert np.array_equal(*(ep.site(ep.open(path), "conv_in") for path in (stored, copy)))
+    with pytest.raises(StoreError, match=f"cannot go on: .* in '{mark}'; delete that"):
+        filled(Streamed(stored, small_plan()))
+    shutil.rmtree(stored / mark)
+    filled(Streamed(stored, small_plan()))
+    equal(ep.open(stored), ep.open(copy))
+
+
 def test_a_damaged_copy(stored, tmp_path):
     points = ep.rechunk(stored, "points", tmp_path / "points.zarr")
     file = next(each for each in (points / "mid_block/out/value/c/1").rglob("*") if each.is_file())
