@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-PATIENCE = 120_000
+PATIENCE = 240_000
 """Milliseconds; what is waited for mostly takes a second, but not where a machine is busy."""
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

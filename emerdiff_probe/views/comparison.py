@@ -197,7 +197,8 @@ def dendrogram(ds: xr.Dataset) -> go.Figure:
         margin={"l": 80, "r": 30, "t": 70, "b": 50},
         showlegend=False,
     )
-    figure.update_xaxes(title="cosine distance", rangemode="tozero", showgrid=False)
+    farthest = max(max(distances) for distances in joined["dcoord"])
+    figure.update_xaxes(title="cosine distance", range=[0, 1.03 * farthest], showgrid=False)
     figure.update_yaxes(
         tickvals=at,
         ticktext=[f"mask {number}" for number in leaves],
