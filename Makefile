@@ -20,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint lab notebooks results benchmark-scenes benchmark-settings \
-    benchmark-quality card pictures test-lowest wheel clean
+    benchmark-quality benchmark-recording benchmark-modulation card pictures test-lowest wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -62,8 +62,7 @@ lab: $(STAMP)  ## JupyterLab on the first notebook
 	$(BIN)/jupyter lab notebooks/01_quickstart.ipynb
 
 notebooks: $(STAMP)  ## run the notebooks and store their outputs
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+	$(BIN)/python notebooks/run.py $(NOTEBOOKS)
 
 BENCHMARK = $(BIN)/python -m emerdiff_probe.evaluation
 
@@ -76,6 +75,13 @@ benchmark-settings: $(STAMP)  ## settings of the method compared on validation s
 benchmark-quality: $(STAMP)  ## EmerDiff against baselines, nulls and rivals on test scenes (hours)
 	$(BENCHMARK) quality
 
+benchmark-recording: $(STAMP)  ## what recording costs in time and memory, beside other ways
+	$(BIN)/python -m pip install --quiet -e '.[benchmark]' -c constraints/tested.txt
+	$(BENCHMARK) recording
+
+benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agreement with the literal one
+	$(BENCHMARK) modulation --count 20
+
 card: $(STAMP)  ## the bundled model's card, with its curves and samples
 	$(BENCHMARK) card
 
@@ -83,7 +89,8 @@ pictures: $(STAMP)  ## the pictures of the README
 	$(BENCHMARK) pictures
 
 # All that is stored and depends on the weights. Unchanged parts are kept in build/ and go on.
-results: benchmark-scenes benchmark-settings benchmark-quality card pictures notebooks  ## all stored results
+results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recording \
+    benchmark-modulation card pictures notebooks  ## all stored results
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)

@@ -4,6 +4,7 @@
 
     model = ep.load("playground")
     segments = ep.segment(model, ep.Prompt("a red house"), masks=12)
+    responses = ep.respond(model, ep.Prompt("a red house"))
     run = ep.record(model, ep.Prompt("a red house"), "*attn2:query", store="run.zarr")
 
 The import is light: torch and diffusers are loaded when first needed.
@@ -16,50 +17,101 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from emerdiff_probe.errors import ProbeError
-from emerdiff_probe.sources import Photo, Prompt
+from emerdiff_probe.sources import Latents, Photo, Prompt
 
 if TYPE_CHECKING:
-    from emerdiff_probe import analysis, scenes, views
+    from emerdiff_probe import analysis, scenes, views, widgets
+    from emerdiff_probe.analysis.attention import attention
     from emerdiff_probe.models import load
-    from emerdiff_probe.modulation import EmerDiffConfig, segment
-    from emerdiff_probe.probing import record
+    from emerdiff_probe.modulation import (
+        Ablate,
+        EmerDiffConfig,
+        InjectAttention,
+        Noise,
+        Replace,
+        Responder,
+        Scale,
+        Shift,
+        Steer,
+        intervene,
+        respond,
+        segment,
+        sensitivity,
+        sweep,
+    )
+    from emerdiff_probe.probing import probe, record, reduce
+    from emerdiff_probe.store import gather, pack, rechunk, site
     from emerdiff_probe.store import open_recording as open
-    from emerdiff_probe.store import site
 
 __all__ = [
+    "Ablate",
     "EmerDiffConfig",
+    "InjectAttention",
+    "Latents",
+    "Noise",
     "Photo",
     "ProbeError",
     "Prompt",
+    "Replace",
+    "Responder",
+    "Scale",
+    "Shift",
+    "Steer",
     "analysis",
+    "attention",
+    "gather",
+    "intervene",
     "load",
     "open",
+    "pack",
+    "probe",
+    "rechunk",
     "record",
+    "reduce",
+    "respond",
     "scenes",
     "segment",
+    "sensitivity",
     "site",
+    "sweep",
     "views",
+    "widgets",
 ]
 
 __version__ = version("emerdiff-probe")
 
-_PLACES = {
-    "EmerDiffConfig": ("emerdiff_probe.modulation", "EmerDiffConfig"),
-    "load": ("emerdiff_probe.models", "load"),
-    "open": ("emerdiff_probe.store", "open_recording"),
-    "record": ("emerdiff_probe.probing", "record"),
-    "segment": ("emerdiff_probe.modulation", "segment"),
-    "site": ("emerdiff_probe.store", "site"),
+_HOMES = {
+    "emerdiff_probe.analysis.attention": ("attention",),
+    "emerdiff_probe.models": ("load",),
+    "emerdiff_probe.modulation": (
+        "Ablate",
+        "EmerDiffConfig",
+        "InjectAttention",
+        "Noise",
+        "Replace",
+        "Responder",
+        "Scale",
+        "Shift",
+        "Steer",
+        "intervene",
+        "respond",
+        "segment",
+        "sensitivity",
+        "sweep",
+    ),
+    "emerdiff_probe.probing": ("probe", "record", "reduce"),
+    "emerdiff_probe.store": ("gather", "open", "pack", "rechunk", "site"),
 }
-_ROOMS = ("analysis", "scenes", "views")
+_PLACES = {name: module for module, names in _HOMES.items() for name in names}
+_OWN_NAMES = {"open": "open_recording"}  # in its room it must not hide Python's
+_ROOMS = ("analysis", "scenes", "views", "widgets")
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"emerdiff_probe.{name}")
     if name in _PLACES:
-        module, own = _PLACES[name]
-        return getattr(import_module(module), own)
+        return getattr(import_module(_PLACES[name]), _OWN_NAMES.get(name, name))
     raise AttributeError(f"module 'emerdiff_probe' has no attribute {name!r}")
 
 

@@ -16,18 +16,22 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import StoreError
 
 __all__ = [
+    "BATCH",
     "CHANNEL",
+    "COMPRESSED",
     "GUIDANCE",
     "HEAD",
     "MASK",
     "MODEL_X",
     "MODEL_Y",
     "RECORDING",
+    "RESPONSES",
     "RGB",
     "SAMPLE",
     "SEGMENTATION",
     "SOURCE_X",
     "SOURCE_Y",
+    "SWEEP",
     "TIMESTEP",
     "TOKEN",
     "X",
@@ -47,6 +51,7 @@ MASK: Final = "mask"
 CHANNEL: Final = "channel"
 RGB: Final = "rgb"
 SAMPLE: Final = "sample"
+BATCH: Final = "batch"  # rows of a UNet call that nothing tells more of
 GUIDANCE: Final = "guidance"  # the two halves of a guided call
 TIMESTEP: Final = "timestep"
 TOKEN: Final = "token"
@@ -54,6 +59,9 @@ HEAD: Final = "head"  # of an attention
 
 SEGMENTATION: Final = "segmentation/1"
 RECORDING: Final = "recording/1"
+RESPONSES: Final = "responses/1"
+COMPRESSED: Final = "compressed-responses/1"
+SWEEP: Final = "sweep/1"
 
 _SOURCE = (SOURCE_Y, SOURCE_X)
 _MODEL = (MODEL_Y, MODEL_X)
@@ -72,6 +80,24 @@ _SEGMENTATION: Final[dict[str, tuple[tuple[str, ...], str, _Limits]]] = {
     "features": ((*_SOURCE, CHANNEL), "float32", None),
     "picture": ((Y, X, RGB), "uint8", (0, 255)),
     "reconstruction": ((*_MODEL, RGB), "float32", (0, 1)),  # the unmodulated run's image
+}
+_PICTURE: Final = (Y, X, RGB)
+# Of responses y and x are the picture's own, as the model sees it.
+_RESPONSES: Final[dict[str, tuple[tuple[str, ...], str, _Limits]]] = {
+    "picture": (_PICTURE, "uint8", (0, 255)),
+    "reconstruction": (_PICTURE, "float32", (0, 1)),
+}
+_RESPONSE_DIMS: Final = ((*_SOURCE, RGB, Y, X), (MASK, RGB, Y, X))
+_COMPRESSED: Final[dict[str, dict[str, tuple[tuple[str, ...], str, _Limits]]]] = {
+    "left": {  # low rank
+        "left": ((*_SOURCE, "component"), "float32", None),
+        "right": (("component", RGB, Y, X), "int8", None),
+        "right_scale": (("component",), "float32", None),
+    },
+    "tiles": {
+        "tiles": ((*_SOURCE, RGB, Y, X), "int8", None),
+        "scale": (_SOURCE, "float32", (0, math.inf)),
+    },
 }
 _PACKAGES: Final = ("emerdiff-probe", "torch", "diffusers", "transformers", "numpy", "xarray")
 _TEXTS = ("model", "weights", "engine", "source", "fit")
@@ -102,13 +128,14 @@ def check(ds: xr.Dataset) -> None:
         StoreError: Naming the first thing that is wrong.
     """
     schema = ds.attrs.get("schema")
-    if schema != SEGMENTATION:
+    if schema not in (SEGMENTATION, RESPONSES, COMPRESSED):
         raise StoreError(
-            f"attribute schema is {schema!r}; this version knows {SEGMENTATION!r}. "
-            "Make the dataset anew, or use the version that made it"
+            f"attribute schema is {schema!r}; this version knows {SEGMENTATION!r}, {RESPONSES!r} "
+            f"and {COMPRESSED!r}. Make the dataset anew, or use the version that made it"
         )
     _check_attributes(ds)
-    for name, (dims, dtype, _) in _SEGMENTATION.items():
+    variables = _SEGMENTATION if schema == SEGMENTATION else _responses(ds)
+    for name, (dims, dtype, _) in variables.items():
         if name not in ds.data_vars:
             raise StoreError(f"no variable '{name}'; there are {sorted(map(str, ds.data_vars))}")
         if ds[name].dims != dims:
@@ -116,8 +143,28 @@ def check(ds: xr.Dataset) -> None:
         if ds[name].dtype != dtype:
             raise StoreError(f"{name} is {ds[name].dtype}, not {dtype}")
     _check_coordinates(ds)
-    for name, (_, _, limits) in _SEGMENTATION.items():
+    for name, (_, _, limits) in variables.items():
         _check_values(ds, name, limits)
+
+
+def _responses(ds: xr.Dataset) -> dict[str, tuple[tuple[str, ...], str, _Limits]]:
+    """Variables of responses: of masks or of single locations, in half or single precision."""
+    if ds.attrs["schema"] == COMPRESSED:
+        found = dict(_COMPRESSED["left" if "left" in ds.data_vars else "tiles"])
+        if "right" in ds.data_vars and ds["right"].dtype == "float16":
+            found["right"] = (found["right"][0], "float16", None)
+        error = (_SOURCE, "float32", (0.0, math.inf))
+        return {**found, "picture": _RESPONSES["picture"], "error": error}
+    if "response" not in ds.data_vars:
+        raise StoreError(f"no variable 'response'; there are {sorted(map(str, ds.data_vars))}")
+    response = ds["response"]
+    if response.dims not in _RESPONSE_DIMS:
+        raise StoreError(f"response has dims {response.dims}, not one of {_RESPONSE_DIMS}")
+    dtype = "float16" if response.dtype == "float16" else "float32"
+    found = {**_RESPONSES, "response": (response.dims, dtype, None)}
+    if MASK in ds.dims:
+        found["masks"] = _SEGMENTATION["masks"]
+    return found
 
 
 def _check_attributes(ds: xr.Dataset) -> None:
@@ -136,8 +183,10 @@ def _check_coordinates(ds: xr.Dataset) -> None:
         dim: pixel_centres(ds.sizes[dim], ds.sizes[side])
         for side, dims in ((Y, (Y, SOURCE_Y, MODEL_Y)), (X, (X, SOURCE_X, MODEL_X)))
         for dim in dims
+        if dim in ds.dims
     }
-    expected[MASK] = np.arange(ds.sizes[MASK])
+    if MASK in ds.dims:
+        expected[MASK] = np.arange(ds.sizes[MASK])
     for dim, values in expected.items():
         if dim not in ds.coords:
             raise StoreError(f"no coordinate '{dim}'")

@@ -12,8 +12,8 @@ from emerdiff_probe.errors import SiteError, closest
 
 __all__ = ["ATTENTION_PORTS", "PORTS", "PRESETS", "Site", "select"]
 
-ATTENTION_PORTS: Final = ("query", "key", "value", "out")
-"""Ports of an attention module: its three projections and its output."""
+ATTENTION_PORTS: Final = ("query", "key", "value", "mix", "out")
+"""Ports of an attention module: its three projections, ``softmax(Q K^T) V``, and its output."""
 
 PORTS: Final = (*ATTENTION_PORTS, "skip")
 """All ports; ``skip`` is what a resnet of an upward block is given from the downward half."""
@@ -27,6 +27,7 @@ PRESETS: Final = {
 ports of all attentions."""
 
 _PROJECTIONS: Final = {"query": "to_q", "key": "to_k", "value": "to_v"}
+_OUTWARD: Final = "to_out.0"
 _UPWARD_RESNET: Final = re.compile(r"(up_blocks\.\d+)\.resnets\.(\d+)")
 
 
@@ -37,8 +38,9 @@ class Site:
     Attributes:
         path: Dotted path of the module within the UNet.
         port: ``out`` for the output of any module; ``query``, ``key`` or ``value`` for what the
-            projections of an attention module give; ``skip`` for what a resnet of an upward block
-            gets over a skip connection.
+            projections of an attention module give; ``mix`` for the values that it has mixed, head
+            beside head, before its output projection; ``skip`` for what a resnet of an upward
+            block gets over a skip connection.
 
     >>> Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query").port
     'query'
@@ -70,12 +72,14 @@ class Site:
 
     @property
     def module(self) -> str:
-        """Dotted path of the module that has this tensor: as its output, or for a skip, as input.
+        """Dotted path of the module whose output, or for mix and skip input, this tensor is.
 
         A skip connection enters at the whole upward block.
         """
         if self.port == "skip":
             return self.path.rpartition(".resnets.")[0]
+        if self.port == "mix":
+            return f"{self.path}.{_OUTWARD}"
         return f"{self.path}.{_PROJECTIONS[self.port]}" if self.port != "out" else self.path
 
     @property

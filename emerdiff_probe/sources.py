@@ -1,4 +1,4 @@
-"""What a run starts from: a prompt or a picture, and how a picture is brought to a model's size."""
+"""What a run starts from: a prompt, a picture or latents, and how a picture is made to fit."""
 
 import math
 import numbers
@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emerdiff_probe.errors import InputError, ProbeError, closest
 
-__all__ = ["Fitted", "Photo", "Prompt", "fit"]
+__all__ = ["Fitted", "Latents", "Photo", "Prompt", "fit"]
 
 MOST_PIXELS = 64_000_000
 LEAST_SIDE = 16
@@ -86,6 +87,48 @@ class Photo:
                 f"a photo is a path, a Pillow image or a NumPy array, not {type(self.image)}"
             )
         return _read(Path(self.image))
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """Clean latents x_0 to start from, in place of a photograph that a model would encode.
+
+    Args:
+        values: Shape (channel, y, x) or (1, channel, y, x), of NumPy or torch, scaled as
+            `Denoiser.encode` gives them; or labelled with the dims channel, y and x in any order.
+        name: What to call them; part of a recording's provenance.
+    """
+
+    values: Any
+    name: str = "latents"
+
+    def array(self) -> NDArray[np.float32]:
+        """The latents as float32 (channel, y, x).
+
+        Raises:
+            InputError: They have another shape, or values that are not finite.
+        """
+        values = self.values
+        if hasattr(values, "detach"):  # of torch, perhaps on a GPU and in bfloat16
+            values = values.detach().cpu().float().numpy()
+        dims = getattr(values, "dims", None)
+        if dims is not None:
+            values = values.squeeze()
+            if set(values.dims) != {"channel", "y", "x"}:
+                raise InputError(
+                    f"latents have dims {dims}; choose one sample and one timestep, with .isel(), "
+                    "so that channel, y and x are left"
+                )
+            values = values.transpose("channel", "y", "x")
+        array = np.asarray(values, dtype=np.float32)
+        array = array[0] if array.ndim == 4 and len(array) == 1 else array
+        if array.ndim != 3:
+            raise InputError(
+                f"latents have shape {array.shape}; shapes: (channel, y, x), (1, channel, y, x)"
+            )
+        if not np.isfinite(array).all():
+            raise InputError("latents have values that are not finite")
+        return np.ascontiguousarray(array)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

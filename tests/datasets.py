@@ -1,11 +1,11 @@
-"""Segmentations made by hand, for what only looks at them."""
+"""Segmentations, recordings and responses made by hand, for what only looks at them."""
 
 import json
 
 import numpy as np
 import xarray as xr
 
-from emerdiff_probe.schema import SEGMENTATION, pixel_centres
+from emerdiff_probe.schema import RECORDING, SEGMENTATION, pixel_centres
 
 
 def bands(height=48, width=64, masks=4, grid=(4, 8), model_grid=(32, 32), **attrs):
@@ -60,4 +60,86 @@ def bands(height=48, width=64, masks=4, grid=(4, 8), model_grid=(32, 32), **attr
             "inversion": json.dumps({"method": "edit_friendly"}),
         }
         | attrs,
+    )
+
+
+def recording(timesteps=(981, 281, 1), *, guided=False, prompt="a red house", model="playground"):
+    """A recording of noise: a block (4 x 8 places), an attention's queries (2 x 4), its keys."""
+    rng = np.random.default_rng(0)
+    attention = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    halves = ["uncond", "cond"] if guided else []
+    size, samples = (32, 64), 2
+    sites = {
+        f"{attention}:query": (("y", "x", "head", "channel"), (2, 4, 2, 3)),
+        f"{attention}:key": (("token", "head", "channel"), (5, 2, 3)),
+        "mid_block:out": (("y", "x", "channel"), (4, 8, 5)),
+    }
+
+    def leaf(dims, shape, dtype, guided, timed=True):
+        dims = ("sample", *["guidance"] * guided, *["timestep"] * timed, *dims)
+        shape = (samples, *[2] * guided, *[len(timesteps)] * timed, *shape)
+        values = rng.normal(size=shape) if dtype != "uint8" else rng.integers(0, 256, shape)
+        coords = {
+            dim: pixel_centres(count, size[dim == "x"])
+            for dim, count in zip(dims, shape, strict=True)
+            if dim in ("y", "x")
+        }
+        return xr.Dataset({"value": (dims, values.astype(dtype))}, coords)
+
+    nodes = {
+        name.replace(".", "/").replace(":", "/"): leaf(*site, "float16", bool(halves))
+        for name, site in sites.items()
+    }
+    nodes["latents"] = leaf(("y", "x", "channel"), (8, 16, 4), "float32", False)
+    nodes["image"] = leaf(("y", "x", "rgb"), (*size, 3), "uint8", False, timed=False)
+    words = ["<|startoftext|>", "red", "<b>", "house", "<|endoftext|>"]
+    root = xr.Dataset(
+        coords={
+            "timestep": list(timesteps),
+            "step": ("timestep", np.arange(len(timesteps))),
+            "prompt": ("sample", [prompt] * samples),
+            "seed": ("sample", np.arange(samples)),
+            "source": ("sample", ["prompt"] * samples),
+            "token_text": (
+                ("sample", *["guidance"] * guided, "token"),
+                np.broadcast_to(words, (samples, *[2] * guided, 5)),
+            ),
+            **({"guidance": halves} if halves else {}),
+        },
+        attrs={
+            "schema": RECORDING,
+            "config": json.dumps({"sites": list(sites)}),
+            "model": json.dumps({"name": model}),
+        },
+    )
+    return xr.DataTree.from_dict({"/": root, **nodes})
+
+
+def responses(height=16, width=32, grid=(2, 4), **attrs):
+    """Each location moves the pixels of its own cell, and a little those of the first row."""
+    rows, columns = grid
+    rng = np.random.default_rng(0)
+    response = np.zeros((rows, columns, 3, height, width), np.float16)
+    down, across = height // rows, width // columns
+    for row, column in np.ndindex(grid):
+        cell = (slice(row * down, (row + 1) * down), slice(column * across, (column + 1) * across))
+        signs = rng.choice([-1, 1], size=(3, down, across))
+        response[row, column][:, *cell] = signs * (1 + row * columns + column) / 8
+        response[row, column, 0, 0] += 0.0625
+    return xr.Dataset(
+        {
+            "response": (("source_y", "source_x", "rgb", "y", "x"), response),
+            "picture": (
+                ("y", "x", "rgb"),
+                rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+            ),
+        },
+        coords={
+            "y": pixel_centres(height, height),
+            "x": pixel_centres(width, width),
+            "source_y": pixel_centres(rows, height),
+            "source_x": pixel_centres(columns, width),
+            "rgb": ["r", "g", "b"],
+        },
+        attrs={"model": "playground", "source": "photo 'cat'"} | attrs,
     )

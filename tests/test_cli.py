@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from PIL import Image
@@ -395,6 +396,41 @@ def test_training_on_a_folder_that_is_not_there(monkeypatch, tmp_path):
     assert entries() == []
 
 
+# Evaluating
+
+
+def test_evaluates_a_folder_and_says_what_it_left_out(run, tmp_path):
+    root = tmp_path / "mine"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    made = scenes.scene(1)
+    for key in "ab":
+        Image.fromarray(made.image).save(root / f"images/{key}.png")
+    Image.fromarray(made.objects).save(root / "labels/a.png")
+    rows = [f"{name},{number}" for number, name in enumerate(scenes.OBJECTS)]
+    (root / "classes.csv").write_text("\n".join(["name,index", *rows]))
+    command = ["evaluate", "--dataset", "folder", "--root", root, "--masks", 3]
+    refused = run(*command)
+    assert refused.exit_code == 1
+    assert "1 pictures cannot be used: 'b': no labels" in refused.stderr
+    done = run(*command, "--skip", "--protocol", "majority-class", "--protocol", "class-mean")
+    assert done.exit_code == 0
+    assert "left out 'b': no labels" in done.stderr
+    assert "folder mine, 1 pictures, 3 masks" in done.stdout
+    table = pd.read_csv(tmp_path / "evaluation/pictures.csv")
+    assert table["method"].tolist()[:2] == ["EmerDiff", "nearest"]
+    assert table["majority-class"].between(0.01, 1).all()
+    assert "class-mean" in (tmp_path / "evaluation/summary.csv").read_text()
+
+
+def test_evaluating_refuses_before_a_model_is_loaded(refuse):
+    missing = refuse("evaluate", "--dataset", "ade20k")
+    assert missing.exit_code == 1
+    assert "give it with --root" in missing.stderr
+    nothing = refuse("evaluate", "--dataset", "coco-stuff-27", "--root", "nowhere")
+    assert "none of these folders is there" in nothing.stderr
+
+
 # The command itself
 
 _HELP = """
@@ -421,6 +457,6 @@ def test_version():
     assert call("--version").stdout.strip() == f"emerdiff-probe {ep.__version__}"
 
 
-@pytest.mark.parametrize("command", ["segment", "train"])
+@pytest.mark.parametrize("command", ["segment", "train", "evaluate"])
 def test_help_of_a_command_gives_examples(command):
     assert f"emerdiff-probe {command}" in call(command, "--help").stdout

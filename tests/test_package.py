@@ -24,6 +24,7 @@ def loaded_by(code):
     [
         "import emerdiff_probe as ep; ep.Prompt('a house'); ep.Photo('cat.jpg'); dir(ep)",
         "import emerdiff_probe as ep; ep.scenes.scene(0); ep.analysis.cluster; ep.views.overview",
+        "import emerdiff_probe as ep; ep.widgets.Inspector",
         "import emerdiff_probe.cli, emerdiff_probe.results, emerdiff_probe.schema",
     ],
 )

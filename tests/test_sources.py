@@ -4,12 +4,13 @@ import zlib
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.sources import Photo, Prompt, fit
+from emerdiff_probe.sources import Latents, Photo, Prompt, fit
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -261,3 +262,20 @@ class TestFit:
         height, width = pixels.shape[:2]
         np.testing.assert_allclose(pixels[height // 4, width // 4], (1, 0, 0), atol=0.01)
         np.testing.assert_allclose(pixels[height * 3 // 4, width // 4], 0, atol=0.01)
+
+
+def test_latents_of_any_kind_are_channel_y_x():
+    array = np.arange(24, dtype=np.float64).reshape(2, 3, 4)
+    labelled = xr.DataArray(array, dims=("channel", "y", "x")).expand_dims("sample")
+    for values in (array, array[None], labelled, labelled.transpose("x", "sample", "y", "channel")):
+        given = Latents(values).array()
+        assert given.dtype == np.float32
+        assert np.array_equal(given, array)
+    for values, message in (
+        (array[0], r"\(3, 4\); shapes"),
+        (np.stack([array, array]), "shapes"),
+        (xr.concat([labelled, labelled], "sample"), r"\.isel\(\)"),
+        (np.full((2, 3, 4), np.nan), "not finite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Latents(values).array()

@@ -87,13 +87,14 @@ def assign(difference: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.Dataset:
         or two masks tie, 1 where no other mask moves the pixel at all.
     """
     y, x = np.asarray(y, np.float64), np.asarray(x, np.float64)
+    same = np.array_equal(y, difference[MODEL_Y]) and np.array_equal(x, difference[MODEL_X])
     down = linear_weights(difference[MODEL_Y].values, y).astype(np.float32)
     across = linear_weights(difference[MODEL_X].values, x).astype(np.float32)
     first = np.full((len(y), len(x)), -1.0, np.float32)
     second = np.zeros_like(first)
     labels = np.zeros(first.shape, np.int16)
     for number, plane in enumerate(difference.transpose(MASK, MODEL_Y, MODEL_X).values):
-        moved = down @ plane @ across.T
+        moved = plane if same else down @ plane @ across.T
         wins = moved > first
         second = np.where(wins, np.maximum(first, 0), np.maximum(second, moved))
         labels[wins] = number

@@ -12,7 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import CHANNEL, MASK, SOURCE_X, SOURCE_Y
 
-__all__ = ["Normalisation", "as_masks", "cluster", "embeddings", "normalised", "one_hot"]
+__all__ = ["Normalisation", "as_masks", "by_first_appearance", "cluster", "embeddings"]
+__all__ += ["normalised", "one_hot"]
 
 Normalisation = Literal["none", "l2", "standard"]
 
@@ -89,7 +90,7 @@ def cluster(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few clusters: an error below
         found = KMeans(masks, n_init=restarts, random_state=seed).fit_predict(points)
-    labels = _by_first_appearance(found)
+    labels = by_first_appearance(found)
     if labels.max() + 1 < masks:
         raise InputError(
             f"only {labels.max() + 1} of masks={masks} could be told apart, the features of the "
@@ -217,7 +218,12 @@ def _check_weights(stack: NDArray[Any]) -> None:
         )
 
 
-def _by_first_appearance(labels: NDArray[np.integer]) -> NDArray[np.int16]:
+def by_first_appearance(labels: NDArray[np.integer]) -> NDArray[np.int16]:
+    """The same groups, numbered from 0 in the order in which they first occur.
+
+    >>> by_first_appearance(np.array([7, 7, 2, 7, 4]))
+    array([0, 0, 1, 0, 2], dtype=int16)
+    """
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int16)
 

@@ -1,5 +1,33 @@
 """Models and methods over many pictures with known truth: scores, tables, benchmarks."""
 
+from emerdiff_probe.evaluation.datasets import (
+    IGNORE,
+    Dataset,
+    Example,
+    ade20k,
+    coco_stuff,
+    plain_folder,
+    scene_dataset,
+)
+from emerdiff_probe.evaluation.evaluate import PROTOCOLS, Evaluation, Method, evaluate
 from emerdiff_probe.evaluation.scoring import METRICS, Segments, paired, score, summary, verdicts
 
-__all__ = ["METRICS", "Segments", "paired", "score", "summary", "verdicts"]
+__all__ = [
+    "IGNORE",
+    "METRICS",
+    "PROTOCOLS",
+    "Dataset",
+    "Evaluation",
+    "Example",
+    "Method",
+    "Segments",
+    "ade20k",
+    "coco_stuff",
+    "evaluate",
+    "paired",
+    "plain_folder",
+    "scene_dataset",
+    "score",
+    "summary",
+    "verdicts",
+]

@@ -7,24 +7,27 @@ import dataclasses
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import torch
 from joblib import cpu_count
 from PIL import Image
 
 from emerdiff_probe import views
-from emerdiff_probe.evaluation import captions, card, report, settings
+from emerdiff_probe.evaluation import captions, card, engines, recording, report, settings
 from emerdiff_probe.evaluation.quality import METHOD, quality, stability
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
 from emerdiff_probe.evaluation.scoring import paired, summary, verdicts
 from emerdiff_probe.evaluation.world import world
 from emerdiff_probe.models import StableDiffusion, load
 from emerdiff_probe.models.playground import folder
-from emerdiff_probe.modulation import EmerDiffConfig, segment
+from emerdiff_probe.modulation import EmerDiffConfig, observe, segment
+from emerdiff_probe.modulation.observation import low_resolution_masks
 from emerdiff_probe.scenes import TEST_START, TRAIN, VALIDATION, scene
 from emerdiff_probe.sources import Photo
 
 SETTINGS_SEEDS: Final = VALIDATION[:100]
 """Settings are chosen on the first of these; no other result uses them."""
 
+ENGINE_SEEDS: Final = VALIDATION[200:300]
 WORLD_SEEDS: Final = VALIDATION[1000:1100]
 EXAMPLE_SEED: Final = VALIDATION[317]
 TEST_SEEDS: Final = range(TEST_START + 100_000, TEST_START + 100_100)
@@ -53,6 +56,7 @@ class Task(NamedTuple):
         kept: Folder for rows so far.
         scenes: How many.
         processes: How many scenes at the same time.
+        full_size: Whether engines are measured at Stable Diffusion v1's size too.
     """
 
     model: StableDiffusion
@@ -60,6 +64,7 @@ class Task(NamedTuple):
     kept: Path
     scenes: int
     processes: int
+    full_size: bool = False
 
     def journal(self, name: str, **identity: object) -> Journal:
         """The rows so far of a part of a benchmark."""
@@ -73,14 +78,24 @@ def main() -> None:
     parser.add_argument("benchmark", choices=list(BENCHMARKS))
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where tables go")
     parser.add_argument("--kept", type=Path, default=Path("build/benchmarks"), help="rows so far")
-    parser.add_argument("--count", type=int, default=100, help="scenes")
+    parser.add_argument("--count", type=int, default=100, help="scenes; of recordings, steps")
     parser.add_argument("--model", default="playground")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument(
+        "--full-size", action="store_true", help="engines at Stable Diffusion v1's size too"
+    )
     arguments = parser.parse_args()
     model = load(arguments.model, dtype=arguments.dtype)
     processes = cpu_count() if model.device.type == "cpu" else 1
     BENCHMARKS[arguments.benchmark](
-        Task(model, arguments.out, arguments.kept, arguments.count, processes)
+        Task(
+            model,
+            arguments.out,
+            arguments.kept,
+            arguments.count,
+            processes,
+            arguments.full_size,
+        )
     )
 
 
@@ -258,6 +273,99 @@ All surfaces of a scene share two colours, so colour says little of what is what
     report.gallery(shown).write_image(task.out / "quality-examples.png", scale=1.5)
 
 
+def _modulation(task: Task) -> None:
+    """What engines cost and how far they are from the literal one."""
+    config = EmerDiffConfig.for_model(task.model)
+    seeds = list(ENGINE_SEEDS[: task.scenes])
+    about = dataclasses.asdict(config)
+    scores = engines.compare(task.model, config, seeds, task.journal("modulation", config=about))
+    means = scores.groupby("variant", sort=False).mean(numeric_only=True).drop(columns="seed")
+    for column in ("denoising", "whole"):
+        means[f"{column} / literal"] = means[column] / means[column].iloc[0]
+    means["change of mIoU"] = means["parts_miou"] - means["parts_miou"].iloc[0]
+    picture = Photo(scene(seeds[0]).image)
+    observation = observe(task.model, picture, config)
+    masks = low_resolution_masks(observation.features, SEGMENTS, config)
+    weights = torch.from_numpy(masks.values)
+    costs = engines.costs(task.model, observation.trajectory, weights, config)
+    full = ""
+    if task.full_size:
+        large, trajectory = engines.random_v1()
+        halves = torch.zeros(2, 16, 16)
+        halves[0, :, :8], halves[1, :, 8:] = 1, 1
+        paper = EmerDiffConfig.closest_to_paper().replace(batch=4)
+        full = f"""
+## At Stable Diffusion v1's size
+
+Its UNet with random weights, 64 x 64 latents, 2 masks, 15 steps from t_m = 281.
+
+{report.to_markdown(engines.costs(large, trajectory, halves, paper).round(3))}
+"""
+    text = f"""# What engines cost, and how far they are from the literal one
+
+{len(seeds)} validation scenes from seed {seeds[0]}, {SEGMENTS} masks each, all variants one after
+the other on the same scene; seconds on this machine, comparable in this table only. Model weights
+{task.model.weights}. Made by `make benchmark-modulation`.
+
+"same" is the share of pixels with the literal engine's label, "correlation" that of signed
+responses, mIoU the majority-class one of parts.
+
+{report.to_markdown(means.round(3))}
+
+![Agreement against speed](modulation.png)
+
+## Operations of one scene's denoising
+
+{report.to_markdown(costs.round(3))}
+
+## How linear responses are (one scene)
+
+{report.to_markdown(engines.linearity(task.model, config, seeds[0]).round(3))}
+
+## The adjoint engine against finite differences of the literal one (one scene)
+
+{report.to_markdown(engines.derivatives(task.model, config, seeds[0]).round(3))}
+{full}"""
+    report.write(task.out, "modulation", text, scores, engines.trade_off(scores))
+
+
+def _recording(task: Task) -> None:
+    """What recording costs, beside a bare run and other ways."""
+    steps, dtype = min(task.scenes, 50), str(task.model.dtype).removeprefix("torch.")
+    ways = recording.ways(task.model, steps)
+    timed = recording.race(ways, rounds=3)
+    few = max(steps // 10, 1)
+    memory = {n: recording.peak(task.model.name, dtype, n) for n in (few, steps)}
+    large = recording.full_size(task.model.dtype, steps=min(steps, 3))
+    text = f"""# What recording costs
+
+One prompt of {steps} steps, {dtype} on {task.model.device} with {torch.get_num_threads()} threads;
+ways take turns in one process, medians of {timed["round"].nunique()} rounds after one to warm up.
+Ratios are to the bare run of the same round; the times themselves are those of one machine. Every
+way ends with the picture, and recordings include listing sites, making the store and waiting for
+the disk. Ours and the saved list hold float16, the other lists the model's own {dtype}. Model
+weights {task.model.weights}. Made by `make benchmark-recording`.
+
+{report.to_markdown(recording.table(timed, ways))}
+
+![The table as a picture](recording.png)
+
+## Memory
+
+Most memory of a process of its own that records all sites to a store: {memory[few] / 2**20:.0f} MiB
+in {few} steps, {memory[steps] / 2**20:.0f} MiB in {steps} steps, {memory[steps] / memory[few]:.2f}
+times as much.
+
+## A UNet as large as Stable Diffusion v1's
+
+{large["parameters"] / 1e6:.0f} million random parameters, latents of 64 x 64, {dtype}, queries of
+all cross-attentions: {large["bare"]:.1f} s a step with nothing recorded, {large["recorded"]:.1f} s
+recorded, {large["recorded"] / large["bare"]:.2f} times as long;
+{large["bytes"] / 2**20:.0f} MiB in the store after {min(steps, 3)} steps.
+"""
+    report.write(task.out, "recording", text, timed, recording.chart(timed))
+
+
 def _as_list(sentences: list[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
@@ -292,7 +400,9 @@ BENCHMARKS: Final = {
     "scenes": _scenes,
     "settings": _settings,
     "quality": _quality,
+    "modulation": _modulation,
     "card": _card,
+    "recording": _recording,
 }
 
 

@@ -17,7 +17,15 @@ from emerdiff_probe.modulation import EmerDiffConfig, segment
 from emerdiff_probe.scenes import Scene
 from emerdiff_probe.sources import Photo
 
-__all__ = ["METHOD", "quality", "reassigned", "segmented", "stability", "true_masks"]
+__all__ = [
+    "METHOD",
+    "from_the_same_masks",
+    "quality",
+    "reassigned",
+    "segmented",
+    "stability",
+    "true_masks",
+]
 
 METHOD: Final = "EmerDiff"
 
@@ -53,14 +61,14 @@ def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
         # Embeddings are those of the masks, whoever moved the pixels.
         found = {name: Segments(ds["labels"].values, embeddings) for name, ds in again.items()}
         found["plain argmax"] = reassigned(result, PAPERS)
-        found |= _from_the_same_masks(result, config)
+        found |= from_the_same_masks(result, config)
         alone = rivals.decoder_alone(model, subject.image, result["masks"])
         found["shift before the decoder"] = _assigned(alone, result, config)
         found["true masks"] = reassigned(exact, config)
         found["true masks, plain argmax"] = reassigned(exact, PAPERS)
         found |= {
             f"true masks, {name}": each
-            for name, each in _from_the_same_masks(exact, config).items()
+            for name, each in from_the_same_masks(exact, config).items()
             if name in ("bilinear masks", "guided filter")
         }
         found["SLIC"] = Segments(rivals.superpixels(subject.image, SEGMENTS, compactness=30))
@@ -125,7 +133,7 @@ def _assigned(difference: xr.DataArray, result: xr.Dataset, config: EmerDiffConf
     return Segments(labels.values, result["embeddings"])
 
 
-def _from_the_same_masks(result: xr.Dataset, config: EmerDiffConfig) -> dict[str, Segments]:
+def from_the_same_masks(result: xr.Dataset, config: EmerDiffConfig) -> dict[str, Segments]:
     """What the baselines make of the low-resolution masks of a segmentation, by method."""
     y, x = result["y"].values, result["x"].values
     masks = result["masks"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def score(segments: Segments, scene: Scene, first: NDArray[np.integer]) -> dict[
     """
     labels = segments.labels
     truths = {"parts": (scene.parts, len(PARTS)), "objects": (scene.objects, len(OBJECTS))}
-    scores = {
+    scores: dict[str, float] = {
         f"{name}_miou": analysis.majority_class_miou(labels, truth, classes)
         for name, (truth, classes) in truths.items()
     }
@@ -74,11 +74,12 @@ def mean_with_interval(values: NDArray[np.floating], seed: int = 0) -> tuple[flo
     return float(values.mean()), float(low), float(high)
 
 
-def summary(scores: pd.DataFrame) -> pd.DataFrame:
+def summary(scores: pd.DataFrame, metrics: Mapping[str, str] = METRICS) -> pd.DataFrame:
     """Means over scenes, as text with 95 % intervals.
 
     Args:
         scores: One row for each scene and method: ``seed``, ``method`` and the metrics.
+        metrics: Columns, and what they are called.
 
     Returns:
         A row for each method, in order of appearance, and a column for each metric.
@@ -86,7 +87,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for method, group in scores.groupby("method", sort=False):
         row = {}
-        for metric, words in METRICS.items():
+        for metric, words in metrics.items():
             row[words] = _in_words(group[metric], "{:.3f}")
         rows[method] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
@@ -103,7 +104,7 @@ def verdicts(scores: pd.DataFrame, method: str) -> list[str]:
         method: The method that the others are compared with.
     """
     sentences = []
-    for other, differences in _differences(scores, method):
+    for other, differences in _differences(scores, method, METRICS, "seed"):
         found: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
         for metric, values in differences.items():
             if values.isna().all():
@@ -116,30 +117,36 @@ def verdicts(scores: pd.DataFrame, method: str) -> list[str]:
     return sentences
 
 
-def paired(scores: pd.DataFrame, method: str) -> pd.DataFrame:
+def paired(
+    scores: pd.DataFrame, method: str, metrics: Mapping[str, str] = METRICS, by: str = "seed"
+) -> pd.DataFrame:
     """How much a method exceeds every other, scene by scene, with 95 % intervals.
 
     Args:
         scores: As for `summary`.
         method: The method that the others are compared with.
+        metrics: Columns, and what they are called.
+        by: The column that names a scene.
     """
     rows = {
-        other: {METRICS[name]: _in_words(values, "{:+.3f}") for name, values in each.items()}
-        for other, each in _differences(scores, method)
+        other: {metrics[name]: _in_words(values, "{:+.3f}") for name, values in each.items()}
+        for other, each in _differences(scores, method, metrics, by)
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(f"{method} minus")
 
 
-def _differences(scores: pd.DataFrame, method: str) -> Iterator[tuple[str, dict[str, pd.Series]]]:
+def _differences(
+    scores: pd.DataFrame, method: str, metrics: Mapping[str, str], by: str
+) -> Iterator[tuple[str, dict[str, pd.Series]]]:
     """How much a method exceeds each other one on each scene, by metric."""
-    wide = scores.pivot(index="seed", columns="method", values=list(METRICS))
+    wide = scores.pivot(index=by, columns="method", values=list(metrics))
     for other in scores["method"].unique():
         if other != method:
             yield (
                 other,
                 {
                     metric: wide[metric][method] - wide[metric][other]
-                    for metric in METRICS
+                    for metric in metrics
                     if metric != "agreement"  # of one method with another already
                 },
             )
@@ -148,5 +155,5 @@ def _differences(scores: pd.DataFrame, method: str) -> Iterator[tuple[str, dict[
 def _in_words(values: pd.Series, form: str) -> str:
     if values.isna().all():
         return "-"
-    mean, low, high = map(form.format, mean_with_interval(values.to_numpy()))
+    mean, low, high = map(form.format, mean_with_interval(values.dropna().to_numpy()))
     return f"{mean} [{low}, {high}]"

@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from emerdiff_probe.errors import SiteError
+from emerdiff_probe.errors import ModelError, SiteError
 from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 from emerdiff_probe.sites import Site, select
 
-__all__ = ["KINDS", "catalogue", "chosen"]
+__all__ = ["KINDS", "catalogue", "chosen", "unwrapped"]
 
 _BLOCK: Final = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)"
 _LAYER: Final = rf"{_BLOCK}\.attentions\.\d+\.transformer_blocks\.\d+"
@@ -41,6 +41,11 @@ KINDS: Final = (*(kind for kind in _PATHS if kind != "attention"), "self", "cros
 Shape = tuple[int, ...]
 
 
+def unwrapped(unet: nn.Module) -> nn.Module:
+    """The UNet within what ``torch.compile`` gives, or the UNet itself."""
+    return getattr(unet, "_orig_mod", unet)
+
+
 def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
     """All sites of a UNet, in the order in which they are computed.
 
@@ -50,6 +55,9 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
         unet: A ``UNet2DConditionModel``, compiled or not; it is not run.
         latents: Shape (1, channel, y, x) of its input.
         tokens: Length of a text.
+
+    Raises:
+        ModelError: The UNet takes inputs that are not known here.
 
     Returns:
         A row for each site, by its name:
@@ -61,9 +69,10 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
           and values are of a text;
         - ``bytes`` of that, in the UNet's own dtype.
     """
-    original: Any = getattr(unet, "_orig_mod", unet)
+    original: Any = unwrapped(unet)
+    config = _known(original)
     with torch.device("meta"):
-        copy = type(original).from_config(original.config).eval()
+        copy = type(original).from_config(config).eval()
     modules: dict[str, Any] = dict(copy.named_modules())
     shapes = _shapes(copy, latents, tokens)
     item = next(original.parameters()).element_size()
@@ -90,6 +99,30 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
         rows.append((str(site), kind, level, dims, sizes, math.prod(sizes) * item))
     columns = ["site", "kind", "level", "dims", "shape", "bytes"]
     return pd.DataFrame(rows, columns=columns).set_index("site")
+
+
+def _known(unet: Any) -> dict[str, Any]:
+    """The configuration that a copy of a UNet is made from.
+
+    Raises:
+        ModelError: The UNet takes inputs that are not known here.
+    """
+    config = dict(unet.config)
+    # An IP-Adapter adds to what the attentions read, and no site of its own.
+    if config["encoder_hid_dim_type"] == "ip_image_proj":
+        config["encoder_hid_dim_type"] = None
+    known: dict[str, tuple[Any, ...]] = {
+        "encoder_hid_dim_type": (None,),
+        "addition_embed_type": (None, "text_time"),
+        "class_embed_type": (None,),
+    }
+    for name, choices in known.items():
+        if config[name] not in choices:
+            raise ModelError(
+                f"a UNet whose {name} is {config[name]!r} is not supported; those of Stable "
+                "Diffusion v1, v2 and XL are"
+            )
+    return config
 
 
 def _kind(site: Site, modules: dict[str, Any]) -> str | None:
@@ -125,10 +158,32 @@ def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
             module.register_forward_pre_hook(
                 lambda _m, _i, named, path=path: note_skips(path, named), with_kwargs=True
             )
-    text = torch.empty(1, tokens, copy.config.cross_attention_dim, device="meta")
-    with torch.inference_mode():
-        copy(torch.empty(latents, device="meta"), 1, text, return_dict=False)
+        if path.endswith(".to_out.0"):
+            mix = Site(path.removesuffix(".to_out.0"), "mix")
+            module.register_forward_pre_hook(
+                lambda _m, inputs, mix=mix: shapes.update({mix: tuple(inputs[0].shape)})
+            )
+    with torch.inference_mode(), torch.device("meta"):
+        text = torch.empty(1, tokens, copy.config.cross_attention_dim)
+        copy(torch.empty(latents), 1, text, return_dict=False, **_further_inputs(copy.config))
     return shapes
+
+
+def _further_inputs(config: Any) -> dict[str, Any]:
+    """What a UNet takes beside latents, timestep and text, without values."""
+    inputs: dict[str, Any] = {}
+    if config.num_class_embeds is not None:
+        inputs["class_labels"] = torch.zeros(1, dtype=torch.long)
+    if config.addition_embed_type == "text_time":
+        # Stable Diffusion XL: a pooled text, and six numbers on the picture's size and crop.
+        numbers = 6
+        pooled = config.projection_class_embeddings_input_dim
+        pooled -= numbers * config.addition_time_embed_dim
+        inputs["added_cond_kwargs"] = {
+            "text_embeds": torch.empty(1, pooled),
+            "time_ids": torch.empty(1, numbers),
+        }
+    return inputs
 
 
 def chosen(

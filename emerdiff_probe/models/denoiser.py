@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import pandas as pd
@@ -14,7 +14,7 @@ from emerdiff_probe.models.schedule import Schedule
 
 __all__ = ["Condition", "Denoiser", "Family"]
 
-Family = Literal["playground", "stable-diffusion"]
+Family = Literal["playground", "stable-diffusion", "stable-diffusion-xl"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +23,13 @@ class Condition:
 
     Attributes:
         prompt: The text as the model read it: what was beyond its length is cut.
-        embeddings: Shape (1, token, channel).
+        embeddings: Shape (1, token, channel), or a row for each sample.
         unconditional: Shape (1, token, channel), the empty prompt; None without guidance.
         guidance: Scale of classifier-free guidance (Ho and Salimans 2022); 1 without.
         tokens: The texts of the prompt's tokens.
+        pooled: The whole prompt in one vector, shape (1, channel), or a row for each sample; None
+            where the model does not read it.
+        unconditional_pooled: The same for the empty prompt.
     """
 
     prompt: str
@@ -34,6 +37,18 @@ class Condition:
     unconditional: Tensor | None = None
     guidance: float = 1.0
     tokens: tuple[str, ...] = ()
+    pooled: Tensor | None = None
+    unconditional_pooled: Tensor | None = None
+
+    @classmethod
+    def joined(cls, conditions: Sequence[Condition]) -> Condition:
+        """One condition for several samples of equal guidance; its texts are the first's."""
+        pooled = [each.pooled for each in conditions if each.pooled is not None]
+        return replace(
+            conditions[0],
+            embeddings=torch.cat([each.embeddings for each in conditions]),
+            pooled=torch.cat(pooled) if pooled else None,
+        )
 
     @property
     def halves(self) -> int:
@@ -79,7 +94,10 @@ class Denoiser(Protocol):
         """Encodes a prompt; warns of what its length cuts."""
 
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """The predicted noise, of the latents' shape, with guidance if the condition has it."""
+        """The predicted noise, of the latents' shape, with guidance if the condition has it.
+
+        Gradients are kept where the latents require them, and so in `decode`.
+        """
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures to latents: the mean of the autoencoder's posterior, scaled."""

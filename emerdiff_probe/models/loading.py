@@ -1,4 +1,4 @@
-"""`load()`: a model by its name, folder, hub id or pipeline."""
+"""`load()`: a model by its name, folder, file, hub id or pipeline."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ def load(
 
     Args:
         model: ``"playground"`` (bundled, offline), a folder saved by diffusers, a hub id of a
-            Stable Diffusion v1 or v2 model such as ``"CompVis/stable-diffusion-v1-4"``, or a
-            pipeline that is already built, which is then used as it stands.
+            Stable Diffusion v1, v2 or XL model such as ``"CompVis/stable-diffusion-v1-4"``, a
+            ``.safetensors`` file of one, or a pipeline that is already built, which is then used
+            as it stands: with its LoRA, and where it is.
         device: Where to run; by default CUDA if there is one, else the CPU.
         dtype: By default float32 on a CPU and float16 on CUDA.
-        **options: For ``StableDiffusionPipeline.from_pretrained``: ``revision``, ``variant``, ...
+        **options: For the pipeline's ``from_pretrained``: ``revision``, ``variant``, ...; for a
+            file's ``from_single_file``: ``config``, a folder or hub id of a pipeline of its kind.
 
     Raises:
         ModelError: There is no such model, or its layout is not known.
@@ -56,12 +58,9 @@ def load(
     if dtype not in _DTYPES:
         raise ModelError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
     name = os.fspath(model)
-    folder = os.fspath(playground.folder()) if name == PLAYGROUND else name
     try:
         with _without_bars():
-            denoiser = StableDiffusion.from_folder(
-                _located(folder), name, _DTYPES[dtype], **options
-            )
+            denoiser = _loaded(name, _DTYPES[dtype], options)
     except ModelError:
         raise
     except Exception as error:
@@ -69,6 +68,16 @@ def load(
         raise ModelError(f"cannot load {name!r}: {_first_line(error)}\n{_CHOICES}") from error
     denoiser.pipeline.to(device)
     return denoiser
+
+
+def _loaded(name: str, dtype: torch.dtype, options: dict[str, Any]) -> StableDiffusion:
+    if name == PLAYGROUND:
+        folder = os.fspath(playground.folder())
+        return StableDiffusion.from_folder(folder, name, dtype, **options)
+    path = Path(name).expanduser()
+    if path.suffix == ".safetensors" and path.is_file():
+        return StableDiffusion.from_file(path, name, dtype, **options)
+    return StableDiffusion.from_folder(_located(path, name), name, dtype, **options)
 
 
 @contextmanager
@@ -96,20 +105,24 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 _CHOICES = (
-    "Give 'playground', a folder that holds a diffusers pipeline (model_index.json), or the hub id "
-    "of a Stable Diffusion v1 or v2 model."
+    "Give 'playground', a folder that holds a diffusers pipeline (model_index.json), a "
+    ".safetensors file, or the hub id of a Stable Diffusion v1, v2 or XL model."
 )
 
 
-def _located(name: str) -> str:
+def _located(path: Path, name: str) -> str:
     """Refuses early what can be neither a folder of a pipeline nor a hub id."""
-    path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise ModelError(f"the folder {name!r} has no model_index.json.\n{_CHOICES}")
         return str(path)
+    if path.is_file():
+        raise ModelError(
+            f"the file {name!r} is not a .safetensors file; others can run code when they are "
+            f"read. Convert it first.\n{_CHOICES}"
+        )
     owner, slash, rest = name.partition("/")
-    if path.exists() or not (owner and slash and rest) or "/" in rest or name[0] in ".~/":
+    if not (owner and slash and rest) or "/" in rest or name[0] in ".~/":
         raise ModelError(f"no model {name!r}.\n{_CHOICES}")
     return name
 

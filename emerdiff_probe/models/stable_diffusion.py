@@ -1,31 +1,47 @@
-"""Any Stable Diffusion v1 or v2 like pipeline of diffusers as a `Denoiser`."""
+"""Any pipeline of diffusers like Stable Diffusion v1, v2 or XL as a `Denoiser`."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Final, Self
 
 import pandas as pd
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from emerdiff_probe.errors import InputError, ModelError
-from emerdiff_probe.models.catalogue import catalogue, chosen
+from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.schedule import Schedule
+from emerdiff_probe.models.text import (
+    Encoded,
+    OneEncoder,
+    TextEncoding,
+    TwoEncoders,
+    token_texts,
+)
 
 __all__ = ["StableDiffusion"]
 
+_HUB_OPTIONS: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+_NO_CHECKER: Final = {"safety_checker": None, "requires_safety_checker": False}
+
 
 class StableDiffusion:
-    """A pipeline's UNet, autoencoder and text encoder, taken as they are.
+    """A pipeline's UNet, autoencoder and text encoders, taken as they are.
 
     Args:
-        pipeline: A ``StableDiffusionPipeline`` or one with the same parts.
+        pipeline: A ``StableDiffusionPipeline``, a ``StableDiffusionXLPipeline`` or one with the
+            same parts, as those from picture to picture. Of one with a ControlNet the UNet alone is
+            used, with a warning.
         name: How it was asked for; part of every dataset's provenance.
 
     Raises:
@@ -33,34 +49,24 @@ class StableDiffusion:
     """
 
     def __init__(self, pipeline: Any, name: str) -> None:
-        parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-        missing = [part for part in parts if getattr(pipeline, part, None) is None]
-        if missing:
-            raise ModelError(
-                f"{name}: a {type(pipeline).__name__} has no {', '.join(missing)}; "
-                "Stable Diffusion v1 and v2 pipelines have all of: " + ", ".join(parts)
-            )
-        if getattr(pipeline, "text_encoder_2", None) is not None:
-            raise ModelError(
-                f"{name}: pipelines with two text encoders (Stable Diffusion XL) are not "
-                "supported; choose a Stable Diffusion v1 or v2 checkpoint"
-            )
-        if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
-            raise ModelError(
-                f"{name}: the UNet takes {pipeline.unet.config.in_channels} channels and the "
-                f"autoencoder gives {pipeline.vae.config.latent_channels} (an inpainting or depth "
-                "model?); choose a text-to-image checkpoint"
-            )
+        _check_parts(pipeline, name)
         self.name = name
         self.pipeline = pipeline
         self.unet = pipeline.unet.eval()
         self.vae = pipeline.vae.eval()
-        self.text_encoder = pipeline.text_encoder.eval()
-        self.tokenizer = pipeline.tokenizer
+        self.text = _text_encoding(pipeline)
         self.schedule = Schedule.from_scheduler(pipeline.scheduler)
-        # The bundled model and those trained like it have three levels, Stable Diffusion has four.
+        # The bundled model and those trained like it have three levels, Stable Diffusion has four,
+        # and XL three again.
         levels = len(self.unet.config.block_out_channels)
-        self.family: Family = "playground" if levels == 3 else "stable-diffusion"
+        self._is_xl = isinstance(self.text, TwoEncoders)
+        self.family: Family = (
+            "stable-diffusion-xl"
+            if self._is_xl
+            else "playground"
+            if levels == 3
+            else "stable-diffusion"
+        )
         self._factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         size = self.unet.config.sample_size
         self.image_size = (size if isinstance(size, int) else max(size)) * self._factor
@@ -74,22 +80,59 @@ class StableDiffusion:
             folder: Path, or a hub id.
             name: How to call it.
             dtype: Of all its parts.
-            **options: For ``StableDiffusionPipeline.from_pretrained``.
+            **options: For the pipeline's ``from_pretrained``.
         """
         with _quiet_transformers():
-            from diffusers import StableDiffusionPipeline
+            from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-        options.setdefault("safety_checker", None)
-        options.setdefault("requires_safety_checker", False)
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **options)
-        # transformers has versions that leave a text encoder in the dtype it is stored in.
-        pipeline.text_encoder.to(dtype)
-        return cls(pipeline, name)
+        of_the_hub = {name: options[name] for name in _HUB_OPTIONS if name in options}
+        index = StableDiffusionPipeline.load_config(folder, **of_the_hub)
+        if "text_encoder_2" in index:
+            pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=dtype, **options)
+        else:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder, dtype=dtype, **{**_NO_CHECKER, **options}
+            )
+        return cls(_of_one_dtype(pipeline, dtype), name)
+
+    @classmethod
+    def from_file(cls, path: Path, name: str, dtype: torch.dtype, **options: Any) -> Self:
+        """Loads a checkpoint in one file, with the names of the original code.
+
+        Args:
+            path: Of a ``.safetensors`` file.
+            name: How to call it.
+            dtype: Of all its parts.
+            **options: For the pipeline's ``from_single_file``. The file holds weights alone; the
+                rest is taken from ``config``, a folder or hub id of a pipeline of its kind, by
+                default the one on the hub that diffusers takes it for.
+
+        Raises:
+            ModelError: It is not a whole model.
+        """
+        with _quiet_transformers():
+            from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+        if not any(each.startswith("model.diffusion_model.") for each in names):
+            raise ModelError(
+                f"{name!r} is not a whole model (its first tensor is {min(names, default='')!r}): "
+                "a LoRA, or one part? Load the pipeline that it belongs to with diffusers, load "
+                "this into it, and give the pipeline to ep.load()"
+            )
+        is_xl = any(each.startswith("conditioner.") for each in names)
+        kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+        checker = {} if is_xl else _NO_CHECKER
+        pipeline = kind.from_single_file(
+            os.fspath(path), torch_dtype=dtype, **{**checker, **options}
+        )
+        return cls(_of_one_dtype(pipeline, dtype), name)
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet runs."""
-        return next(self.unet.parameters()).device
+        """Where the UNet runs; that where it waits may be another, if it is offloaded."""
+        return torch.device(self.pipeline._execution_device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,7 +143,14 @@ class StableDiffusion:
     def weights(self) -> str:
         """A hash of the UNet's weights, the same for equal values of equal dtype."""
         digest = hashlib.blake2b(digest_size=12)
-        for key, tensor in sorted(self.unet.state_dict().items()):
+        state = unwrapped(self.unet).state_dict()
+        if any(tensor.is_meta for tensor in state.values()):
+            raise ModelError(
+                "the UNet's weights are offloaded layer by layer, so they cannot be identified; "
+                "use enable_model_cpu_offload() on the pipeline instead, or probe(pipe) your own "
+                "call of it"
+            )
+        for key, tensor in sorted(state.items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -118,7 +168,7 @@ class StableDiffusion:
             "image_size": self.image_size,
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def condition(self, prompt: str = "", guidance: float = 1.0) -> Condition:
         """Encodes a prompt, as ``StableDiffusionPipeline`` does.
 
@@ -131,34 +181,32 @@ class StableDiffusion:
         """
         if not guidance >= 1:
             raise InputError(f"guidance is {guidance}; choose 1 (none) or larger, 7.5 is usual")
-        embeddings, tokens, cut = self._embed(prompt)
+        tokenizer = self.text.tokenizer
+        tokens, cut = token_texts(tokenizer, prompt)
         if cut:
             warnings.warn(
-                f"the prompt is longer than the {self.tokenizer.model_max_length - 2} tokens that "
+                f"the prompt is longer than the {tokenizer.model_max_length - 2} tokens that "
                 f"the model reads; this was cut: {cut!r}",
-                stacklevel=3,  # inference_mode is a frame of its own
+                stacklevel=3,  # no_grad is a frame of its own
             )
-        unconditional = self._embed("")[0] if guidance > 1 else None
-        return Condition(prompt, embeddings, unconditional, guidance, tokens)
-
-    def _embed(self, prompt: str) -> tuple[Tensor, tuple[str, ...], str]:
-        length = self.tokenizer.model_max_length
-        tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        text = self._in_dtype(self.text.encode(prompt, self.device))
+        condition = Condition(prompt, text.embeddings, tokens=tokens, pooled=text.pooled)
+        if guidance == 1:
+            return condition
+        empty = self._in_dtype(self.text.unconditional(self.device))
+        return replace(
+            condition,
+            guidance=guidance,
+            unconditional=empty.embeddings,
+            unconditional_pooled=empty.pooled,
         )
-        whole = self.tokenizer(prompt).input_ids
-        cut = self.tokenizer.decode(whole[length - 1 : -1]) if len(whole) > length else ""
-        wants_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(self.device) if wants_mask else None
-        output = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)
-        texts = self.tokenizer.convert_ids_to_tokens(tokens.input_ids[0].tolist())
-        # CLIP marks the last piece of a word.
-        words = tuple(text.removesuffix("</w>") for text in texts)
-        return output[0].to(self.dtype), words, cut
 
-    @torch.inference_mode()
+    def _in_dtype(self, text: Encoded) -> Encoded:
+        pooled = None if text.pooled is None else text.pooled.to(self.dtype)
+        return Encoded(text.embeddings.to(self.dtype), pooled)
+
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """The predicted noise.
+        """The predicted noise; with gradients where the latents ask for them.
 
         Args:
             latents: x_t, float32, shape (sample, channel, y, x).
@@ -169,37 +217,70 @@ class StableDiffusion:
         Returns:
             float32, of the latents' shape.
         """
-        count = len(latents)
+        with torch.set_grad_enabled(latents.requires_grad):
+            return self._predict(latents, timestep, condition)
+
+    def _predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
         rows = torch.cat([latents] * condition.halves).to(self.dtype)
-        texts = [condition.unconditional] if condition.unconditional is not None else []
-        text = torch.cat([each.expand(count, -1, -1) for each in [*texts, condition.embeddings]])
-        output = self.unet(rows, timestep, encoder_hidden_states=text, return_dict=False)[0].float()
+        text = _rows(len(latents), condition.unconditional, condition.embeddings)
+        added = None
+        if condition.pooled is not None:
+            added = {
+                "text_embeds": _rows(
+                    len(latents), condition.unconditional_pooled, condition.pooled
+                ),
+                "time_ids": self._picture_numbers(latents).expand(len(rows), -1),
+            }
+        output = self.unet(
+            rows,
+            timestep,
+            encoder_hidden_states=text,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0].float()
         eps = self.schedule.to_noise(output, torch.cat([latents] * condition.halves), timestep)
         if condition.halves == 1:
             return eps
         without, with_text = eps.chunk(2)
         return without + condition.guidance * (with_text - without)
 
-    @torch.inference_mode()
+    def _picture_numbers(self, latents: Tensor) -> Tensor:
+        """What XL reads of a picture: its size, no crop, and the size again, in pixels."""
+        size = [side * self._factor for side in latents.shape[-2:]]
+        return torch.tensor([[*size, 0, 0, *size]], device=latents.device, dtype=self.dtype)
+
+    @contextmanager
+    def _precise(self) -> Iterator[torch.dtype]:
+        """The autoencoder in the dtype it works in: XL's leaves the range of float16."""
+        dtype = next(self.vae.parameters()).dtype
+        widen = self._is_xl and dtype == torch.float16 and self.vae.config.force_upcast
+        if widen:
+            self.vae.float()
+        try:
+            yield torch.float32 if widen else dtype
+        finally:
+            if widen:
+                self.vae.to(dtype)
+
+    @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures, shape (sample, 3, y, x) in [0, 1], to latents: the posterior's mean, scaled."""
-        vae_dtype = next(self.vae.parameters()).dtype
-        scaled = (pictures * 2 - 1).to(self.device, vae_dtype)
-        mean = self.vae.encode(scaled).latent_dist.mode().float()
+        with self._precise() as dtype:
+            scaled = (pictures * 2 - 1).to(self.device, dtype)
+            mean = self.vae.encode(scaled).latent_dist.mode().float()
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return (mean - shift) * self.vae.config.scaling_factor
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures, shape (sample, 3, y, x).
+        """Latents to pictures, shape (sample, 3, y, x); with gradients where they ask for them.
 
         They are not clamped: a response is a difference of two of them, and clamping would hide
         it wherever a picture is white or black.
         """
-        vae_dtype = next(self.vae.parameters()).dtype
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         latents = latents / self.vae.config.scaling_factor + shift
-        decoded = self.vae.decode(latents.to(vae_dtype), return_dict=False)[0]
+        with self._precise() as dtype, torch.set_grad_enabled(latents.requires_grad):
+            decoded = self.vae.decode(latents.to(dtype), return_dict=False)[0]
         return decoded.float() / 2 + 0.5
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -234,11 +315,71 @@ class StableDiffusion:
             SiteError: A name in the pattern matches nothing, or there is no such kind or level.
         """
         latents = self.latent_shape(height or self.image_size, width or self.image_size)
-        table = catalogue(self.unet, latents, self.tokenizer.model_max_length)
+        table = catalogue(self.unet, latents, self.text.tokenizer.model_max_length)
         return chosen(table, pattern, kind=kind, level=level)
 
     def __repr__(self) -> str:
         return f"StableDiffusion({self.name!r}, {self.image_size} px, {self.dtype}, {self.device})"
+
+
+def _check_parts(pipeline: Any, name: str) -> None:
+    """Refuses what is not a Stable Diffusion, and says of what is loaded but not used."""
+    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    missing = [part for part in parts if getattr(pipeline, part, None) is None]
+    if missing:
+        raise ModelError(
+            f"{name}: a {type(pipeline).__name__} has no {', '.join(missing)}; "
+            "Stable Diffusion v1, v2 and XL pipelines have all of: " + ", ".join(parts)
+        )
+    if getattr(pipeline, "text_encoder_3", None) is not None:
+        raise ModelError(
+            f"{name}: pipelines with three text encoders are not supported; choose a Stable "
+            "Diffusion v1, v2 or XL checkpoint"
+        )
+    unet: Any = unwrapped(pipeline.unet)
+    if unet.config.in_channels != pipeline.vae.config.latent_channels:
+        raise ModelError(
+            f"{name}: the UNet takes {unet.config.in_channels} channels and the "
+            f"autoencoder gives {pipeline.vae.config.latent_channels} (an inpainting or depth "
+            "model?); choose a text-to-image checkpoint"
+        )
+    if getattr(unet, "encoder_hid_proj", None) is not None:
+        raise ModelError(
+            f"{name}: an IP-Adapter is loaded, which needs a picture in every call; call "
+            "unload_ip_adapter(), or record your own call of the pipeline with ep.probe(pipe)"
+        )
+    if getattr(pipeline, "controlnet", None) is not None:
+        warnings.warn(
+            f"{name}: of a {type(pipeline).__name__} the UNet is used without its ControlNet; to "
+            "record with it, call the pipeline yourself within ep.probe(pipe)",
+            stacklevel=4,
+        )
+
+
+def _text_encoding(pipeline: Any) -> TextEncoding:
+    if getattr(pipeline, "text_encoder_2", None) is None:
+        return OneEncoder(pipeline.tokenizer, pipeline.text_encoder.eval())
+    return TwoEncoders(
+        pipeline.tokenizer,
+        pipeline.tokenizer_2,
+        pipeline.text_encoder.eval(),
+        pipeline.text_encoder_2.eval(),
+        empty_is_zero=bool(pipeline.config.get("force_zeros_for_empty_prompt")),
+    )
+
+
+def _rows(count: int, unconditional: Tensor | None, conditional: Tensor) -> Tensor:
+    """Rows of a UNet call for so many samples, those without the prompt first."""
+    parts = [conditional] if unconditional is None else [unconditional, conditional]
+    return torch.cat([part.expand(count, *part.shape[1:]) for part in parts])
+
+
+def _of_one_dtype(pipeline: Any, dtype: torch.dtype) -> Any:
+    # transformers has versions that leave a text encoder in the dtype it is stored in.
+    for name in ("text_encoder", "text_encoder_2"):
+        if (encoder := getattr(pipeline, name, None)) is not None:
+            encoder.to(dtype)
+    return pipeline
 
 
 @contextmanager

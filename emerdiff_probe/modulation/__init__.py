@@ -1,21 +1,48 @@
 """Modulated denoising: interventions, engines, and segmentation from their responses."""
 
+from emerdiff_probe.modulation.adjoint import sensitivity
 from emerdiff_probe.modulation.config import EmerDiffConfig
-from emerdiff_probe.modulation.interventions import injected, products_captured, shifted
+from emerdiff_probe.modulation.engines import ENGINES
+from emerdiff_probe.modulation.interventions import (
+    Ablate,
+    InjectAttention,
+    Noise,
+    Replace,
+    Scale,
+    Shift,
+    Steer,
+    attention_kept,
+    intervene,
+    products_captured,
+)
 from emerdiff_probe.modulation.literal import Modulated, modulate
+from emerdiff_probe.modulation.live import Responder
 from emerdiff_probe.modulation.observation import Observation, observe, read_features
-from emerdiff_probe.modulation.segmentation import ENGINES, segment
+from emerdiff_probe.modulation.responses import respond
+from emerdiff_probe.modulation.segmentation import segment
+from emerdiff_probe.modulation.sweeps import sweep
 
 __all__ = [
     "ENGINES",
+    "Ablate",
     "EmerDiffConfig",
+    "InjectAttention",
     "Modulated",
+    "Noise",
     "Observation",
-    "injected",
+    "Replace",
+    "Responder",
+    "Scale",
+    "Shift",
+    "Steer",
+    "attention_kept",
+    "intervene",
     "modulate",
     "observe",
     "products_captured",
     "read_features",
+    "respond",
     "segment",
-    "shifted",
+    "sensitivity",
+    "sweep",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -52,7 +53,13 @@ class EmerDiffConfig:
             `emerdiff_probe.analysis.balanced`.
         elsewhere: How much a difference counts outside its mask's own pixels, in [0, 1].
         seed: Of k-means and of the inversion's noise.
-        batch: Modulated runs that share a UNet call; changes speed and memory alone.
+        sides: "both": a response is I+ minus I-; "one": twice I+ minus the unmodulated image, for
+            half the runs.
+        space: Where difference maps are taken: of decoded pictures, or of latents, which decodes
+            nothing.
+        short_steps: From t_m to the end, for the "short" engine.
+        batch: Modulated runs that share a UNet call, halved where memory runs out; changes speed
+            and memory alone.
     """
 
     steps: int = field(
@@ -95,6 +102,15 @@ class EmerDiffConfig:
     elsewhere: float = field(
         default=1.0, metadata=_from("paper", "differences count alike in the whole picture")
     )
+    sides: Literal["both", "one"] = field(
+        default="both", metadata=_from("paper", "-lambda and +lambda")
+    )
+    space: Literal["picture", "latent"] = field(
+        default="picture", metadata=_from("paper", "distance over RGB")
+    )
+    short_steps: int = field(
+        default=5, metadata=_from("ours", "the paper takes every step of its grid")
+    )
     seed: int = field(default=0, metadata=_from("ours", ""))
     batch: int = field(
         default=16, metadata=_from("ours", "does not change the result beyond rounding")
@@ -113,10 +129,14 @@ class EmerDiffConfig:
         self._require("sigma", self.sigma >= 0, "0 (no filter) or more")
         self._require("balance", self.balance in get_args(Balance), get_args(Balance))
         self._require("elsewhere", 0 <= self.elsewhere <= 1, "0 to 1")
+        self._require("sides", self.sides in ("both", "one"), "both or one")
+        self._require("space", self.space in ("picture", "latent"), "picture or latent")
+        self._require("short_steps", self.short_steps >= 1, "1 or more")
         self._require("batch", self.batch >= 1, "1 or more")
         for name in ("feature_site", "modulation_site"):
             object.__setattr__(self, name, str(Site.parse(getattr(self, name))))
-        self._require("modulation_site", self.modulation_site.endswith(":out"), "a site's output")
+        shifted = self.modulation_site.endswith((":out", ":mix"))
+        self._require("modulation_site", shifted, "a site's output, or the mix of an attention")
 
     def _require(self, name: str, holds: bool, choices: object) -> None:
         if not holds:
@@ -148,9 +168,28 @@ class EmerDiffConfig:
         )
 
     @classmethod
+    def stable_diffusion_xl(cls) -> Self:
+        """The paper's settings in Stable Diffusion XL's layout; the paper has not tried it.
+
+        As in v1, features and modulation are in the first upward block with cross-attention: 32 x
+        32 locations at 1024 pixels. Each of its transformers has ten layers; the first is taken.
+        """
+        block = "up_blocks.0.attentions.{}.transformer_blocks.0.attn2:{}"
+        return cls(feature_site=block.format(0, "query"), modulation_site=block.format(2, "out"))
+
+    @classmethod
     def for_model(cls, model: Denoiser) -> Self:
         """The settings to start from with a model."""
-        return cls.playground() if model.family == "playground" else cls.closest_to_paper()
+        makers = {
+            "playground": cls.playground,
+            "stable-diffusion": cls.closest_to_paper,
+            "stable-diffusion-xl": cls.stable_diffusion_xl,
+        }
+        return makers[model.family]()
+
+    def to_json(self) -> str:
+        """All settings, for provenance."""
+        return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def table(cls) -> pd.DataFrame:

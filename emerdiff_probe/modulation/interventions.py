@@ -1,19 +1,54 @@
-"""What is done to a modulated run: a shift at one site, and injected attention."""
+"""Interventions: what is done to a model's tensors while it runs, as values that can be combined.
+
+    with ep.intervene(model, [Shift(site, 10.0, mask=mask, timesteps=[281]), Ablate(other)]):
+        model.predict(...)  # or a call of your own pipeline
+
+Each names a site, as recording does, and may be limited to timesteps, samples, one half of guided
+calls, heads, tokens, or locations by a mask.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Protocol, get_args
 
+import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from emerdiff_probe.errors import CaptureError, SiteError
-from emerdiff_probe.probing.taps import Capture, attentions, capture, hooked, processed
+from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
+from emerdiff_probe.probing.taps import (
+    Call,
+    Capture,
+    attentions,
+    called,
+    capture,
+    hooked,
+    processed,
+)
 from emerdiff_probe.sites import Site
 
-__all__ = ["AttentionProducts", "injected", "products_captured", "shifted"]
+__all__ = [
+    "Ablate",
+    "AttentionProducts",
+    "InjectAttention",
+    "Intervention",
+    "Noise",
+    "Replace",
+    "Scale",
+    "Shift",
+    "SiteEdit",
+    "Steer",
+    "attention_kept",
+    "intervene",
+    "products_captured",
+]
 
 AttentionProducts = Mapping[Site, Tensor]
 """Queries and keys of all attention modules in one UNet call.
@@ -21,43 +56,346 @@ AttentionProducts = Mapping[Site, Tensor]
 The products QK^T follow from them and would be some 30 times larger in Stable Diffusion v1.
 """
 
+Half = Literal["uncond", "cond"]
+
+
+class Intervention(Protocol):
+    """What `intervene` can do to a UNet."""
+
+    def installed(
+        self, unet: nn.Module, call: Call, guided: bool
+    ) -> AbstractContextManager[Callable[[], int]]:
+        """Works while open; gives a function that says how often it has taken effect."""
+
 
 @contextmanager
-def products_captured(unet: nn.Module) -> Iterator[Capture]:
-    """Keeps queries and keys of every attention; ``take()`` after each call gives the products."""
-    sites = [Site(path, port) for path in attentions(unet) for port in ("query", "key")]
-    with capture(unet, sites) as kept:
-        yield kept
+def intervene(
+    model: Any, interventions: Iterable[Intervention], *, guided: bool = False
+) -> Iterator[None]:
+    """Changes what happens inside a model as long as the ``with`` lasts.
 
-
-@contextmanager
-def injected(unet: nn.Module, products: AttentionProducts) -> Iterator[None]:
-    """Computes every attention with given queries and keys; values stay the run's own.
+    Of several at one site the later ones see what the earlier ones leave. Blocks may be nested; the
+    model is left as it was found, whatever happens inside.
 
     Args:
-        unet: The model.
-        products: From an unmodulated call. Each of its rows serves as many rows here as the
-            batch is larger.
+        model: From `emerdiff_probe.load`, a diffusers pipeline with a UNet, or the UNet.
+        interventions: In order.
+        guided: Whether every UNet call has two halves, without and with the text (classifier-free
+            guidance in one call, as Stable Diffusion pipelines do it). A call does not tell.
+
+    Raises:
+        SiteError: A site does not exist, or its tensor does not fit an intervention.
+        ConfigError: One is limited to a guidance half, but calls are not guided.
+        CaptureError: At the end: the UNet was called, and one of them never took effect.
     """
-    processors = {
-        path: _Injection(products[Site(path, "query")], products[Site(path, "key")])
-        for path in attentions(unet)
-    }
-    with processed(unet, processors):
+    unet = getattr(model, "unet", model)
+    with ExitStack() as stack:
+        call = stack.enter_context(called(unet))
+        counts = {
+            each: stack.enter_context(each.installed(unet, call, guided)) for each in interventions
+        }
         yield
+        idle = [each for each, count in counts.items() if count() == 0]
+        if call.seen and idle:
+            raise CaptureError(
+                f"{idle[0]} never took effect: the UNet was called at timesteps "
+                f"{sorted(call.seen, reverse=True)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class SiteEdit(ABC):
+    """A change of the tensor at one site.
+
+    Attributes:
+        site: Its name, as in ``model.sites()``.
+        timesteps: Only at these; by default at all.
+        samples: Only these samples of a batch, by number.
+        guidance: Only this half of guided calls.
+        heads: Only these heads of an attention; for queries, keys, values and ``mix``.
+        tokens: Only these positions of a text's keys or values.
+        mask: How much of the change each location gets, shape (source_y, source_x), or (sample,
+            source_y, source_x) for masks of their own; 1 all of it, 0 none.
+    """
+
+    site: str
+    timesteps: Collection[int] | None = field(default=None, kw_only=True)
+    samples: Collection[int] | None = field(default=None, kw_only=True)
+    guidance: Half | None = field(default=None, kw_only=True)
+    heads: Collection[int] | None = field(default=None, kw_only=True)
+    tokens: Collection[int] | None = field(default=None, kw_only=True)
+    mask: ArrayLike | Tensor | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        Site.parse(self.site)
+        if self.guidance not in (None, *get_args(Half)):
+            raise ConfigError(f"guidance is {self.guidance!r}; choose 'uncond', 'cond' or None")
+
+    @abstractmethod
+    def edited(self, tensor: Tensor, timestep: int) -> Tensor:
+        """The tensor in full after the change.
+
+        Args:
+            tensor: Shape (row, location or token, channel), or (row, channel, y, x).
+            timestep: Of the call.
+        """
+
+    @contextmanager
+    def installed(self, unet: nn.Module, call: Call, guided: bool) -> Iterator[Callable[[], int]]:
+        """Works while open."""
+        if self.guidance is not None and not guided:
+            raise ConfigError(
+                f"{self} is for one half of guided calls; say intervene(..., guided=True) where "
+                "each UNet call has both halves"
+            )
+        site, fired = Site.parse(self.site), 0
+        heads = self._head_count(unet, site)
+
+        def edit(tensor: Tensor) -> Tensor | None:
+            nonlocal fired
+            timestep = call.timestep
+            if timestep is None:
+                raise CaptureError(f"'{site}' was called outside a call of the UNet")
+            if self.timesteps is not None and timestep not in self.timesteps:
+                return None
+            fired += 1
+            weights = self._weights(tensor, 2 if guided else 1, heads)
+            return torch.lerp(tensor, self.edited(tensor, timestep), weights.to(tensor))
+
+        with hooked(unet, {site: edit}):
+            yield lambda: fired
+
+    def _head_count(self, unet: nn.Module, site: Site) -> int:
+        if self.heads is None:
+            return 0
+        modules: dict[str, Any] = dict(unet.named_modules())
+        if site.port in ("out", "skip") or site.path not in modules:
+            raise SiteError(
+                f"'{site}' has no heads; choose query, key, value or mix of an attention, as in "
+                "'mid_block.attentions.0.transformer_blocks.0.attn1:mix'"
+            )
+        count: int = modules[site.path].heads
+        _check_indices(self.heads, count, "heads", site)
+        return count
+
+    def _weights(self, tensor: Tensor, halves: int, heads: int) -> Tensor:
+        """How much of the change everything in a tensor gets, broadcast against it."""
+        count = len(tensor) // halves
+        grid = tensor.shape[2:] if tensor.ndim == 4 else tensor.shape[1:2]
+        places, channels = grid.numel(), tensor.shape[1 if tensor.ndim == 4 else 2]
+        weights = torch.ones(halves, 1, 1, 1, device=tensor.device)
+        if self.guidance is not None:
+            weights = weights * _chosen([get_args(Half).index(self.guidance)], 2, (-1, 1, 1, 1))
+        if self.samples is not None:
+            _check_indices(self.samples, count, "samples", self.site)
+            weights = weights * _chosen(self.samples, count, (1, -1, 1, 1)).to(weights)
+        if self.mask is not None:
+            weights = weights * self._mask(tuple(tensor.shape), tuple(grid), count).to(weights)
+        if self.tokens is not None:
+            _check_indices(self.tokens, places, "tokens", self.site)
+            weights = weights * _chosen(self.tokens, places, (1, 1, -1, 1)).to(weights)
+        if self.heads is not None:
+            each = _chosen(self.heads, heads, (1, 1, 1, -1)).to(weights)
+            weights = weights * each.repeat_interleave(channels // heads, dim=-1)
+        if tensor.ndim == 3:
+            return weights.expand(-1, count, -1, -1).flatten(0, 1)
+        # Of maps the locations come last.
+        whole = weights.expand(-1, count, places, -1).flatten(0, 1).transpose(1, 2)
+        return whole.unflatten(2, tuple(grid))
+
+    def _mask(self, shape: tuple[int, ...], grid: tuple[int, ...], count: int) -> Tensor:
+        """The mask, shape (1, sample, location, 1)."""
+        mask = torch.as_tensor(self.mask)
+        mask = mask if mask.is_floating_point() else mask.float()
+        fits = mask.ndim in (2, 3) and (
+            mask.shape[-2:] == grid
+            if len(grid) == 2
+            else mask.shape[-2] * mask.shape[-1] == grid[0]
+        )
+        if not fits or (mask.ndim == 3 and len(mask) not in (1, count)):
+            raise SiteError(
+                f"'{self.site}' gives {shape}, which a mask of shape {tuple(mask.shape)} does not "
+                "fit; a mask has the site's own locations (source_y, source_x), as model.sites() "
+                "says, and may have one more axis of as many samples as the call"
+            )
+        return mask.reshape(1, -1, mask.shape[-2] * mask.shape[-1], 1)
+
+
+def _chosen(indices: Collection[int], count: int, shape: tuple[int, ...]) -> Tensor:
+    chosen = torch.zeros(count)
+    chosen[list(indices)] = 1
+    return chosen.reshape(shape)
+
+
+def _check_indices(indices: Collection[int], count: int, what: str, site: object) -> None:
+    if wrong := [each for each in indices if not 0 <= each < count]:
+        raise SiteError(f"'{site}' has no {what} {wrong}; there are {count}, from 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Shift(SiteEdit):
+    """Adds the same number to all channels of a location: the paper's ``+ c M``.
+
+    At an attention's ``out`` it is the paper's ``f(softmax(.) V) + c M``, at its ``mix``
+    ``f(softmax(.) V + c M)`` (Namekata et al. 2024, section 3.2 and figure 14).
+
+    Attributes:
+        strength: c, in units of the site.
+    """
+
+    strength: float
+
+    def edited(self, tensor: Tensor, timestep: int) -> Tensor:
+        """Shifted."""
+        return tensor + self.strength
+
+
+@dataclass(frozen=True, eq=False)
+class Steer(SiteEdit):
+    """Adds a direction in channels, such as the difference of two mean features.
+
+    Attributes:
+        direction: Of any length but 0, shape (channel,). It is scaled to a root mean square of 1,
+            so that a direction of ones does what `Shift` does.
+        strength: In units of the site.
+    """
+
+    direction: ArrayLike | Tensor = field(repr=False)
+    strength: float
+
+    def edited(self, tensor: Tensor, timestep: int) -> Tensor:
+        """Moved along the direction."""
+        direction = torch.as_tensor(self.direction).to(tensor)
+        channels = tensor.shape[1] if tensor.ndim == 4 else tensor.shape[2]
+        size = direction.square().mean().sqrt()
+        if direction.shape != (channels,) or not size > 0:
+            raise SiteError(
+                f"'{self.site}' has {channels} channels; a direction has that many numbers, not "
+                f"all of them 0, and this one has shape {tuple(direction.shape)}"
+            )
+        unit = direction / size
+        return tensor + self.strength * (unit[:, None, None] if tensor.ndim == 4 else unit)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(SiteEdit):
+    """Multiplies by a number.
+
+    Attributes:
+        factor: 1 changes nothing.
+    """
+
+    factor: float
+
+    def edited(self, tensor: Tensor, timestep: int) -> Tensor:
+        """Scaled."""
+        return tensor * self.factor
+
+
+@dataclass(frozen=True, eq=False)
+class Ablate(SiteEdit):
+    """Takes away what a site says: of its place, or altogether.
+
+    Attributes:
+        how: "zero", or "mean": every location (or token) gets the mean over all of them.
+    """
+
+    how: Literal["zero", "mean"] = "zero"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.how not in ("zero", "mean"):
+            raise ConfigError(f"how is {self.how!r}; choose 'zero' or 'mean'")
+
+    def edited(self, tensor: Tensor, timestep: int) -> Tensor:
+        """Ablated."""
+        if self.how == "zero":
+            return torch.zeros_like(tensor)
+        return tensor.mean((2, 3) if tensor.ndim == 4 else 1, keepdim=True).expand_as(tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Noise(SiteEdit):
+    """Adds Gaussian noise: at each timestep its own, in every row and every run the same.
+
+    Attributes:
+        strength: Standard deviation, in units of the site.
+        seed: Of the noise.
+    """
+
+    strength: float
+    seed: int = 0
+
+    def edited(self, tensor: Tensor, timestep: int) -> Tensor:
+        """With noise."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + timestep)
+        noise = torch.randn(tensor.shape[1:], generator=generator)
+        return tensor + self.strength * noise.to(tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Replace(SiteEdit):
+    """Puts another tensor in the place of a site's: patching.
+
+    Attributes:
+        value: In the site's own shape, of one row or of as many as the call has.
+    """
+
+    value: ArrayLike | Tensor = field(repr=False)
+
+    def edited(self, tensor: Tensor, timestep: int) -> Tensor:
+        """The other tensor."""
+        value = torch.as_tensor(self.value).to(tensor)
+        if value.shape[-tensor.ndim + 1 :] != tensor.shape[1:]:
+            raise SiteError(
+                f"'{self.site}' gives {tuple(tensor.shape)}, in whose place {tuple(value.shape)} "
+                "cannot stand; give one of the same shape, with the rows or without"
+            )
+        return value.expand_as(tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class InjectAttention:
+    """Computes attention with the queries and keys of another run; values stay the run's own.
+
+    Attributes:
+        products: By timestep, from `attention_kept`; at other timesteps nothing is done. Each of
+            their rows serves as many rows here as the batch is larger.
+        pattern: Which attentions, by path, with ``*`` for any characters, as "*attn1".
+    """
+
+    products: Mapping[int, AttentionProducts] = field(repr=False)
+    pattern: str = "*"
+
+    @contextmanager
+    def installed(self, unet: nn.Module, call: Call, guided: bool) -> Iterator[Callable[[], int]]:
+        """Works while open."""
+        processors = {
+            path: _Injection(self.products, path, call, attention.processor)
+            for path, attention in attentions(unet).items()
+            if fnmatchcase(path, self.pattern)
+        }
+        if not processors:
+            raise SiteError(f"no attention matches {self.pattern!r}; see model.sites(kind='self')")
+        with processed(unet, processors):
+            yield lambda: sum(each.fired for each in processors.values())
 
 
 class _Injection:
-    """An attention processor: ``f(softmax(Q K^T / sqrt(d)) V)`` with Q and K given.
+    """An attention processor: ``f(softmax(Q K^T / sqrt(d)) V)`` with Q and K given."""
 
-    Args:
-        query: Projected queries, shape (row, location, channel).
-        key: Projected keys, shape (row, location or token, channel).
-    """
-
-    def __init__(self, query: Tensor, key: Tensor) -> None:
-        self._query = query
-        self._key = key
+    def __init__(
+        self,
+        products: Mapping[int, AttentionProducts],
+        path: str,
+        call: Call,
+        otherwise: Callable[..., Tensor],
+    ) -> None:
+        self._products = products
+        self._sites = Site(path, "query"), Site(path, "key")
+        self._call = call
+        self._otherwise = otherwise
+        self.fired = 0
 
     def __call__(
         self,
@@ -67,13 +405,17 @@ class _Injection:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
+        products = self._products.get(self._call.timestep or 0)
+        if products is None:
+            return self._otherwise(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if attention_mask is not None:
             raise CaptureError("attention with a mask cannot be injected; run without the mask")
+        self.fired += 1
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         value = attn.to_v(context)
-        repeats = len(value) // len(self._query)
+        repeats = len(value) // len(products[self._sites[0]])
         query, key = (
-            tensor.repeat_interleave(repeats, dim=0) for tensor in (self._query, self._key)
+            products[site].repeat_interleave(repeats, dim=0).to(value) for site in self._sites
         )
 
         def heads(tensor: Tensor) -> Tensor:
@@ -85,27 +427,39 @@ class _Injection:
 
 
 @contextmanager
-def shifted(unet: nn.Module, site: Site, shift: Tensor) -> Iterator[None]:
-    """Adds the same number to all channels of a location: the paper's ``+ c M``.
+def products_captured(unet: nn.Module) -> Iterator[Capture]:
+    """Keeps queries and keys of every attention; ``take()`` after each call gives the products."""
+    sites = [Site(path, port) for path in attentions(unet) for port in ("query", "key")]
+    with capture(unet, sites) as kept:
+        yield kept
+
+
+@contextmanager
+def attention_kept(
+    model: Any, timesteps: Collection[int] | None = None
+) -> Iterator[Mapping[int, AttentionProducts]]:
+    """Keeps queries and keys of every attention at every timestep, for `InjectAttention`.
 
     Args:
-        unet: The model.
-        site: The output of an attention, shape (row, location, channel).
-        shift: c M for every modulated run, shape (run, location). With guidance a call has twice
-            the rows, and both halves are shifted.
+        model: From `emerdiff_probe.load`, a diffusers pipeline with a UNet, or the UNet.
+        timesteps: Only of these; by default of all, which is about 130 MiB a timestep for Stable
+            Diffusion v1 in float32.
 
-    Raises:
-        SiteError: The site's tensor has another number of locations, or none.
+    Yields:
+        Products by timestep, filled as the UNet is called.
     """
+    unet = getattr(model, "unet", model)
+    kept: dict[int, dict[Site, Tensor]] = {}
+    with called(unet) as call:
 
-    def edit(output: Tensor) -> Tensor:
-        if output.ndim != 3 or output.shape[1] != shift.shape[1]:
-            raise SiteError(
-                f"'{site}' gives {tuple(output.shape)}, which has not the {shift.shape[1]} "
-                "locations of the masks; choose an attention of the features' level"
-            )
-        rows = shift.repeat(len(output) // len(shift), 1).to(output)
-        return output + rows[..., None]
+        def keeper(site: Site) -> Callable[[Tensor], None]:
+            def keep(tensor: Tensor) -> None:
+                timestep = call.timestep
+                if timestep is not None and (timesteps is None or timestep in timesteps):
+                    kept.setdefault(timestep, {})[site] = tensor
 
-    with hooked(unet, {site: edit}):
-        yield
+            return keep
+
+        sites = [Site(path, port) for path in attentions(unet) for port in ("query", "key")]
+        with hooked(unet, {site: keeper(site) for site in sites}):
+            yield kept

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,11 +12,17 @@ from tqdm.auto import tqdm
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Denoiser
 from emerdiff_probe.modulation.config import EmerDiffConfig
-from emerdiff_probe.modulation.interventions import injected, products_captured, shifted
+from emerdiff_probe.modulation.interventions import (
+    InjectAttention,
+    Intervention,
+    Shift,
+    intervene,
+    products_captured,
+)
 from emerdiff_probe.probing import Trajectory, capture
 from emerdiff_probe.sites import Site
 
-__all__ = ["Modulated", "modulate"]
+__all__ = ["Modulated", "modulate", "signed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +31,8 @@ class Modulated:
 
     Attributes:
         plus: Clean latents of the runs shifted by +lambda, shape (mask, channel, y, x).
-        minus: The same for -lambda.
+        minus: The same for -lambda; where only one side is run, those of the unmodulated run,
+            shape (1, channel, y, x).
         unmodulated: Clean latents of the run without a shift, shape (1, channel, y, x).
         site_rms: Root mean square of the shifted site's own output at t_m, to which lambda
             compares.
@@ -35,6 +42,17 @@ class Modulated:
     minus: Tensor
     unmodulated: Tensor
     site_rms: float
+
+    @classmethod
+    def ended(cls, runs: Tensor, unmodulated: Tensor, site_rms: float, masks: int) -> Self:
+        """From the runs of `signed` masks, in their order."""
+        minus = unmodulated if len(runs) == masks else runs[masks:]
+        return cls(runs[:masks], minus, unmodulated, site_rms)
+
+
+def signed(masks: Tensor, config: EmerDiffConfig) -> Tensor:
+    """Masks by runs, shape (run, source_y, source_x): all of +lambda, then all of -lambda."""
+    return masks if config.sides == "one" else torch.cat([masks, -masks])
 
 
 def modulate(
@@ -60,12 +78,12 @@ def modulate(
         progress: Shows a bar with the time left.
     """
     site = Site.parse(config.modulation_site)
-    weights = masks.flatten(1).to(model.device)
-    shifts = torch.cat([config.strength * weights, -config.strength * weights])
+    runs = signed(masks, config)
+    guided = trajectory.condition.halves == 2
     unmodulated, modulated, site_rms = trajectory.start, None, 0.0
     modulated_steps = sum(t <= config.modulation_timestep for t in trajectory.timesteps)
     bar = tqdm(
-        total=modulated_steps * len(shifts),
+        total=modulated_steps * len(runs),
         desc="modulated denoising",
         unit="call",
         disable=not progress,
@@ -76,16 +94,17 @@ def modulate(
                 eps = model.predict(unmodulated, timestep, trajectory.condition)
                 products, output = products_tap.take(), tap.take()[site]
             if timestep == config.modulation_timestep:
-                modulated = unmodulated.expand(len(shifts), -1, -1, -1)
+                modulated = unmodulated.expand(len(runs), -1, -1, -1)
                 site_rms = float(output.float().square().mean().sqrt())
             if modulated is not None:
                 parts = []
-                for rows in torch.arange(len(shifts)).split(config.batch):
-                    with ExitStack() as interventions:
-                        if config.injection:
-                            interventions.enter_context(injected(model.unet, products))
-                        if timestep == config.modulation_timestep:
-                            interventions.enter_context(shifted(model.unet, site, shifts[rows]))
+                for rows in torch.arange(len(runs)).split(config.batch):
+                    interventions: list[Intervention] = []
+                    if config.injection:
+                        interventions.append(InjectAttention({timestep: products}))
+                    if timestep == config.modulation_timestep:
+                        interventions.append(Shift(str(site), config.strength, mask=runs[rows]))
+                    with intervene(model, interventions, guided=guided):
                         parts.append(model.predict(modulated[rows], timestep, trajectory.condition))
                     bar.update(len(rows))
                 modulated = trajectory.advance(model, index, modulated, torch.cat(parts))
@@ -95,5 +114,4 @@ def modulate(
             f"t_m = {config.modulation_timestep} is not a timestep of the trajectory; "
             f"choose one of {trajectory.timesteps}"
         )
-    plus, minus = modulated.chunk(2)
-    return Modulated(plus, minus, unmodulated, site_rms)
+    return Modulated.ended(modulated, unmodulated, site_rms, len(masks))

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 import xarray as xr
 from einops import rearrange
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from emerdiff_probe import analysis
 from emerdiff_probe.errors import ConfigError, InputError, SiteError
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.modulation.config import EmerDiffConfig
@@ -21,7 +22,7 @@ from emerdiff_probe.schema import CHANNEL, SOURCE_X, SOURCE_Y, pixel_centres
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Photo, Prompt, fit
 
-__all__ = ["Observation", "observe", "read_features"]
+__all__ = ["Observation", "described", "low_resolution_masks", "observe", "read_features"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Observation:
 
     Attributes:
         picture: uint8, shape (height, width, 3), in its own size.
+        pixels: float32 in [0, 1], shape (height, width, 3), as the model sees it.
         fit: How it was brought to the model's size, in words.
         trajectory: From the larger of t_m and t_f down.
         features: (source_y, source_x, channel), float32, read at t_f; coordinates are the centres
@@ -40,6 +42,7 @@ class Observation:
     """
 
     picture: NDArray[np.uint8]
+    pixels: NDArray[np.float32]
     fit: str
     trajectory: Trajectory
     features: xr.DataArray
@@ -107,7 +110,7 @@ def observe(
         "picture_psnr": _psnr(_to_pixels(model.decode(rebuilt)), pixels),
         "autoencoder_psnr": _psnr(_to_pixels(model.decode(x0)), pixels),
     }
-    return Observation(picture, how, trajectory, features[site, timestep], diagnostics)
+    return Observation(picture, pixels, how, trajectory, features[site, timestep], diagnostics)
 
 
 def _generate(
@@ -138,11 +141,13 @@ def read_features(
     timesteps: Sequence[int],
     size: tuple[int, int],
 ) -> tuple[dict[tuple[Site, int], xr.DataArray], Tensor]:
-    """Features at sites and timesteps, from one unmodulated run.
+    """Features at sites and timesteps of the unmodulated run.
+
+    Where the trajectory knows its latents, the model is called at these timesteps only.
 
     Args:
         model: The denoiser.
-        trajectory: What is run; it includes all the timesteps.
+        trajectory: It includes all the timesteps.
         sites: Where to read.
         timesteps: When to read.
         size: Height and width of the picture, whose pixels the coordinates are in.
@@ -154,15 +159,53 @@ def read_features(
     Raises:
         SiteError: A site does not exist or is not laid out over the picture.
     """
+    latents = trajectory.passed(model)
     features = {}
     with capture(model.unet, sites) as taps:
-        for step in trajectory.run(model):
-            tensors = taps.take()
-            if step.timestep in timesteps:
-                for site in sites:
-                    on_grid = _on_grid(tensors[site], step.latents, site)
-                    features[site, step.timestep] = _labelled(on_grid, size)
-    return features, step.next_latents
+        for timestep, now in zip(trajectory.timesteps, latents, strict=False):
+            if timestep in timesteps:
+                model.predict(now, timestep, trajectory.condition)
+                for site, tensor in taps.take().items():
+                    features[site, timestep] = _labelled(_on_grid(tensor, now, site), size)
+    return features, latents[-1]
+
+
+def low_resolution_masks(
+    features: xr.DataArray, masks: int | ArrayLike, config: EmerDiffConfig
+) -> xr.DataArray:
+    """Weights (mask, source_y, source_x): clusters of the features, or the user's own masks.
+
+    Args:
+        features: (source_y, source_x, channel).
+        masks: How many, or an array; see `segment`.
+        config: How features are clustered.
+
+    Raises:
+        InputError: The masks cannot be used.
+    """
+    if isinstance(masks, bool):
+        raise InputError(f"masks is {masks}; give a number of masks, or an array of masks")
+    if isinstance(masks, int | np.integer):
+        low_res = analysis.cluster(
+            features,
+            int(masks),
+            normalise=config.normalise,
+            restarts=config.restarts,
+            seed=config.seed,
+        )
+        weights = analysis.one_hot(low_res, int(masks))
+    else:
+        grid = (features.sizes[SOURCE_Y], features.sizes[SOURCE_X])
+        weights = analysis.as_masks(masks, grid)
+    places = {name: features.coords[name] for name in (SOURCE_Y, SOURCE_X)}
+    return weights.assign_coords(places).astype(np.float32)
+
+
+def described(source: Prompt | Photo) -> str:
+    """A source in words, for provenance."""
+    if isinstance(source, Prompt):
+        return f"prompt {source.text!r}, seed {source.seed}"
+    return f"photo {source.name!r}"
 
 
 def _on_grid(tensor: Tensor, latents: Tensor, site: Site) -> NDArray[np.float32]:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable
-from typing import Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import xarray as xr
 from einops import rearrange
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from emerdiff_probe import analysis, schema
-from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.models import Denoiser
-from emerdiff_probe.modulation import literal, shared
 from emerdiff_probe.modulation.config import EmerDiffConfig
+from emerdiff_probe.modulation.engines import decoded, engine_named
 from emerdiff_probe.modulation.literal import Modulated
-from emerdiff_probe.modulation.observation import Observation, observe
+from emerdiff_probe.modulation.observation import (
+    Observation,
+    described,
+    low_resolution_masks,
+    observe,
+)
 from emerdiff_probe.sources import Photo, Prompt
 
-__all__ = ["ENGINES", "segment"]
-
-Engine = Callable[..., Modulated]
-
-ENGINES: Final[dict[str, Engine]] = {"literal": literal.modulate, "shared": shared.modulate}
-"""Ways to compute modulated runs, by name."""
+__all__ = ["segment"]
 
 
 def segment(
@@ -53,7 +49,8 @@ def segment(
             labels (h, w) from 0 up, or a stack (mask, h, w) of weights in [0, 1], at the size of
             the latent grid or at a multiple of it.
         engine: How modulated runs are computed: "literal" is the procedure by the book, "shared"
-            gives the same up to rounding, in less time, where there is injection.
+            gives the same up to rounding, in less time, where there is injection; "short" takes
+            fewer steps after t_m, "jump" none, and both are approximations.
         config: Settings; by default those chosen for the model.
         progress: Shows a bar with the time left.
 
@@ -68,13 +65,12 @@ def segment(
         ConfigError: Settings that do not go together, or no such engine.
         SiteError: The model has no such site.
     """
-    if engine not in ENGINES:
-        raise ConfigError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    modulate = engine_named(engine)
     config = config or EmerDiffConfig.for_model(model)
     observation = observe(model, source, config, progress=progress)
     features = observation.features
-    weights = _masks(features, masks, config)
-    modulated = ENGINES[engine](
+    weights = low_resolution_masks(features, masks, config)
+    modulated = modulate(
         model,
         observation.trajectory,
         torch.from_numpy(weights.values),
@@ -108,9 +104,9 @@ def segment(
         "model": model.name,
         "weights": model.weights,
         "engine": engine,
-        "source": _described(source),
+        "source": described(source),
         "fit": observation.fit,
-        "config": json.dumps(dataclasses.asdict(config)),
+        "config": config.to_json(),
         "model_description": json.dumps(dict(model.description)),
         "inversion": json.dumps(observation.diagnostics),
         "site_rms": modulated.site_rms,
@@ -118,26 +114,6 @@ def segment(
     }
     schema.check(result)
     return result
-
-
-def _masks(features: xr.DataArray, masks: int | ArrayLike, config: EmerDiffConfig) -> xr.DataArray:
-    """Weights (mask, source_y, source_x): clusters of the features, or the user's own masks."""
-    if isinstance(masks, bool):
-        raise InputError(f"masks is {masks}; give a number of masks, or an array of masks")
-    if isinstance(masks, int | np.integer):
-        low_res = analysis.cluster(
-            features,
-            int(masks),
-            normalise=config.normalise,
-            restarts=config.restarts,
-            seed=config.seed,
-        )
-        weights = analysis.one_hot(low_res, int(masks))
-    else:
-        grid = (features.sizes[schema.SOURCE_Y], features.sizes[schema.SOURCE_X])
-        weights = analysis.as_masks(masks, grid)
-    places = {name: features.coords[name] for name in (schema.SOURCE_Y, schema.SOURCE_X)}
-    return weights.assign_coords(places).astype(np.float32)
 
 
 def _difference_maps(
@@ -148,19 +124,19 @@ def _difference_maps(
     *,
     progress: bool,
 ) -> xr.DataArray:
-    """Euclidean distance over RGB between the two images of each mask (section 3.2).
+    """Euclidean distance over RGB (or latent channels) between the two ends of each mask's runs.
 
     Taken in floating point from images that are not clamped: eight bits wrap around, and a clamped
     white or black pixel seems not to move.
     """
     maps: list[NDArray[np.float32]] = []
-    half = max(config.batch // 2, 1)
-    pairs = list(zip(modulated.plus.split(half), modulated.minus.split(half), strict=True))
     with tqdm(total=len(modulated.plus), desc="decoding", unit="mask", disable=not progress) as bar:
-        for plus, minus in pairs:
-            responses: Tensor = model.decode(plus) - model.decode(minus)
-            maps.extend(responses.norm(dim=1).cpu().numpy())
-            bar.update(len(plus))
+        for responses in decoded(model, modulated, config):
+            # Latents are fewer than pixels.
+            size = observation.pixels.shape[:2]
+            norms = F.interpolate(responses.norm(dim=1, keepdim=True), size, mode="bilinear")
+            maps.extend(norms[:, 0].cpu().numpy())
+            bar.update(len(responses))
     difference = np.stack(maps)
     height, width = observation.picture.shape[:2]
     _, rows, columns = difference.shape
@@ -174,9 +150,3 @@ def _difference_maps(
         },
         name="difference",
     )
-
-
-def _described(source: Prompt | Photo) -> str:
-    if isinstance(source, Prompt):
-        return f"prompt {source.text!r}, seed {source.seed}"
-    return f"photo {source.name!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -12,7 +13,7 @@ from emerdiff_probe.models.denoiser import Condition, Denoiser
 from emerdiff_probe.probing.sampling import noise_like, transitions
 from emerdiff_probe.probing.trajectory import Trajectory
 
-__all__ = ["Inversion", "invert"]
+__all__ = ["Inversion", "invert", "through"]
 
 Inversion = Literal["edit_friendly", "ddim", "noising"]
 
@@ -71,15 +72,29 @@ def _edit_friendly(
 ) -> Trajectory:
     schedule = model.schedule
     drawn = [schedule.add_noise(x0, noise_like(x0, generator), t) for t in timesteps]
-    noises = []
+    return through(model, [*drawn, x0], timesteps, condition)
+
+
+def through(
+    model: Denoiser, latents: Sequence[Tensor], timesteps: tuple[int, ...], condition: Condition
+) -> Trajectory:
+    """The trajectory that passes through given latents, as edit-friendly inversion finds it.
+
+    Args:
+        model: The denoiser.
+        latents: Wanted x_t at every timestep, and the clean latents; shapes (1, channel, y, x).
+        timesteps: From the most noise to the least, on any grid.
+        condition: Text of the predictions.
+    """
+    schedule, noises = model.schedule, []
     for (timestep, previous), now, then in zip(
-        transitions(timesteps), drawn, [*drawn[1:], x0], strict=True
+        transitions(timesteps), latents, latents[1:], strict=False
     ):
         eps = model.predict(now, timestep, condition)
         sigma = schedule.sigma(timestep, previous)
         # At the last step sigma is 0: nothing that is added there could mend the error.
         rest = then - schedule.mean(now, eps, timestep, previous)
-        noises.append(rest / sigma if sigma > 0 else torch.zeros_like(x0))
+        noises.append(rest / sigma if sigma > 0 else torch.zeros_like(now))
     # The x_t are drawn independently, so what the last step cannot reach is what is left of it.
     diagnostics: dict[str, object] = {
         "method": "edit_friendly",
@@ -87,7 +102,8 @@ def _edit_friendly(
         "noise_rms": [round(_rms(noise), 4) for noise in noises[:-1]],
         "noise_autocorrelation": [round(_autocorrelation(noise), 4) for noise in noises[:-1]],
     }
-    return Trajectory(timesteps, drawn[0], tuple(noises), 1.0, condition, diagnostics)
+    passed = (*latents[:-1], latents[-1] - rest)
+    return Trajectory(timesteps, latents[0], tuple(noises), 1.0, condition, diagnostics, passed)
 
 
 def _ddim(

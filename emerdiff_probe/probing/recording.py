@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from einops import rearrange
@@ -19,13 +17,32 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emerdiff_probe import schema
-from emerdiff_probe.errors import CaptureError, ConfigError, InputError
+from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models import Condition, Denoiser
-from emerdiff_probe.probing.inversion import Inversion, invert
+from emerdiff_probe.probing.calls import HALVES
+from emerdiff_probe.probing.inversion import Inversion
+from emerdiff_probe.probing.reduction import (
+    Moments,
+    Reducers,
+    Reduction,
+    as_tuple,
+    described,
+    kept_tokens,
+    reductions,
+)
+from emerdiff_probe.probing.subjects import Source, Subject, subjects
 from emerdiff_probe.probing.taps import capture
-from emerdiff_probe.probing.trajectory import Trajectory, prompted
+from emerdiff_probe.probing.trajectory import Trajectory
+from emerdiff_probe.probing.values import (
+    Sites,
+    ValueType,
+    as_array,
+    laid_out,
+    pattern_of,
+    torch_dtype,
+)
 from emerdiff_probe.sites import Site
-from emerdiff_probe.sources import Photo, Prompt, fit
+from emerdiff_probe.sources import Prompt
 from emerdiff_probe.store import (
     IMAGE,
     LATENTS,
@@ -35,15 +52,11 @@ from emerdiff_probe.store import (
     Sink,
     Streamed,
     leaf_path,
+    local_folder,
     open_recording,
 )
 
 __all__ = ["record"]
-
-Source: TypeAlias = Prompt | Photo
-Sites: TypeAlias = "str | Sequence[str] | pd.DataFrame"
-
-_DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
 
 
 def record(
@@ -57,31 +70,33 @@ def record(
     inversion: Inversion = "edit_friendly",
     seed: int = 0,
     batch: int = 1,
-    dtype: Literal["float16", "float32"] = "float16",
+    dtype: ValueType = "float16",
+    reduce: Reducers = (),
     store: str | os.PathLike[str] | None = None,
     plan: bool = False,
     progress: bool = True,
 ) -> xr.DataTree | Plan:
     """Records the tensors at sites while a model draws prompts or denoises photographs.
 
-    A prompt is drawn with DDPM. A photograph is inverted, and recorded on its way back, with the
-    empty prompt.
+    A prompt is drawn with DDPM. A photograph, or clean latents, is inverted, and recorded on its
+    way back, with the empty prompt.
 
     Args:
         model: From `emerdiff_probe.load`.
-        source: A prompt or a photograph, or several of one of the two kinds. Photographs must come
-            out at one size.
+        source: A prompt, a photograph or latents, or several of one of the three kinds. Those that
+            are not prompts must come out at one size.
         sites: A pattern as `model.sites` reads it, or several, or a table that it gave. "blocks"
             is the output of every block, "semantic" the queries of the upward block that the paper
             reads, "attention" all ports of all attentions, "*" everything.
         steps: Of the sampling grid.
         timesteps: Which of the grid are recorded; by default all.
         guidance: Scale of classifier-free guidance for prompts; above 1 both halves are recorded.
-        inversion: Of photographs; see `emerdiff_probe.probing.invert`.
+        inversion: Of photographs and latents; see `emerdiff_probe.probing.invert`.
         seed: Of the inversion. A prompt has its own.
         batch: Samples in one UNet call. When memory runs out it is halved for the samples that did
             not fit.
         dtype: What values are cast to.
+        reduce: What makes values smaller before they are kept; see `emerdiff_probe.reduce`.
         store: A folder to stream to; memory then stays the same however long the run. The same
             call continues one that was interrupted, to values equal to the last bit on the same
             machine. Without it all is kept in memory.
@@ -100,40 +115,25 @@ def record(
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
         StoreError: The store is something else, or the disk has too little room.
     """
-    subjects = _subjects(model, source, guidance)
-    rows = _rows(model, sites, subjects[0].size)
+    kind = torch_dtype(dtype)
+    found = subjects(model, source, guidance)
+    height, width = found[0].size
+    rows = model.sites(pattern_of(sites), height=height, width=width)
+    reducers = as_tuple(reduce)
+    reduced = reductions(rows, (height, width), reducers)
     settings = _Settings(steps, _wanted(model, steps, timesteps), guidance, inversion, seed, batch)
-    layout = _plan(model, subjects, rows, settings, dtype)
+    layout = _plan(model, found, reduced, settings, dtype, described(reducers))
     if plan:
         return layout
-    path = None if store is None else Path(store)
+    path = None if store is None else local_folder(store)
     sink: Memory | Streamed = Memory(layout) if path is None else Streamed(path, layout)
     shapes = {Site.parse(name): shape for name, shape in rows["shape"].items()}
-    recorder = _Recorder(model, subjects, shapes, settings, _DTYPES[dtype], sink)
+    recorder = _Recorder(model, found, shapes, reduced, settings, kind, sink)
     try:
         recorder.run(progress)
     finally:
         sink.close()
     return open_recording(path) if path is not None else cast(Memory, sink).tree()
-
-
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """A source as the model sees it.
-
-    Attributes:
-        source: The prompt or photograph.
-        pixels: float32 (y, x, rgb) in [0, 1] of a photograph.
-        size: Height and width in pixels.
-        condition: Its text, encoded.
-        about: Prompt, seed and source, fit for JSON.
-    """
-
-    source: Source
-    pixels: NDArray[np.float32] | None
-    size: tuple[int, int]
-    condition: Condition
-    about: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -144,52 +144,6 @@ class _Settings:
     inversion: Inversion
     seed: int
     batch: int
-
-
-def _subjects(
-    model: Denoiser, source: Source | Sequence[Source], guidance: float
-) -> list[_Subject]:
-    sources = [source] if isinstance(source, Prompt | Photo) else list(source)
-    kinds = {type(each) for each in sources}
-    if kinds not in ({Prompt}, {Photo}):
-        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
-        raise InputError(
-            f"sources are ep.Prompt(text) or ep.Photo(path or image), all of one kind; not {names}"
-        )
-    if kinds == {Photo} and guidance != 1:
-        raise ConfigError(
-            f"guidance is {guidance}, but a photograph is denoised with the empty prompt, "
-            "for which guidance changes nothing; leave it out"
-        )
-    subjects = [_subject(model, each, guidance) for each in sources]
-    if len(sizes := {each.size for each in subjects}) > 1:
-        raise InputError(
-            f"photographs come out at different sizes {sorted(sizes)}, and a recording has one; "
-            "crop them to one aspect ratio, or record them one by one"
-        )
-    return subjects
-
-
-def _subject(model: Denoiser, source: Source, guidance: float) -> _Subject:
-    if isinstance(source, Prompt):
-        side = model.image_size
-        about = {"prompt": source.text, "seed": int(source.seed), "source": "prompt"}
-        condition = model.condition(source.text, guidance)
-        return _Subject(source, None, (side, side), condition, about)
-    picture = source.rgb()
-    fitted = fit(picture, side=model.image_size, multiple=model.size_multiple)
-    digest = hashlib.blake2b(picture.tobytes(), digest_size=8).hexdigest()
-    about = {"prompt": "", "seed": -1, "source": f"{source.name} {digest}, {fitted.method}"}
-    height, width = fitted.pixels.shape[:2]
-    return _Subject(source, fitted.pixels, (height, width), model.condition(""), about)
-
-
-def _rows(model: Denoiser, sites: Sites, size: tuple[int, int]) -> pd.DataFrame:
-    if isinstance(sites, pd.DataFrame):
-        pattern = ",".join(sites.index)
-    else:
-        pattern = sites if isinstance(sites, str) else ",".join(sites)
-    return model.sites(pattern, height=size[0], width=size[1])
 
 
 def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tuple[int, ...]:
@@ -207,28 +161,24 @@ def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tup
 
 def _plan(
     model: Denoiser,
-    subjects: list[_Subject],
-    rows: pd.DataFrame,
+    found: list[Subject],
+    reduced: dict[Site, Reduction],
     settings: _Settings,
     dtype: str,
+    further: dict[str, Any],
 ) -> Plan:
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
     if settings.batch < 1:
         raise ConfigError(f"batch is {settings.batch}; choose 1 or more")
-    texts = [each.condition.tokens for each in subjects]
-    guided = subjects[0].condition.halves == 2
+    texts = [each.condition.tokens for each in found]
+    guided = found[0].condition.halves == 2
     if guided:
         empty = model.condition("").tokens
         tokens = np.array([[empty, each] for each in texts])
     else:
         tokens = np.array(texts)
-    height, width = subjects[0].size
+    height, width = found[0].size
     _, channels, *grid = model.latent_shape(height, width)
-    leaves = [
-        Leaf(leaf_path(Site.parse(row.Index)), row.dims, row.shape, dtype)
-        for row in rows.itertuples()
-    ]
+    leaves = [reduction.leaf(dtype) for reduction in reduced.values()]
     places = (schema.Y, schema.X)
     leaves += [
         Leaf(LATENTS, (*places, schema.CHANNEL), (*grid, channels), "float32", guided=False),
@@ -237,23 +187,24 @@ def _plan(
     grid_of_run = model.schedule.timesteps(settings.steps)
     config = {
         "weights": model.weights,
-        "sources": {str(number): each.about for number, each in enumerate(subjects)},
-        "sites": list(rows.index),
+        "sources": {str(number): each.about for number, each in enumerate(found)},
+        "sites": list(map(str, reduced)),
         "steps": settings.steps,
         "timesteps": list(settings.timesteps),
         "guidance": settings.guidance,
         "batch": settings.batch,
         "dtype": dtype,
     }
-    if isinstance(subjects[0].source, Photo):
+    if not isinstance(found[0].source, Prompt):
         config |= {"inversion": settings.inversion, "seed": settings.seed}
+    config |= further
     return Plan(
         leaves=tuple(leaves),
-        samples=tuple(each.about for each in subjects),
-        guidance=("uncond", "cond") if guided else (),
+        samples=tuple(each.about for each in found),
+        guidance=HALVES if guided else (),
         timesteps=settings.timesteps,
         steps=tuple(grid_of_run.index(t) for t in settings.timesteps),
-        tokens=tokens,
+        tokens=tokens[..., kept_tokens(reduced, tokens.shape[-1])],
         size=(height, width),
         config=config,
         about={
@@ -271,40 +222,78 @@ class _Recorder:
         model: The model.
         subjects: What is recorded.
         shapes: Of every site, for one sample at one timestep.
+        reduced: What is done to its values.
         settings: How.
         dtype: Of the values.
         sink: Where they go.
     """
 
     model: Denoiser
-    subjects: list[_Subject]
+    subjects: list[Subject]
     shapes: dict[Site, tuple[int, ...]]
+    reduced: dict[Site, Reduction]
     settings: _Settings
     dtype: torch.dtype
     sink: Sink
 
     def run(self, progress: bool) -> None:
-        count, plan = len(self.subjects), self.sink.plan
-        total = count * len(plan.timesteps)
+        unfitted = [site for site, reduction in self.reduced.items() if reduction.unfitted]
+        if unfitted and not self.sink.finished(slice(0, len(self.subjects))):
+            moments = {site: Moments() for site in unfitted}
+            self._pass("looking first", progress, functools.partial(self._see, moments))
+            fitted = {
+                site: self.reduced[site].fitted(moments[site], self.model.device)
+                for site in unfitted
+            }
+            replace(self, reduced=self.reduced | fitted).run(progress)
+        else:
+            self._pass("recording", progress, self._together)
+
+    def _pass(self, name: str, progress: bool, together: Callable[[slice, Any], None]) -> None:
+        count = len(self.subjects)
+        total = count * len(self.settings.timesteps)
         with (
             torch.inference_mode(),
-            tqdm(total=total, desc="recording", unit="step", disable=not progress) as bar,
+            tqdm(total=total, desc=name, unit="step", disable=not progress) as bar,
         ):
             for first in range(0, count, self.settings.batch):
-                self._group(slice(first, min(first + self.settings.batch, count)), bar)
+                samples = slice(first, min(first + self.settings.batch, count))
+                self._group(samples, bar, together)
 
-    def _group(self, samples: slice, bar: Any) -> None:
-        """Records some samples in common calls; one half after the other if memory runs out."""
+    def _group(self, samples: slice, bar: Any, together: Callable[[slice, Any], None]) -> None:
+        """Takes some samples in common calls; one half after the other if memory runs out."""
         before = bar.n
         try:
-            self._together(samples, bar)
+            together(samples, bar)
         except torch.OutOfMemoryError:
             if samples.stop - samples.start == 1:
                 raise
             bar.update(before - bar.n)
             middle = (samples.start + samples.stop) // 2
-            self._group(slice(samples.start, middle), bar)
-            self._group(slice(middle, samples.stop), bar)
+            self._group(slice(samples.start, middle), bar, together)
+            self._group(slice(middle, samples.stop), bar, together)
+
+    def _see(self, moments: dict[Site, Moments], samples: slice, bar: Any) -> None:
+        """Shows projections that have to be fitted what they are for."""
+        trajectory = _trajectory(self.model, self.subjects[samples], self.settings)
+        latents = trajectory.start
+        # Counted when all is seen: if memory runs out on the way, it is seen again.
+        seen = {site: Moments() for site in moments}
+        for position, timestep in enumerate(trajectory.timesteps):
+            if timestep < self.settings.timesteps[-1]:
+                break
+            if timestep not in self.settings.timesteps:
+                latents = self._advanced(trajectory, position, latents)
+                continue
+            with capture(self.model.unet, moments) as taps:
+                latents = self._advanced(trajectory, position, latents)
+                tensors = taps.take()
+            for site, tensor in tensors.items():
+                values = laid_out(tensor, site, self.shapes[site])
+                seen[site].add(self.reduced[site].seen(values))
+            bar.update(len(latents))
+        for site, own in seen.items():
+            moments[site].join(own)
 
     def _together(self, samples: slice, bar: Any) -> None:
         plan, count = self.sink.plan, samples.stop - samples.start
@@ -320,26 +309,21 @@ class _Recorder:
             latents = moved.contiguous().to(latents.device)
             last = plan.timesteps[plan.blocks[done - 1]][-1]
             position = trajectory.timesteps.index(last) + 1
-        for number, block in list(enumerate(plan.blocks))[done:]:
-            wanted = plan.timesteps[block]
-            values = {
-                leaf.path: np.empty(
-                    (*plan.leading(leaf, count, len(wanted)), *leaf.shape), leaf.dtype
-                )
-                for leaf in plan.leaves
-                if leaf.timed
-            }
-            while position <= trajectory.timesteps.index(wanted[-1]):
-                timestep = trajectory.timesteps[position]
-                if timestep in wanted:
-                    into = wanted.index(timestep)
-                    values[LATENTS][:, into] = _on_grid(latents)
-                    latents = self._recorded(trajectory, position, latents, values, into)
-                    bar.update(count)
-                else:
-                    latents = self._advanced(trajectory, position, latents)
-                position += 1
-            self.sink.write(samples, number, values, _on_grid(latents))
+        with capture(self.model.unet, self.shapes) as taps:
+            for number, block in list(enumerate(plan.blocks))[done:]:
+                wanted = plan.timesteps[block]
+                values = self._empty(count, len(wanted))
+                while position <= trajectory.timesteps.index(wanted[-1]):
+                    timestep = trajectory.timesteps[position]
+                    before, latents = latents, self._advanced(trajectory, position, latents)
+                    tensors = taps.take()
+                    if timestep in wanted:
+                        into = wanted.index(timestep)
+                        values[LATENTS][:, into] = _on_grid(before)
+                        self._keep(tensors, values, into)
+                        bar.update(count)
+                    position += 1
+                self.sink.write(samples, number, values, _on_grid(latents))
         for later in range(position, len(trajectory.timesteps)):
             latents = self._advanced(trajectory, later, latents)
         pixels = self.model.decode(latents).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -349,70 +333,42 @@ class _Recorder:
         eps = self.model.predict(latents, trajectory.timesteps[position], trajectory.condition)
         return trajectory.advance(self.model, position, latents, eps)
 
-    def _recorded(
-        self,
-        trajectory: Trajectory,
-        position: int,
-        latents: Tensor,
-        values: dict[str, NDArray[Any]],
-        into: int,
-    ) -> Tensor:
-        """Takes a step and puts what its sites give into the arrays of a block."""
-        count, halves = len(latents), trajectory.condition.halves
-        with capture(self.model.unet, self.shapes) as taps:
-            latents = self._advanced(trajectory, position, latents)
-            tensors = taps.take()
+    def _empty(self, count: int, timesteps: int) -> dict[str, NDArray[Any]]:
+        """Arrays for a block of so many timesteps of so many samples."""
+        plan = self.sink.plan
+        return {
+            leaf.path: np.empty((*plan.leading(leaf, count, timesteps), *leaf.shape), leaf.dtype)
+            for leaf in plan.leaves
+            if leaf.timed
+        }
+
+    def _keep(
+        self, tensors: dict[Site, Tensor], values: dict[str, NDArray[Any]], into: int
+    ) -> None:
+        """Puts what the sites gave in a call into the arrays of a block, at one timestep."""
         for site, shape in self.shapes.items():
-            tensor = tensors.pop(site)
-            if tensor.ndim == 4:
-                tensor = rearrange(tensor, "row c y x -> row y x c")
-            # The UNet sees all samples without text before all samples with it.
-            tensor = tensor.reshape(halves, count, *shape)
+            tensor = self.reduced[site](laid_out(tensors.pop(site), site, shape))
             array = values[leaf_path(site)]
-            array = array if halves == 2 else array[:, None]
-            array[:, :, into] = self._cast(tensor.transpose(0, 1), site)
-        return latents
-
-    def _cast(self, tensor: Tensor, site: Site) -> NDArray[Any]:
-        cast = tensor.to(self.dtype)
-        if not cast.isfinite().all():
-            largest = float(tensor.abs().max())
-            raise CaptureError(
-                f"'{site}' has values up to {largest:g}, which {str(self.dtype)[6:]} cannot hold; "
-                "record with dtype='float32'"
-                if np.isfinite(largest)
-                else f"'{site}' gives values that are not finite; run the model in float32"
-            )
-        return cast.cpu().numpy()
+            count = len(array)
+            # The UNet sees all samples without text before all samples with it.
+            tensor = tensor.unflatten(0, (-1, count))
+            array = array if len(tensor) == 2 else array[:, None]
+            array[:, :, into] = as_array(tensor.transpose(0, 1), self.dtype, site)
 
 
-def _trajectory(model: Denoiser, subjects: list[_Subject], settings: _Settings) -> Trajectory:
+def _trajectory(model: Denoiser, found: list[Subject], settings: _Settings) -> Trajectory:
     """One run of several samples, each with the noise that it would have alone."""
-    runs = [_single(model, each, settings) for each in subjects]
-    first, conditions = runs[0], [run.condition for run in runs]
-    together = replace(
-        conditions[0], embeddings=torch.cat([each.embeddings for each in conditions])
-    )
+    runs = [
+        each.trajectory(
+            model, settings.steps, settings.timesteps[0], settings.inversion, settings.seed
+        )
+        for each in found
+    ]
     return replace(
-        first,
+        runs[0],
         start=torch.cat([run.start for run in runs]),
         noises=tuple(map(torch.cat, zip(*(run.noises for run in runs), strict=True))),
-        condition=together,
-    )
-
-
-def _single(model: Denoiser, subject: _Subject, settings: _Settings) -> Trajectory:
-    timesteps = model.schedule.timesteps(settings.steps)
-    if subject.pixels is None:
-        seed = subject.about["seed"]
-        return prompted(model, subject.condition, timesteps, seed, subject.size)
-    return invert(
-        model,
-        model.encode(rearrange(torch.from_numpy(subject.pixels), "y x rgb -> 1 rgb y x")),
-        method=settings.inversion,
-        timesteps=tuple(t for t in timesteps if t <= settings.timesteps[0]),
-        condition=subject.condition,
-        seed=settings.seed,
+        condition=Condition.joined([run.condition for run in runs]),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,11 +17,23 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError, closest
+from emerdiff_probe.models.catalogue import unwrapped
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 
-__all__ = ["Capture", "attentions", "capture", "hooked", "module_at", "processed"]
+__all__ = [
+    "Call",
+    "Capture",
+    "attentions",
+    "called",
+    "capture",
+    "given",
+    "hooked",
+    "module_at",
+    "prefix",
+    "processed",
+]
 
-_PROJECTED = set(ATTENTION_PORTS) - {"out"}
+_PROJECTED = set(ATTENTION_PORTS) - {"mix", "out"}
 
 Edit = Callable[[Tensor], Tensor | None]
 """Given a site's tensor: a tensor in its place, or None to leave it."""
@@ -33,7 +46,7 @@ def module_at(unet: nn.Module, site: Site) -> nn.Module:
         SiteError: The UNet has no such module; names the closest that it has.
         ModelError: The projections are fused, so that the module would never be called.
     """
-    modules = dict(unet.named_modules())
+    modules = dict(unwrapped(unet).named_modules())
     module = modules.get(site.module)
     if module is None or site.path not in modules:
         raise SiteError(f"no site '{site}' in this UNet; {closest(site.module, modules)}")
@@ -49,7 +62,8 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
         ModelError: One of them computes something else than plain attention over to_q, to_k and
             to_v, so that recording and injecting its queries and keys would not be exact.
     """
-    found = {path: module for path, module in unet.named_modules() if isinstance(module, Attention)}
+    modules = unwrapped(unet).named_modules()
+    found = {path: module for path, module in modules if isinstance(module, Attention)}
     for path, attention in found.items():
         _refuse_fused(path, attention)
         unusual = {
@@ -65,7 +79,7 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
         if reasons:
             raise ModelError(
                 f"attention {path!r} has {' and '.join(reasons)}, which is not supported; "
-                "Stable Diffusion v1 and v2 layouts are"
+                "Stable Diffusion v1, v2 and XL layouts are"
             )
     return found
 
@@ -99,6 +113,8 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
                 handle = modules[site].register_forward_pre_hook(
                     _skip_hook(edit, site.skip_index), with_kwargs=True
                 )
+            elif site.port == "mix":
+                handle = modules[site].register_forward_pre_hook(_mix_hook(edit))
             else:
                 handle = modules[site].register_forward_hook(_hook(edit))
             stack.callback(handle.remove)
@@ -111,6 +127,14 @@ def _hook(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
             return edit(output)
         edited = edit(output[0])
         return None if edited is None else (edited, *output[1:])
+
+    return hook
+
+
+def _mix_hook(edit: Edit) -> Callable[[nn.Module, Any], Any]:
+    def hook(module: nn.Module, inputs: Any) -> Any:
+        edited = edit(inputs[0])
+        return None if edited is None else (edited, *inputs[1:])
 
     return hook
 
@@ -153,6 +177,127 @@ def processed(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
+@dataclass
+class Call:
+    """The UNet call in progress.
+
+    Attributes:
+        timestep: Its t; None before the first.
+        seen: Timesteps of all calls so far.
+    """
+
+    timestep: int | None = None
+    seen: set[int] = field(default_factory=set)
+
+
+@contextmanager
+def called(unet: nn.Module) -> Iterator[Call]:
+    """Follows the timesteps at which a UNet is called."""
+    call = Call()
+
+    def note(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        timestep = torch.as_tensor(named["timestep"] if "timestep" in named else inputs[1])
+        if timestep.numel() > 1 and not (timestep == timestep.flatten()[0]).all():
+            raise CaptureError(
+                f"one UNet call has several timesteps {timestep.tolist()}; give each its own call"
+            )
+        call.timestep = int(timestep.flatten()[0])
+        call.seen.add(call.timestep)
+
+    with torch.compiler.set_stance("force_eager"):
+        handle = unet.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            yield call
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def prefix(unet: nn.Module, path: str) -> Iterator[dict[str, Any]]:
+    """Keeps what a call computes before a module begins: all that is needed to begin there.
+
+    Args:
+        unet: The model.
+        path: Of the module.
+
+    Yields:
+        Outputs by path, filled by a call: of the largest modules that are done when it begins.
+    """
+    outputs: dict[str, Any] = {}
+    begun = False
+
+    def begin(module: nn.Module, inputs: Any) -> None:
+        nonlocal begun
+        begun = True
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not begun:
+                outputs[name] = output
+
+        return hook
+
+    modules = dict(unet.named_modules())
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.callback(modules[path].register_forward_pre_hook(begin).remove)
+        for name in _beside(unet, path):
+            stack.callback(modules[name].register_forward_hook(keep(name)).remove)
+        yield outputs
+
+
+def _beside(unet: nn.Module, path: str) -> list[str]:
+    """Children of all modules around one that are not around it; lists count as their members."""
+    parts = path.split(".")
+    around = {".".join(parts[:count]) for count in range(len(parts))}
+    found = []
+    for name, module in unet.named_modules():
+        inside = name == "" or name in around or isinstance(module, nn.ModuleList)
+        if not inside and name != path and _parent(name, unet) in around:
+            found.append(name)
+    return found
+
+
+def _parent(name: str, unet: nn.Module) -> str:
+    """Path of the module that calls a module: the nearest above that is no list."""
+    above = name.rpartition(".")[0]
+    while above and isinstance(unet.get_submodule(above), nn.ModuleList):
+        above = above.rpartition(".")[0]
+    return above
+
+
+@contextmanager
+def given(unet: nn.Module, outputs: Mapping[str, Any], repeats: int) -> Iterator[None]:
+    """Gives known outputs in place of calling modules.
+
+    Args:
+        unet: The model.
+        outputs: By path, from `prefix`.
+        repeats: Rows of this call for each row of that one.
+    """
+
+    def known(output: Any) -> Callable[..., Any]:
+        return lambda *_arguments, **_named: _repeated(output, repeats)
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for path, output in outputs.items():
+            module = unet.get_submodule(path)
+            # What stood there is an attribute of the class, or, with offloading, of the module.
+            if "forward" in vars(module):
+                stack.callback(setattr, module, "forward", module.forward)
+            else:
+                stack.callback(delattr, module, "forward")
+            module.forward = known(output)
+        yield
+
+
+def _repeated(output: Any, repeats: int) -> Any:
+    if isinstance(output, Tensor):
+        return output.repeat_interleave(repeats, dim=0)
+    return type(output)(_repeated(each, repeats) for each in output)
+
+
 class Capture:
     """The tensors at some sites, one UNet call after the other."""
 
@@ -161,8 +306,16 @@ class Capture:
 
     @property
     def edits(self) -> dict[Site, Edit]:
-        """For each site the function that keeps what it gives."""
-        return {site: tensors.append for site, tensors in self._fired.items()}
+        """For each site the function that keeps a copy of what it gives.
+
+        A copy, since what comes after may change the tensor in place, as FreeU does.
+        """
+        return {site: _keeping(tensors) for site, tensors in self._fired.items()}
+
+    def clear(self) -> None:
+        """Forgets what was kept, as after a call that ended in an error."""
+        for tensors in self._fired.values():
+            tensors.clear()
 
     def take(self) -> dict[Site, Tensor]:
         """The tensors of the one call since the last time.
@@ -179,6 +332,13 @@ class Capture:
                 "is a part of the UNet skipped, cached or called on its own?"
             )
         return {site: tensors.pop() for site, tensors in self._fired.items()}
+
+
+def _keeping(tensors: list[Tensor]) -> Edit:
+    def keep(tensor: Tensor) -> None:
+        tensors.append(tensor.clone())
+
+    return keep
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class Trajectory:
         eta: 1 for DDPM steps, 0 for DDIM steps.
         condition: The text of all its predictions.
         diagnostics: How good the inversion is; fit for JSON.
+        latents: x_t at every timestep and at last the clean latents that the unmodulated run ends
+            with, where they are known without running it; else empty.
     """
 
     timesteps: tuple[int, ...]
@@ -33,6 +35,14 @@ class Trajectory:
     eta: float
     condition: Condition
     diagnostics: dict[str, object] = field(default_factory=dict)
+    latents: tuple[Tensor, ...] = ()
+
+    def passed(self, model: Denoiser) -> tuple[Tensor, ...]:
+        """x_t at every timestep, and the clean latents; runs the model where they are not known."""
+        if self.latents:
+            return self.latents
+        steps = list(self.run(model))
+        return (*(step.latents for step in steps), steps[-1].next_latents)
 
     def advance(self, model: Denoiser, index: int, latents: Tensor, eps: Tensor) -> Tensor:
         """Takes the trajectory's step at `index` with a predicted noise.

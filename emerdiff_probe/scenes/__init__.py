@@ -16,6 +16,7 @@ from emerdiff_probe.scenes.classes import (
     VALIDATION,
     split_of,
 )
+from emerdiff_probe.scenes.keypoints import KeyPoint
 from emerdiff_probe.scenes.materials import COLOURS
 from emerdiff_probe.scenes.things import KINDS
 from emerdiff_probe.scenes.world import CAPTION_WORDS, Scene, scene
@@ -24,6 +25,7 @@ __all__ = [
     "CAPTION_WORDS",
     "COLOURS",
     "KINDS",
+    "KeyPoint",
     "OBJECTS",
     "OBJECT_OF_PART",
     "PARTS",

@@ -13,6 +13,7 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.scenes.canvas import Canvas
 from emerdiff_probe.scenes.classes import SIZE, Split, split_of
 from emerdiff_probe.scenes.dice import Dice
+from emerdiff_probe.scenes.keypoints import KeyPoint, keypoints
 from emerdiff_probe.scenes.materials import COLOURS, Palette
 from emerdiff_probe.scenes.shapes import ellipse, polygon, rectangle, union
 from emerdiff_probe.scenes.things import BUILDERS, HEIGHTS, crescent
@@ -51,6 +52,11 @@ class Scene:
     instances: NDArray[np.uint8]
     caption: str
     dissociation: bool
+
+    @property
+    def keypoints(self) -> tuple[KeyPoint, ...]:
+        """The centres of the things' visible parts, by name: truth for correspondences."""
+        return keypoints(self.parts, self.instances)
 
     @property
     def split(self) -> Split:

@@ -4,22 +4,36 @@ A recording is a tree. Its root has the samples, the timesteps and how it was ma
 one array, ``value``: the tensor of a site over all of them. Nothing here needs torch.
 """
 
+from emerdiff_probe.store.address import Address, local_folder
+from emerdiff_probe.store.copies import Layout, pack, rechunk
 from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, leaf_path, size_text
-from emerdiff_probe.store.reading import Info, info, open_recording, site
+from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
+from emerdiff_probe.store.responses import ResponseStore, open_responses
+from emerdiff_probe.store.summary import Info, info
 from emerdiff_probe.store.writing import Memory, Sink, Streamed
 
 __all__ = [
+    "Address",
     "IMAGE",
-    "LATENTS",
     "Info",
+    "LATENTS",
+    "Layout",
     "Leaf",
     "Memory",
     "Plan",
+    "ResponseStore",
     "Sink",
     "Streamed",
+    "at",
+    "gather",
     "info",
     "leaf_path",
+    "local_folder",
     "open_recording",
+    "open_responses",
+    "pack",
+    "rechunk",
     "site",
+    "sites_of",
     "size_text",
 ]

@@ -18,7 +18,7 @@ from emerdiff_probe import schema
 from emerdiff_probe.schema import GUIDANCE, SAMPLE, TIMESTEP, TOKEN
 from emerdiff_probe.sites import Site
 
-__all__ = ["IMAGE", "LATENTS", "Leaf", "Plan", "leaf_path", "size_text"]
+__all__ = ["IMAGE", "LATENTS", "Leaf", "Plan", "block_length", "leaf_path", "size_text"]
 
 IMAGE: Final = "image"
 """Leaf of the pictures that runs end with."""
@@ -26,7 +26,7 @@ IMAGE: Final = "image"
 LATENTS: Final = "latents"
 """Leaf of x_t, as each timestep finds it."""
 
-_BLOCK_BYTES: Final = 2**28
+_BLOCK_BYTES: Final = 2**25
 _LONGEST_BLOCK: Final = 25
 
 
@@ -50,6 +50,7 @@ class Leaf:
         dtype: Of NumPy.
         guided: Whether it has both halves of a guided call.
         timed: Whether it has the timesteps.
+        labels: Coordinates by dim, where they are not those of the whole.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Leaf:
     dtype: str
     guided: bool = True
     timed: bool = True
+    labels: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,26 +72,29 @@ class Plan:
         guidance: Labels of the halves of a guided call, in the order of recording; none without.
         timesteps: From the most noise to the least.
         steps: The position of each timestep in its run.
-        tokens: Texts of the tokens, (sample, guidance, token); without guidance (sample, token).
+        tokens: Texts of the tokens, (sample, guidance, token); without guidance (sample, token);
+            None where they are not known.
         size: Height and width of the pictures.
         config: All that decides its values, fit for JSON.
         about: Further provenance, fit for JSON.
+        row: Dim of the rows of UNet calls: samples, or "batch" where nothing tells what they are.
     """
 
     leaves: tuple[Leaf, ...]
     samples: tuple[Mapping[str, Any], ...]
     guidance: tuple[str, ...]
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     steps: tuple[int, ...]
-    tokens: NDArray[np.str_]
+    tokens: NDArray[np.str_] | None
     size: tuple[int, int]
     config: Mapping[str, Any]
     about: Mapping[str, Any]
+    row: str = SAMPLE
 
     def dims(self, leaf: Leaf) -> tuple[str, ...]:
         """Dims of a leaf's array."""
         guided = leaf.guided and bool(self.guidance)
-        return (SAMPLE, *[GUIDANCE] * guided, *[TIMESTEP] * leaf.timed, *leaf.dims)
+        return (self.row, *[GUIDANCE] * guided, *[TIMESTEP] * leaf.timed, *leaf.dims)
 
     def shape(self, leaf: Leaf) -> tuple[int, ...]:
         """Shape of a leaf's array."""
@@ -118,7 +123,7 @@ class Plan:
     def block(self) -> int:
         """Timesteps that are kept in memory, written and committed together."""
         step = sum(self.bytes(leaf, 1, 1) for leaf in self.leaves if leaf.timed)
-        return min(max(_BLOCK_BYTES // max(step, 1), 1), _LONGEST_BLOCK, len(self.timesteps))
+        return block_length(step, len(self.timesteps))
 
     @cached_property
     def blocks(self) -> list[slice]:
@@ -152,34 +157,51 @@ class Plan:
 
     def root(self) -> xr.Dataset:
         """The root of the tree."""
-        halves = (SAMPLE, GUIDANCE, TOKEN) if self.guidance else (SAMPLE, TOKEN)
-        root = xr.Dataset(
-            coords={
-                TIMESTEP: (TIMESTEP, np.array(self.timesteps)),
-                "step": (TIMESTEP, np.array(self.steps)),
-                **{
-                    name: (SAMPLE, np.array([each[name] for each in self.samples]))
-                    for name in self.samples[0]
-                },
-                "token_text": (halves, self.tokens),
+        coords: dict[str, Any] = {
+            TIMESTEP: (TIMESTEP, np.array(self.timesteps)),
+            "step": (TIMESTEP, np.array(self.steps)),
+            **{
+                name: (self.row, np.array([each[name] for each in self.samples]))
+                for name in self.samples[0]
             },
+        }
+        if self.tokens is not None:
+            halves = (self.row, GUIDANCE, TOKEN) if self.guidance else (self.row, TOKEN)
+            coords["token_text"] = (halves, self.tokens)
+        for leaf in self.leaves:
+            # Some of the tokens: in all leaves the same.
+            if TOKEN in (chosen := dict(leaf.labels)):
+                coords[TOKEN] = (TOKEN, np.array(chosen[TOKEN]))
+        if self.guidance:
+            coords[GUIDANCE] = list(self.guidance)
+        return xr.Dataset(
+            coords=coords,
             attrs={
                 "schema": schema.RECORDING,
                 "config": json.dumps(self.config),
                 **{name: json.dumps(value) for name, value in self.about.items()},
             },
         )
-        return root.assign_coords({GUIDANCE: list(self.guidance)}) if self.guidance else root
 
     def coords(self, leaf: Leaf) -> dict[str, NDArray[Any]]:
-        """Coordinates of a leaf's own dims: places in pixels, colours by name."""
+        """Coordinates of a leaf's own dims: places in pixels, colours by name, what it labels."""
         found: dict[str, NDArray[Any]] = {}
         for dim, count in zip(leaf.dims, leaf.shape, strict=True):
             if dim in (schema.Y, schema.X):
                 found[dim] = schema.pixel_centres(count, self.size[dim == schema.X])
             elif dim == schema.RGB:
                 found[dim] = np.array(["r", "g", "b"])
-        return found
+        return found | {dim: np.array(values) for dim, values in leaf.labels}
+
+
+def block_length(step: int, timesteps: int) -> int:
+    """Timesteps in a block.
+
+    Args:
+        step: Bytes of all values of one sample at one timestep.
+        timesteps: How many there are.
+    """
+    return min(max(_BLOCK_BYTES // max(step, 1), 1), _LONGEST_BLOCK, timesteps)
 
 
 def size_text(count: int) -> str:

@@ -1,155 +1,50 @@
-"""Opening what was recorded; needs no torch."""
+"""Opening what was recorded, and taking a site or a place out of it; needs no torch."""
 
 from __future__ import annotations
 
-import json
-import os
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import xarray as xr
-import zarr
+from numpy.typing import NDArray
 
-from emerdiff_probe import schema
-from emerdiff_probe.errors import SiteError, StoreError, closest
-from emerdiff_probe.schema import TIMESTEP
-from emerdiff_probe.sites import Site
+from emerdiff_probe.errors import InputError, SiteError, closest
+from emerdiff_probe.schema import X, Y
+from emerdiff_probe.sites import Site, select
+from emerdiff_probe.store.address import Address, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
+from emerdiff_probe.store.values import dims_of, leaves_of, values_of
 
-__all__ = ["RESTART", "Info", "chunks_of", "committed", "info", "open_recording"]
-__all__ += ["root_attributes", "site"]
-
-RESTART: Final = "restart"
-"""Group of latents that a run goes on from; a block of timesteps is committed by its own."""
+__all__ = ["at", "gather", "open_recording", "site", "sites_of"]
 
 
-def committed(path: Path) -> set[tuple[int, ...]]:
-    """Sample and block of all that is committed."""
-    return {index[:2] for index in chunks_of(path, f"{RESTART}/value")}
-
-
-def chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
-    """Indices of the chunks that an array has on disk."""
-    folder = path / array / "c"
-    return {
-        tuple(int(part) for part in file.relative_to(folder).parts)
-        for file in folder.rglob("*")
-        if file.is_file() and file.name.isdigit()
-    }
-
-
-def root_attributes(path: Path) -> dict[str, Any]:
-    """What a recording says of itself.
-
-    Raises:
-        StoreError: It is no recording.
-    """
-    try:
-        attributes = dict(zarr.open_group(path, mode="r").attrs)
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise StoreError(f"'{path}' is no recording: {error}") from error
-    if attributes.get("schema") != schema.RECORDING:
-        raise StoreError(
-            f"'{path}' is no recording that this version knows: its schema is "
-            f"{attributes.get('schema')!r}, not {schema.RECORDING!r}"
-        )
-    return attributes
-
-
-def open_recording(path: str | os.PathLike[str]) -> xr.DataTree:
-    """Opens a recording that was streamed to a folder; values are read when they are needed.
+def open_recording(address: Address) -> xr.DataTree:
+    """Opens a recording; values are read when they are needed.
 
     Args:
-        path: The folder. It may still be written to: what is not committed yet is NaN.
+        address: A folder, a zip file that `pack` made, or an address that fsspec knows, as
+            ``s3://bucket/run.zarr``. It may still be written to: what is not committed yet is NaN.
 
     Raises:
-        StoreError: It is no recording, or a committed block has lost a file.
+        StoreError: It is no recording. Later, when values are read: a chunk is damaged or lost;
+            gives its file. All others can be read.
     """
-    path = Path(path)
-    root_attributes(path)
-    _check_whole(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree = xr.open_datatree(path, engine="zarr", chunks={}, consolidated=True)
-    return tree.filter(lambda node: not node.path.startswith(f"/{RESTART}"))
-
-
-def _check_whole(path: Path) -> None:
-    """See that no file is missing of any block that is committed."""
-    expected = committed(path)
-    for array in path.rglob("value/zarr.json"):
-        name = str(array.parent.relative_to(path))
-        # An attention's port "value" is a group of that name.
-        dims = json.loads(array.read_text()).get("dimension_names", ())
-        if name.startswith(RESTART) or TIMESTEP not in dims:
-            continue
-        axis = dims.index(TIMESTEP)
-        there = {(index[0], index[axis]) for index in chunks_of(path, name)}
-        if lost := sorted(expected - there):
-            sample, block = lost[0]
-            raise StoreError(
-                f"'{path}' has lost {len(lost)} chunks of {name!r}, the first that of sample "
-                f"{sample}, block {block} of timesteps; take them from a copy, or delete "
-                f"'{path / RESTART / 'value' / 'c' / str(sample)}' and record again"
-            )
-
-
-@dataclass(frozen=True)
-class Info:
-    """What is in a store.
-
-    Attributes:
-        sites: Names of the sites recorded.
-        samples: A text for each sample.
-        timesteps: From the most noise to the least.
-        committed: Share of the blocks that are there, in [0, 1].
-        finished: Whether the last picture is there too.
-        nbytes: On disk.
-        model: Of which model, as `Denoiser.description` says.
-        config: All that decides the values.
-        versions: Of the packages that made it.
-    """
-
-    sites: tuple[str, ...]
-    samples: tuple[str, ...]
-    timesteps: tuple[int, ...]
-    committed: float
-    finished: bool
-    nbytes: int
-    model: dict[str, Any]
-    config: dict[str, Any]
-    versions: dict[str, str]
-
-
-def info(path: str | os.PathLike[str]) -> Info:
-    """What is in a store and how complete it is; no values are read.
-
-    Raises:
-        StoreError: It is no recording.
-    """
-    path = Path(path)
-    attributes = root_attributes(path)
-    config = json.loads(attributes["config"])
-    samples, blocks = json.loads((path / RESTART / "value/zarr.json").read_text())["shape"][:2]
-    return Info(
-        sites=tuple(config["sites"]),
-        samples=tuple(map(_described, config["sources"].values())),
-        timesteps=tuple(config["timesteps"]),
-        committed=len(committed(path)) / (samples * blocks),
-        finished=len(chunks_of(path, f"{IMAGE}/value")) == samples,
-        nbytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
-        model=json.loads(attributes["model"]),
-        config=config,
-        versions=json.loads(attributes["versions"]),
-    )
-
-
-def _described(source: dict[str, Any]) -> str:
-    if source["source"] != "prompt":
-        return str(source["source"])
-    return f"{source['prompt']!r}, seed {source['seed']}"
+    root = opened(address)
+    nodes: dict[str, xr.Dataset] = {"/": xr.open_zarr(root.store, chunks=None).load()}
+    coords: dict[tuple[str, int], NDArray[Any]] = {}
+    for leaf, array in leaves_of(root):
+        ds = xr.Dataset({"value": (dims_of(array), values_of(root, leaf, str(address)))})
+        for dim in dims_of(array):
+            # Pictures have one size, so places are the same on all grids of one size.
+            key = (dim, ds.sizes[dim])
+            if key not in coords and f"{leaf}/{dim}" in root:
+                labels: Any = root[f"{leaf}/{dim}"]
+                coords[key] = np.asarray(labels[:])
+            if key in coords:
+                ds = ds.assign_coords({dim: coords[key]})
+        nodes[leaf] = ds
+    return xr.DataTree.from_dict(nodes)
 
 
 def site(run: xr.DataTree, name: str) -> xr.DataArray:
@@ -181,6 +76,64 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
     return values.assign_coords(about).rename(name)
 
 
+def sites_of(run: xr.DataTree) -> list[Site]:
+    """The sites that a recording has."""
+    names = [_site_name(leaf.path.strip("/")) for leaf in run.leaves]
+    return [Site.parse(name) for name in names if name not in (IMAGE, LATENTS)]
+
+
 def _site_name(leaf: str) -> str:
     path, _, port = leaf.rpartition("/")
     return f"{path.replace('/', '.')}:{port}" if path else port
+
+
+def gather(
+    run: xr.DataTree, sites: str | Sequence[str] = "*", *, y: float, x: float
+) -> dict[str, xr.DataArray]:
+    """What layers hold of one place of the picture, at every timestep.
+
+    Layers differ in their channels, so that one dataset could not name them all ``channel``: hence
+    a dictionary.
+
+    Args:
+        run: A recording.
+        sites: A pattern as `emerdiff_probe.sites.select` reads it, or several.
+        y: In pixels from the top, the centre of pixel i being i + 0.5. Each site gives its location
+            that is nearest.
+        x: In pixels from the left.
+
+    Returns:
+        By the name of each site that has places (keys and values of a text have none): its values
+        there, with dims (sample[, guidance], timestep[, head], channel), and the centre of the
+        location as coordinates. Those of a recording in a store are read when they are needed.
+
+    Raises:
+        SiteError: The recording has no such site.
+        InputError: The place is outside of the picture.
+    """
+    pattern = sites if isinstance(sites, str) else ",".join(sites)
+    names = [str(each) for each in select(sites_of(run), pattern)]
+    return {
+        name: at(values, y, x) for name in names if {Y, X} <= set((values := site(run, name)).dims)
+    }
+
+
+def at(values: xr.DataArray, y: float, x: float) -> xr.DataArray:
+    """The values at the location that is nearest to a place of the picture.
+
+    Args:
+        values: With dims y and x, in pixels.
+        y: In pixels from the top.
+        x: In pixels from the left.
+
+    Raises:
+        InputError: The place is outside of the picture.
+    """
+    # The first centre is half a cell from the edge, and so is the last.
+    height, width = (float(values[dim][0] + values[dim][-1]) for dim in (Y, X))
+    if not (0 <= y <= height and 0 <= x <= width):
+        raise InputError(
+            f"y={y:g}, x={x:g} is outside of the picture; choose y of 0 to {height:g} and "
+            f"x of 0 to {width:g}, in pixels"
+        )
+    return values.sel({Y: y, X: x}, method="nearest")

@@ -1,7 +1,33 @@
-"""Labelled arrays in, plotly figures out."""
+"""Labelled arrays in, plotly figures out.
 
+Every figure works as a static web page, too: it needs no kernel.
+"""
+
+from emerdiff_probe.views.atlas import atlas
+from emerdiff_probe.views.attention import attention
 from emerdiff_probe.views.colours import overlay_image, palette
-from emerdiff_probe.views.figures import low_resolution, overview, segments
+from emerdiff_probe.views.comparison import comparison, dendrogram, tradeoff
+from emerdiff_probe.views.correspondence import correspondence, correspondence_page
+from emerdiff_probe.views.layers import layers, similarity
 from emerdiff_probe.views.page import page
+from emerdiff_probe.views.segments import low_resolution, overview, segments
+from emerdiff_probe.views.trajectory import trajectory
 
-__all__ = ["low_resolution", "overlay_image", "overview", "page", "palette", "segments"]
+__all__ = [
+    "atlas",
+    "attention",
+    "comparison",
+    "correspondence",
+    "correspondence_page",
+    "dendrogram",
+    "layers",
+    "low_resolution",
+    "overlay_image",
+    "overview",
+    "page",
+    "palette",
+    "segments",
+    "similarity",
+    "tradeoff",
+    "trajectory",
+]

@@ -2,15 +2,25 @@
 
 import math
 from functools import cache
+from typing import Final
 
 import numpy as np
+import plotly.colors
 import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import RGB, X, Y
 
-__all__ = ["overlay_image", "paint", "palette"]
+__all__ = ["DIVERGING", "SEQUENTIAL", "overlay_image", "paint", "palette", "ramp", "shaded"]
+
+SEQUENTIAL: Final = "Cividis"
+"""From little to much; alike to readers with and without red and green cones (Nunez, Anderton and
+Renslow, PLOS ONE 13(7), 2018)."""
+
+DIVERGING: Final = "balance"
+"""From blue over white to red, perceptually uniform on both sides (Thyng et al., Oceanography
+29(3), 2016)."""
 
 _Floats = NDArray[np.float64]
 _Pixels = NDArray[np.uint8]
@@ -158,4 +168,37 @@ def paint(picture: _Pixels, labels: NDArray[np.integer], alpha: float, *, line: 
         after[step:] |= down
     painted[after] = 0
     painted[before] = 255
+    return painted
+
+
+@cache
+def ramp(scale: str) -> _Pixels:
+    """A colour scale as 256 colours, uint8 (256, 3).
+
+    >>> ramp(SEQUENTIAL)[[0, -1]].tolist()
+    [[0, 34, 78], [254, 232, 56]]
+    """
+    shares = np.linspace(0, 1, 256).tolist()
+    colours = plotly.colors.sample_colorscale(scale.lower(), shares, colortype="tuple")
+    return np.rint(np.array(colours) * 255).astype(np.uint8)
+
+
+def shaded(
+    values: NDArray[np.floating], low: float, high: float, scale: str = SEQUENTIAL
+) -> _Pixels:
+    """A map in the colours of a scale, whose ends have the values low and high.
+
+    Args:
+        values: Of any shape.
+        low, high: What is beyond them has the colours of the ends; NaN is grey.
+        scale: SEQUENTIAL or DIVERGING.
+
+    Returns:
+        uint8, with RGB as a last axis.
+    """
+    shares = (values.astype(np.float64) - low) / (high - low if high > low else 1)
+    missing = np.isnan(shares)
+    places = np.rint(np.where(missing, 0, shares).clip(0, 1) * 255).astype(np.intp)
+    painted = ramp(scale)[places]
+    painted[missing] = 128
     return painted

@@ -6,7 +6,7 @@ from typing import Final
 
 import xarray as xr
 
-from emerdiff_probe.views.figures import overview
+from emerdiff_probe.views.segments import overview
 
 __all__ = ["page"]
 

@@ -1,17 +1,42 @@
 import itertools
+import json
+import pickle
 
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import binary_erosion
 from skimage.segmentation import slic
-from sklearn.metrics import adjusted_rand_score, jaccard_score
+from sklearn.metrics import (
+    accuracy_score,
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    jaccard_score,
+    normalized_mutual_info_score,
+)
 
 from emerdiff_probe.analysis import (
+    ClassMeans,
+    Confusion,
+    Score,
+    achievable_accuracy,
+    adjusted_mutual_information,
     adjusted_rand,
     boundary_f,
+    boundary_iou,
     class_mean_miou,
+    dataset_hungarian_classes,
+    dataset_hungarian_miou,
     image_hungarian_miou,
     majority_class_miou,
+    majority_classes,
+    miou,
+    normalised_mutual_information,
+    pixel_accuracy,
+    present_miou,
 )
 from emerdiff_probe.errors import InputError
 
@@ -200,3 +225,212 @@ class TestAdjustedRand:
         spoilt = truth.copy()
         spoilt[:6] = -1
         assert adjusted_rand(labels, spoilt, ignore=-1) == adjusted_rand(labels[6:], truth[6:])
+
+
+class TestScore:
+    def test_says_its_protocol_and_is_a_number(self, random_pair):
+        score = majority_class_miou(*random_pair, 4)
+        assert score.protocol == "majority-class mIoU"
+        assert repr(score) == f"{float(score):.4f} (majority-class mIoU)"
+        assert json.loads(json.dumps(score)) == score
+        again = pickle.loads(pickle.dumps(score))
+        assert (again, again.protocol) == (score, score.protocol)
+
+    def test_no_two_protocols_share_a_name(self, random_pair):
+        labels, truth = random_pair
+        confusion = Confusion.of(labels, truth, 4)
+        scores = [
+            majority_class_miou(labels, truth, 4),
+            image_hungarian_miou(labels, truth, 4),
+            class_mean_miou(labels, identity_embeddings(6), truth, 4),
+            dataset_hungarian_miou(confusion),
+            miou(confusion.assigned([0, 1, 2, 3, 0, 0]), "mine"),
+            pixel_accuracy(confusion.assigned([0, 1, 2, 3, 0, 0]), "mine"),
+            adjusted_rand(labels, truth),
+            adjusted_mutual_information(labels, truth),
+            normalised_mutual_information(labels, truth),
+            achievable_accuracy(labels, truth),
+            boundary_f(labels, truth),
+            boundary_iou(truth, truth),
+        ]
+        assert all(isinstance(score, Score) for score in scores)
+        assert len({score.protocol for score in scores}) == len(scores)
+
+
+class TestConfusion:
+    def test_over_two_pictures_is_that_of_both_beside_each_other(self, random_pair):
+        labels, truth = random_pair
+        parts = Confusion.empty(4).update(labels[:5], truth[:5])
+        whole = parts.update(labels[5:], truth[5:])
+        assert np.array_equal(whole.counts, Confusion.of(labels, truth, 4).counts)
+        assert parts.counts.sum() == 5 * 15
+        with pytest.raises(InputError, match="4 classes and the other 3"):
+            _ = whole + Confusion.empty(3)
+
+    def test_iou_and_accuracy_agree_with_scikit_learn(self, random_pair):
+        labels, truth = random_pair
+        classes = labels % 4
+        confusion = Confusion.of(classes, truth, 4)
+        expected = jaccard_score(truth.ravel(), classes.ravel(), average=None)
+        assert confusion.iou() == pytest.approx(expected)
+        assert confusion.accuracy() == pytest.approx(accuracy_score(truth.ravel(), classes.ravel()))
+
+    def test_empty_classes_by_hand(self):
+        # Class 1 occurs in the prediction alone, class 3 nowhere.
+        confusion = Confusion.of(np.array([[0, 1, 2]]), np.array([[0, 0, 2]]), 4)
+        np.testing.assert_array_equal(confusion.iou(), [0.5, 0, 1, np.nan])
+        assert miou(confusion, "own") == pytest.approx(0.5)
+        assert present_miou(confusion, "own") == pytest.approx(0.75)
+
+    def test_labels_of_no_class_are_missed_and_wrong_for_none(self):
+        confusion = Confusion.of(np.array([[0, 0, 1, 2]]), np.array([[0, 0, 1, 1]]), 2)
+        assigned = confusion.assigned([0, 1, -1])
+        assert assigned.iou().tolist() == [1, 0.5]
+        assert assigned.accuracy() == 0.75
+
+
+class TestDatasetHungarian:
+    def test_is_the_matching_with_most_correct_pixels(self, random_pair):
+        labels, truth = random_pair
+        confusion = Confusion.of(labels, truth, 4)
+        best = max(
+            itertools.permutations(range(6), 4),
+            key=lambda chosen: sum(confusion.counts[label, k] for k, label in enumerate(chosen)),
+        )
+        found = dataset_hungarian_classes(confusion)
+        assert [int(np.flatnonzero(found == k)[0]) for k in range(4)] == list(best)
+        classes = np.full(6, 4)
+        classes[list(best)] = range(4)
+        expected = jaccard_score(
+            truth.ravel(), classes[labels].ravel(), average=None, labels=range(4), zero_division=0
+        )
+        assert dataset_hungarian_miou(confusion) == pytest.approx(expected.mean())
+
+    def test_one_matching_for_all_pictures_is_stricter_than_one_for_each(self):
+        # The same two clusters, with exchanged names in the second picture.
+        truth = np.array([[0, 0, 1, 1]])
+        both = Confusion.empty(2).update(truth, truth).update(1 - truth, truth)
+        assert image_hungarian_miou(truth, truth, 2) == image_hungarian_miou(1 - truth, truth, 2)
+        assert image_hungarian_miou(1 - truth, truth, 2) == 1
+        assert dataset_hungarian_miou(both) == pytest.approx(1 / 3)
+        same = Confusion.empty(2).update(1 - truth, truth).update(1 - truth, truth)
+        assert dataset_hungarian_miou(same) == 1
+
+
+class TestClassMeansOverADataset:
+    def test_the_mean_is_over_the_pixels_of_all_pictures(self):
+        points = xr.DataArray([[0.0], [4.0], [10.0]], dims=("mask", "channel"))
+        first = Confusion.of(np.array([[0, 0, 1]]), np.array([[0, 0, 1]]), 2)
+        second = Confusion.of(np.array([[2, 2, 1]]), np.array([[1, 1, 0]]), 2)
+        means = ClassMeans.empty(2, 1).update(first, points)
+        assert means.nearest(points).tolist() == [0, 1, 1]
+        both = means.update(second, points)
+        # Class 0: (0 + 0 + 4) / 3; class 1: (4 + 10 + 10) / 3 = 8. 4 lies nearer to 4 / 3.
+        assert (both.sums[:, 0] / both.pixels).tolist() == pytest.approx([4 / 3, 8])
+        assert both.nearest(points).tolist() == [0, 0, 1]
+
+    def test_of_one_picture_it_is_the_protocol_per_image(self, random_pair):
+        labels, truth = random_pair
+        points = xr.DataArray(np.random.default_rng(3).random((6, 2)), dims=("mask", "channel"))
+        confusion = Confusion.of(labels, truth, 4)
+        classes = ClassMeans.empty(4, 2).update(confusion, points).nearest(points)
+        again = present_miou(confusion.assigned(classes), "class-mean")
+        assert again == class_mean_miou(labels, points, truth, 4)
+
+
+class TestBoundaryIou:
+    def test_bands_by_hand(self):
+        truth = (np.indices((10, 20))[1] >= 10).astype(int)
+        shifted = (np.indices((10, 20))[1] >= 11).astype(int)
+        # A band of 1 pixel is the outline of a rectangle: of 10 x 10, 36 pixels; 10 x 11, 38;
+        # 10 x 9, 34. They share three sides but for the pixels at the shifted edge.
+        left = (10 + 10 + 10 - 2) / (36 + 38 - 28)
+        right = (9 + 9 + 10 - 2) / (36 + 34 - 26)
+        assert boundary_iou(shifted, truth, width=1) == pytest.approx((left + right) / 2)
+        assert boundary_iou(truth, truth, width=1) == 1
+
+    @settings(deadline=None)
+    @given(arrays(np.uint8, (9, 12), elements=st.integers(0, 2)), st.integers(1, 4))
+    def test_agrees_with_erosion_step_by_step(self, truth, width):
+        labels = np.roll(truth, 1, axis=1)
+        ious = []
+        for number in np.unique(truth):
+            a, b = (
+                mask & ~binary_erosion(mask, np.ones((3, 3)), iterations=width)
+                for mask in (labels == number, truth == number)
+            )
+            ious.append((a & b).sum() / (a | b).sum())
+        assert boundary_iou(labels, truth, width=width) == pytest.approx(np.mean(ious))
+
+    def test_the_width_is_two_per_cent_of_the_diagonal(self):
+        truth = (np.indices((300, 400))[1] >= 200).astype(int)
+        assert boundary_iou(truth, truth).protocol == "boundary IoU, 10 px"
+        far = (np.indices((300, 400))[1] >= 230).astype(int)
+        near = (np.indices((300, 400))[1] >= 202).astype(int)
+        assert boundary_iou(far, truth) < boundary_iou(near, truth) < 1
+
+    def test_ignored_pixels_do_not_count(self):
+        truth = np.tile([0, 0, 0, 0, 1, 1, 1, 1], (8, 1))
+        spoilt, labels = truth.copy(), truth.copy()
+        spoilt[:4] = 255
+        labels[:4] = 1 - labels[:4]
+        assert boundary_iou(labels, truth, width=1) < 0.7
+        assert boundary_iou(labels, spoilt, 255, width=2) > boundary_iou(labels, truth, width=2)
+        assert boundary_iou(truth, spoilt, 255, width=1) < 1  # the edge to what is ignored
+        with pytest.raises(InputError, match="choose 1 pixel or more"):
+            boundary_iou(truth, truth, width=0)
+
+
+class TestBoundaryFIgnoring:
+    def test_edges_to_what_is_ignored_do_not_count(self):
+        truth = np.tile([0, 0, 0, 0, 1, 1, 1, 1], (20, 1))
+        spoilt, labels = truth.copy(), truth.copy()
+        spoilt[:, :2] = 255
+        labels[:, 0] = 3
+        assert boundary_f(truth, spoilt, 0.5) < 1
+        assert boundary_f(labels, spoilt, 0.5, ignore=255) == 1
+        assert boundary_f(labels.T, spoilt.T, 0.5, ignore=255) == 1
+
+
+class TestPartitions:
+    METRICS = (
+        (adjusted_rand, adjusted_rand_score),
+        (adjusted_mutual_information, adjusted_mutual_info_score),
+        (normalised_mutual_information, normalized_mutual_info_score),
+    )
+
+    @pytest.mark.parametrize(("ours", "theirs"), METRICS)
+    def test_agree_with_scikit_learn_and_ignore(self, random_pair, ours, theirs):
+        labels, truth = random_pair
+        expected = theirs(truth[6:].ravel(), labels[6:].ravel())
+        spoilt = truth.copy()
+        spoilt[:6] = 9
+        assert ours(labels, spoilt, ignore=9) == pytest.approx(expected)
+        assert ours(labels, truth) != pytest.approx(expected)
+
+    def test_only_the_adjusted_ones_know_chance(self, random_pair):
+        labels, truth = shuffled(np.arange(180).reshape(12, 15) // 2), random_pair[1]
+        assert abs(adjusted_rand(labels, truth)) < 0.05
+        assert abs(adjusted_mutual_information(labels, truth)) < 0.05
+        assert normalised_mutual_information(labels, truth) > 0.2
+        assert achievable_accuracy(labels, truth) > 0.5
+
+    def test_achievable_accuracy_by_hand(self, random_pair):
+        truth = np.array([[0, 0, 0, 5, 5, 2]])
+        labels = np.array([[7, 7, 3, 3, 3, 3]])
+        assert achievable_accuracy(labels, truth) == pytest.approx(4 / 6)
+        labels, truth = random_pair
+        painted = majority_classes(labels, truth, 4)[labels]
+        assert achievable_accuracy(labels, truth) == pytest.approx((painted == truth).mean())
+
+    @settings(deadline=None)
+    @given(arrays(np.uint8, (6, 7), elements=st.integers(0, 4)), st.permutations(range(5)))
+    def test_names_of_segments_do_not_matter(self, labels, names):
+        truth = np.indices((6, 7)).sum(0) % 3
+        renamed = np.array(names)[labels]
+        metrics = [ours for ours, _ in self.METRICS] + [achievable_accuracy, boundary_f]
+        for metric in metrics:
+            assert metric(renamed, truth) == pytest.approx(metric(labels, truth))
+            assert metric(renamed, labels) == pytest.approx(1)
+        for metric in (majority_class_miou, image_hungarian_miou):
+            assert metric(renamed, truth, 3) == pytest.approx(metric(labels, truth, 3))

@@ -15,6 +15,7 @@ from emerdiff_probe.evaluation import (
     METRICS,
     Segments,
     captions,
+    engines,
     paired,
     report,
     rivals,
@@ -27,6 +28,7 @@ from emerdiff_probe.evaluation.quality import METHOD, quality, reassigned, stabi
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
 from emerdiff_probe.evaluation.scoring import mean_with_interval
 from emerdiff_probe.evaluation.world import world
+from emerdiff_probe.modulation import observe
 from emerdiff_probe.scenes import PARTS, scene
 from tests.checkpoints import tiny_playground
 
@@ -195,6 +197,35 @@ def test_settings_are_compared_and_tables_made(model, config, tmp_path):
     table = settings.balances(shifts, shifts)
     assert len(table) == 12
     assert table["parts_miou, clusters"].equals(table["parts_miou, true masks"])
+
+
+def test_engines_are_compared_with_the_literal_one(model, config, tmp_path):
+    few = config.replace(sigma=0.0)
+    scores = engines.compare(model, few, [1_000_200], Journal(tmp_path / "engines.jsonl", {}))
+    rows = scores.set_index("variant")
+    assert list(rows.index) == list(engines.VARIANTS)
+    assert rows.loc["literal", ["same", "correlation"]].tolist() == [1, pytest.approx(1)]
+    assert rows.loc["shared", "same"] > 0.99
+    assert rows.loc["jump", "correlation"] < rows.loc["shared", "correlation"]
+    # Two steps of 24 runs and the unmodulated one; one side only has half of them.
+    assert rows.loc[["literal", "shared", "shared, one side"], "rows"].tolist() == [50, 50, 26]
+    assert rows.loc["jump", "rows"] == 25
+    assert len(engines.trade_off(scores).data[0].x) == len(rows)
+
+
+def test_operations_and_linearity_are_measured(model, config):
+    trajectory = observe(model, ep.Photo(scene(1).image), config).trajectory
+    masks = torch.zeros(1, 16, 16)
+    masks[0, 3:6, 3:6] = 1
+    costs = engines.costs(model, trajectory, masks, config)
+    operations = costs["operations / literal"]
+    assert operations["literal"] == 1
+    assert operations["jump"] < operations["shared"] < 1
+    line = engines.linearity(model, config.replace(strength=0.01), 1)
+    assert line["proportional"].iloc[0] == pytest.approx(1)
+    assert line["adds up"].iloc[1] > 0.95
+    found = engines.derivatives(model, config.replace(strength=0.01), 1)
+    assert found["correlation"].iloc[2] > 0.99
 
 
 def test_an_untrained_network_has_other_weights_and_spares_the_model(model):

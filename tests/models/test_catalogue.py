@@ -9,13 +9,13 @@ import emerdiff_probe as ep
 from emerdiff_probe.errors import SiteError
 from emerdiff_probe.models.catalogue import KINDS
 from emerdiff_probe.probing import attentions, capture, hooked
-from emerdiff_probe.sites import Site
-from tests.checkpoints import stable_diffusion, tiny_playground
+from emerdiff_probe.sites import ATTENTION_PORTS, Site
+from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 
 
-@pytest.fixture(scope="module", params=["playground", "v1", "v2"])
+@pytest.fixture(scope="module", params=["playground", "v1", "v2", "xl"])
 def model(request):
-    maker = {"playground": tiny_playground}.get(request.param)
+    maker = {"playground": tiny_playground, "xl": stable_diffusion_xl}.get(request.param)
     return ep.load(maker() if maker else stable_diffusion(request.param))
 
 
@@ -39,7 +39,7 @@ def test_every_site_has_the_shape_that_a_tap_sees(model):
             assert math.prod(row.shape) == math.prod(seen)
             places = row.shape[: row.dims.index("head" if "head" in row.dims else "channel")]
             assert math.prod(places) == seen[0]
-            assert ("head" in row.dims) == (site.port in ("query", "key", "value"))
+            assert ("head" in row.dims) == (site.port in ("query", "key", "value", "mix"))
             if "head" in row.dims:
                 assert row.shape[row.dims.index("head")] == heads[site.path]
         assert len(row.dims) == len(row.shape)
@@ -51,7 +51,7 @@ def test_the_catalogue_is_complete_and_in_order(model):
     assert table.index.is_unique
     assert set(table["kind"]) == set(KINDS)
     for path in attentions(model.unet):
-        assert {f"{path}:{port}" for port in ("query", "key", "value", "out")} <= set(table.index)
+        assert {f"{path}:{port}" for port in ATTENTION_PORTS} <= set(table.index)
     for block in ("down_blocks", "up_blocks"):
         for number in range(len(getattr(model.unet, block))):
             assert f"{block}.{number}:out" in table.index
@@ -61,6 +61,13 @@ def test_the_catalogue_is_complete_and_in_order(model):
     ]
     assert order == sorted(order)
     assert table.index[-1] == "conv_out:out"
+
+
+def test_xl_has_several_layers_in_a_transformer():
+    table = ep.load(stable_diffusion_xl()).sites(kind="layer")
+    block = "up_blocks.0.attentions.0.transformer_blocks"
+    assert {f"{block}.0:out", f"{block}.1:out"} <= set(table.index)
+    assert not any(name.startswith("up_blocks.2") for name in table.index)
 
 
 def test_the_model_is_not_run(model, monkeypatch):

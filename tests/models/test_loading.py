@@ -3,18 +3,30 @@
 import copy
 import warnings
 
+import accelerate
 import pytest
 import torch
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+)
+from safetensors.torch import save_file
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.probing import sample
-from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.checkpoints import (
+    save_as_one_file,
+    stable_diffusion,
+    stable_diffusion_xl,
+    tiny_playground,
+)
 
 
-@pytest.fixture(scope="module", params=["v1", "v2"])
+@pytest.fixture(scope="module", params=["v1", "v2", "xl"])
 def pipeline(request):
-    return stable_diffusion(request.param)
+    return stable_diffusion_xl() if request.param == "xl" else stable_diffusion(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +34,10 @@ def folder(pipeline, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint")
     pipeline.save_pretrained(path, safe_serialization=True)
     return path
+
+
+BOTH = {"num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+PICTURE = torch.tensor([[128, 128, 0, 0, 128, 128]])
 
 
 def latents(model, seed=0):
@@ -32,7 +48,7 @@ def latents(model, seed=0):
 def test_a_folder_gives_the_model_that_was_saved(pipeline, folder):
     model, original = ep.load(folder), ep.load(pipeline)
     assert model.image_size == 128
-    assert model.size_multiple == 64
+    assert model.size_multiple == (32 if model.family == "stable-diffusion-xl" else 64)
     assert model.latent_shape(128, 192) == (1, 4, 16, 24)
     assert model.weights == original.weights
     x = latents(model)
@@ -49,8 +65,11 @@ def test_predictions_are_those_of_the_bare_unet(pipeline):
     model = ep.load(pipeline)
     x = latents(model)
     condition = model.condition("a red house")
+    added = {"text_embeds": condition.pooled, "time_ids": PICTURE}
     with torch.no_grad():
-        output = pipeline.unet(x, 281, encoder_hidden_states=condition.embeddings).sample
+        output = pipeline.unet(
+            x, 281, encoder_hidden_states=condition.embeddings, added_cond_kwargs=added
+        ).sample
     eps = model.predict(x, 281, condition)
     assert torch.equal(eps, model.schedule.to_noise(output, x, 281))
     guided = model.predict(x, 281, model.condition("a red house", guidance=4))
@@ -61,10 +80,15 @@ def test_predictions_are_those_of_the_bare_unet(pipeline):
 
 def test_text_is_encoded_as_the_pipeline_does(pipeline):
     model = ep.load(pipeline)
-    theirs, theirs_empty = pipeline.encode_prompt("a red house", "cpu", 1, True)
+    theirs, theirs_empty, *pooled = pipeline.encode_prompt("a red house", device="cpu", **BOTH)
     condition = model.condition("a red house", guidance=2)
     assert torch.equal(condition.embeddings, theirs)
     assert torch.equal(condition.unconditional, theirs_empty)
+    assert bool(pooled) == (model.family == "stable-diffusion-xl")
+    for ours, other in zip(
+        (condition.pooled, condition.unconditional_pooled), pooled, strict=False
+    ):
+        assert torch.equal(ours, other)
 
 
 def test_the_model_is_used_as_it_is(pipeline):
@@ -99,7 +123,7 @@ def test_a_folder_of_mixed_dtypes_loads_in_one(tmp_path):
     pipeline.text_encoder.half()
     pipeline.save_pretrained(tmp_path)
     model = ep.load(tmp_path)
-    for part in (model.unet, model.vae, model.text_encoder):
+    for part in (model.unet, model.vae, model.text.encoder):
         assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
     half = ep.load(tmp_path, dtype="bfloat16")
     assert half.dtype == torch.bfloat16
@@ -138,16 +162,131 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path):
         ep.load(tmp_path)
 
 
+@pytest.mark.parametrize("version", ["v1", "xl"])
+def test_one_file_gives_the_model_that_was_saved(version, tmp_path):
+    pipeline = stable_diffusion_xl() if version == "xl" else stable_diffusion(version)
+    # What is no weight comes from a folder; other weights there must not matter.
+    other = stable_diffusion_xl(1) if version == "xl" else stable_diffusion(version, 1)
+    other.save_pretrained(tmp_path / "other")
+    file = tmp_path / "model.safetensors"
+    save_as_one_file(pipeline, file)
+    model, original = ep.load(file, config=str(tmp_path / "other")), ep.load(pipeline)
+    assert model.family == original.family
+    assert model.weights == original.weights != ep.load(other).weights
+    x = latents(model)
+    for guidance in (1, 3):
+        ours, theirs = (m.condition("a red house", guidance=guidance) for m in (model, original))
+        assert torch.equal(model.predict(x, 281, ours), original.predict(x, 281, theirs))
+    assert torch.equal(model.decode(x), original.decode(x))
+    assert torch.equal(model.encode(model.decode(x)), original.encode(original.decode(x)))
+
+
+def test_files_that_are_no_model_are_refused(tmp_path):
+    lora = tmp_path / "lora.safetensors"
+    save_file({"unet.down_blocks.0.lora_A.weight": torch.zeros(1)}, lora)
+    with pytest.raises(ModelError, match=r"not a whole model.*unet\.down_blocks.*LoRA"):
+        ep.load(lora)
+    lora.write_bytes(b"nothing of the kind")
+    with pytest.raises(ModelError, match=r"cannot load .*lora"):
+        ep.load(lora)
+    pickled = tmp_path / "model.ckpt"
+    pickled.write_bytes(b"")
+    with pytest.raises(ModelError, match=r"not a \.safetensors file.*can run code"):
+        ep.load(pickled)
+    with pytest.raises(ModelError, match=r"no model .*missing\.safetensors"):
+        ep.load(tmp_path / "missing.safetensors")
+
+
 def test_a_dtype_that_is_none_is_refused(folder):
     with pytest.raises(ModelError, match="float16"):
         ep.load(folder, dtype="int8")
 
 
+def test_xl_reads_no_prompt_as_zeros():
+    pipeline = stable_diffusion_xl()
+    model = ep.load(pipeline)
+    nothing, empty = model.condition("", guidance=2), model.condition("")
+    assert not nothing.unconditional.any()
+    assert torch.equal(empty.embeddings, nothing.unconditional)
+    assert torch.equal(empty.pooled, nothing.unconditional_pooled)
+    x = latents(model)
+    torch.testing.assert_close(model.predict(x, 281, nothing), model.predict(x, 281, empty))
+    pipeline.register_to_config(force_zeros_for_empty_prompt=False)
+    model = ep.load(pipeline)
+    theirs = pipeline.encode_prompt("", device="cpu", **BOTH, negative_prompt="")
+    assert torch.equal(model.condition("").embeddings, theirs[1])
+    assert model.condition("").embeddings.any()
+
+
+def test_xl_is_told_the_pictures_size():
+    model = ep.load(stable_diffusion_xl())
+    seen = []
+    embed = model.unet.add_time_proj.register_forward_pre_hook(lambda _, given: seen.append(given))
+    shape = model.latent_shape(64, 128)
+    model.predict(torch.zeros(shape), 281, model.condition("a house", guidance=2))
+    embed.remove()
+    assert seen[0][0].tolist() == [64, 128, 0, 0, 64, 128] * 2
+
+
+def test_xls_autoencoder_is_widened_while_it_works():
+    pipeline = stable_diffusion_xl()
+    pipeline.vae.half()
+    model = ep.load(pipeline)
+    seen = []
+    hook = pipeline.vae.decoder.register_forward_pre_hook(lambda _, x: seen.append(x[0].dtype))
+    decoded = model.decode(latents(model))
+    assert seen == [torch.float32]
+    assert next(pipeline.vae.parameters()).dtype == torch.float16
+    pipeline.vae.config.force_upcast = False
+    torch.testing.assert_close(decoded, model.decode(latents(model)), atol=1e-2, rtol=1e-2)
+    assert seen == [torch.float32, torch.float16]
+    hook.remove()
+
+
+def test_what_is_loaded_but_cannot_be_used_is_said():
+    whole = tiny_playground()
+    control = ControlNetModel.from_unet(whole.unet)
+    parts = {**whole.components, "controlnet": control, "requires_safety_checker": False}
+    with pytest.warns(UserWarning, match=r"without its ControlNet.*ep\.probe"):
+        model = ep.load(StableDiffusionControlNetPipeline(**parts))
+    x = latents(model)
+    plainly = ep.load(whole)
+    theirs = plainly.predict(x, 281, plainly.condition(""))
+    assert torch.equal(model.predict(x, 281, model.condition("")), theirs)
+    parts.pop("controlnet")
+    i2i = ep.load(StableDiffusionImg2ImgPipeline(**parts))
+    assert torch.equal(i2i.predict(x, 281, i2i.condition("")), theirs)
+    whole.unet.encoder_hid_proj = torch.nn.Identity()
+    with pytest.raises(ModelError, match="unload_ip_adapter"):
+        ep.load(whole)
+
+
+def test_an_offloaded_pipeline_is_used_where_it_runs(monkeypatch):
+    whole = tiny_playground()
+    x, plainly = latents(ep.load(whole)), ep.load(whole)
+    theirs = plainly.predict(x, 281, plainly.condition(""))
+    for part in (whole.unet, whole.vae, whole.text_encoder):
+        accelerate.cpu_offload(part, execution_device=torch.device("cpu"))
+    assert next(whole.unet.parameters()).is_meta
+    model = ep.load(whole)
+    assert model.device == torch.device("cpu")
+    assert torch.equal(model.predict(x, 281, model.condition("")), theirs)
+    with pytest.raises(ModelError, match="enable_model_cpu_offload"):
+        _ = model.weights
+
+
+def test_a_compiled_unet_has_the_same_weights():
+    whole = tiny_playground()
+    weights = ep.load(whole).weights
+    whole.unet = torch.compile(whole.unet, backend="eager")
+    assert ep.load(whole).weights == weights
+
+
 def test_layouts_that_are_not_known_are_refused():
     whole = tiny_playground()
     other = copy.copy(whole)
-    other.text_encoder_2 = whole.text_encoder
-    with pytest.raises(ModelError, match="XL"):
+    other.text_encoder_3 = whole.text_encoder
+    with pytest.raises(ModelError, match="three text encoders"):
         ep.load(other)
     with pytest.raises(ModelError, match="has no unet"):
         ep.load(object())

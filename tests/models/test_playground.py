@@ -39,7 +39,7 @@ def test_its_training_is_on_record():
 
 def test_every_word_of_the_captions_is_one_token(model):
     for word in CAPTION_WORDS:
-        assert len(model.tokenizer(word).input_ids) == 3
+        assert len(model.text.tokenizer(word).input_ids) == 3
 
 
 def test_taps_leave_its_pictures_as_they_are(model):

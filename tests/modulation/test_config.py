@@ -6,7 +6,7 @@ import pytest
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import ConfigError, SiteError
-from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 
 
 def test_every_setting_says_where_it_comes_from():
@@ -60,3 +60,7 @@ def test_settings_follow_the_layout_and_not_the_name():
     assert ep.EmerDiffConfig.for_model(trained_elsewhere) == ep.EmerDiffConfig.playground()
     stable = ep.load(stable_diffusion("v1"))
     assert ep.EmerDiffConfig.for_model(stable) == ep.EmerDiffConfig.closest_to_paper()
+    xl = ep.load(stable_diffusion_xl())
+    config = ep.EmerDiffConfig.for_model(xl)
+    assert config == ep.EmerDiffConfig.stable_diffusion_xl()
+    assert {config.feature_site, config.modulation_site} <= set(xl.sites().index)

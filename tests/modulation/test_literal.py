@@ -5,7 +5,14 @@ import torch
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import ConfigError, SiteError
-from emerdiff_probe.modulation import injected, modulate, observe, products_captured, shifted
+from emerdiff_probe.modulation import (
+    InjectAttention,
+    Shift,
+    intervene,
+    modulate,
+    observe,
+    products_captured,
+)
 from emerdiff_probe.scenes import scene
 from emerdiff_probe.sites import Site
 from tests.checkpoints import stable_diffusion, tiny_playground
@@ -46,9 +53,9 @@ def test_own_attention_changes_nothing_and_anothers_does(model):
         own = taps.take()
         model.predict(other, 281, condition)
         foreign = taps.take()
-    with injected(model.unet, own):
+    with intervene(model, [InjectAttention({281: own})]):
         assert torch.equal(model.predict(x, 281, condition), plain)
-    with injected(model.unet, foreign):
+    with intervene(model, [InjectAttention({281: foreign})]):
         assert not torch.allclose(model.predict(x, 281, condition), plain, atol=1e-4)
 
 
@@ -59,7 +66,7 @@ def test_injection_serves_each_row_of_a_batch(model):
     with products_captured(model.unet) as taps:
         plain = model.predict(x, 281, condition)
         own = taps.take()
-    with injected(model.unet, own):
+    with intervene(model, [InjectAttention({281: own})]):
         many = model.predict(x.expand(3, -1, -1, -1), 281, condition)
     torch.testing.assert_close(many, plain.expand(3, -1, -1, -1), rtol=1e-4, atol=1e-5)
 
@@ -67,14 +74,14 @@ def test_injection_serves_each_row_of_a_batch(model):
 def test_a_shift_adds_to_all_channels_of_its_locations(model):
     seen = []
     module = model.unet.get_submodule(SITE.path)
-    shift = torch.zeros(2, 256)
-    shift[0, 17] = 10.0
+    mask = torch.zeros(2, 16, 16)
+    mask[0, 1, 1] = 1
     x = noisy(0).expand(2, -1, -1, -1)
     condition = model.condition("")
     handle = module.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
     model.predict(x, 281, condition)
     handle.remove()
-    with shifted(model.unet, SITE, shift):
+    with intervene(model, [Shift(str(SITE), 10.0, mask=mask)]):
         # Registered after the shift's hook, so it sees what the shift leaves.
         handle = module.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
         model.predict(x, 281, condition)
@@ -86,8 +93,8 @@ def test_a_shift_adds_to_all_channels_of_its_locations(model):
 
 
 def test_masks_that_do_not_fit_the_site_are_refused(model):
-    wrong = Site.parse("up_blocks.0.attentions.0.transformer_blocks.0.attn2")
-    with pytest.raises(SiteError, match="256"), shifted(model.unet, wrong, torch.ones(1, 256)):
+    wrong = Shift("up_blocks.0.attentions.0.transformer_blocks.0.attn2", 1, mask=torch.ones(16, 16))
+    with pytest.raises(SiteError, match="16, 16"), intervene(model, [wrong]):
         model.predict(noisy(0), 281, model.condition(""))
 
 

@@ -1,13 +1,6 @@
 """Recordings hold what plain hooks see, labelled; streamed ones go on after any end."""
 
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -21,7 +14,8 @@ from emerdiff_probe.scenes import scene
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import Streamed
 from emerdiff_probe.store import plan as plans
-from tests.checkpoints import stable_diffusion, tiny_playground
+from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
+from tests.store.recordings import equal
 
 HOUSE, CAR = ep.Prompt("a red house", seed=1), ep.Prompt("a blue car", seed=2)
 QUIET = {"steps": 5, "progress": False}
@@ -44,16 +38,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(plans, "_LONGEST_BLOCK", 2)
 
 
-def equal(one, other):
-    assert {leaf.path for leaf in one.leaves} == {leaf.path for leaf in other.leaves}
-    for leaf in one.leaves:
-        xr.testing.assert_identical(leaf["value"].load(), other[leaf.path]["value"].load())
-    xr.testing.assert_identical(one.to_dataset().load(), other.to_dataset().load())
-
-
 def test_values_are_those_of_plain_hooks_at_every_site(model, recorded):
     seen = {}
-    sites = [Site.parse(name) for name in model.sites("*, !*:skip").index]
+    sites = [Site.parse(name) for name in model.sites("*, !*:skip, !*:mix").index]
     handles = [
         model.unet.get_submodule(site.module).register_forward_hook(
             lambda _m, _i, output, site=site: seen.setdefault(site, []).append(
@@ -149,9 +136,37 @@ def test_photographs_are_recorded_on_their_way_back(model, tmp_path, small_block
         ep.record(model, photos, guidance=2, **QUIET)
 
 
-def test_samples_in_one_call_are_those_alone(model):
-    together = ep.record(model, [HOUSE, CAR], "blocks", batch=2, dtype="float32", **QUIET)
-    alone = ep.record(model, CAR, "blocks", dtype="float32", **QUIET)
+def test_latents_are_recorded_as_the_photographs_that_they_are_of(model):
+    photos = [ep.Photo(scene(seed).image) for seed in (1, 2)]
+    pixels = [torch.from_numpy(each.rgb()).movedim(-1, 0)[None] / 255 for each in photos]
+    given = [ep.Latents(model.encode(each)) for each in pixels]
+    options = {"timesteps": (401, 1), "dtype": "float32", **QUIET}
+    theirs = ep.record(model, photos, "mid_block", **options)
+    ours = ep.record(model, given, "mid_block", **options)
+    for name in ("mid_block", "latents"):
+        np.testing.assert_allclose(ep.site(ours, name), ep.site(theirs, name), atol=1e-4)
+    assert not np.allclose(ep.site(ours, "mid_block")[0], ep.site(ours, "mid_block")[1], atol=1e-2)
+    labelled = xr.DataArray(given[1].values[0], dims=("channel", "y", "x"))
+    again = ep.record(
+        model,
+        ep.Latents(labelled.transpose("y", "x", "channel"), name="car"),
+        "mid_block",
+        **options,
+    )
+    assert np.array_equal(ep.site(again, "mid_block")[0], ep.site(ours, "mid_block")[1])
+    assert again["source"].item().startswith("car ")
+    with pytest.raises(InputError, match=r"\(3, 32, 32\); those of this model have 4 channels"):
+        ep.record(model, ep.Latents(np.zeros((3, 32, 32))), **QUIET)
+    with pytest.raises(InputError, match="multiples of 4"):
+        ep.record(model, ep.Latents(np.zeros((4, 30, 32))), **QUIET)
+
+
+@pytest.mark.parametrize("layout", ["playground", "xl"])
+def test_samples_in_one_call_are_those_alone(model, layout):
+    model = model if layout == "playground" else ep.load(stable_diffusion_xl())
+    options = {"dtype": "float32", "guidance": 2, **QUIET}
+    together = ep.record(model, [HOUSE, CAR], "blocks", batch=2, **options)
+    alone = ep.record(model, CAR, "blocks", **options)
     np.testing.assert_allclose(
         ep.site(together, "mid_block").isel(sample=1),
         ep.site(alone, "mid_block").isel(sample=0),
@@ -189,11 +204,13 @@ def test_a_plan_says_what_a_recording_holds(model, recorded):
     assert "conv_in/out" in plan._repr_html_()
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("version", ["v1", "v2", "xl"])
 def test_stable_diffusions_layouts_are_recorded(version):
-    model = ep.load(stable_diffusion(version))
+    pipeline = stable_diffusion_xl() if version == "xl" else stable_diffusion(version)
+    model = ep.load(pipeline)
     run = ep.record(model, HOUSE, model.sites("*", level=4), steps=2, progress=False)
-    name = "up_blocks.1.attentions.0.transformer_blocks.0.attn2:query"
+    block = "up_blocks.0" if version == "xl" else "up_blocks.1"
+    name = f"{block}.attentions.0.transformer_blocks.0.attn2:query"
     assert ep.site(run, name).sizes["y"] == 4
     assert np.isfinite(ep.site(run, name)).all()
 
@@ -241,7 +258,16 @@ def test_foreign_folders_are_left_alone(model, tmp_path):
         ep.open(mine)
     with pytest.raises(StoreError, match="is no recording"):
         ep.open(tmp_path / "nothing")
-    assert [entry.name for entry in tmp_path.rglob("*")] == ["thesis", "thesis.tex"]
+    (tmp_path / "run.zip").write_text("text")
+    with pytest.raises(StoreError, match="is a file, and recordings are written to folders"):
+        ep.record(model, HOUSE, "mid_block", store=tmp_path / "run.zip", **QUIET)
+    with pytest.raises(StoreError, match="is no folder on this machine"):
+        ep.record(model, HOUSE, "mid_block", store="s3://bucket/run.zarr", **QUIET)
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == [
+        "run.zip",
+        "thesis",
+        "thesis.tex",
+    ]
 
 
 def test_a_disk_that_is_too_small_is_refused_first(model, tmp_path, monkeypatch):
@@ -249,37 +275,6 @@ def test_a_disk_that_is_too_small_is_refused_first(model, tmp_path, monkeypatch)
     with pytest.raises(StoreError, match=r"takes .* MiB and .* has 0\.0 MiB free"):
         ep.record(model, HOUSE, "mid_block", store=tmp_path / "run.zarr", **QUIET)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def stored(model, tmp_path, small_blocks):
-    path = tmp_path / "run.zarr"
-    ep.record(model, HOUSE, "mid_block, conv_in", store=path, **QUIET)
-    return path
-
-
-def chunk_of(path, site):
-    return sorted(file for file in (path / site / "value/c").rglob("*") if file.is_file())[1]
-
-
-def test_a_lost_chunk_is_an_error_and_never_nothing(stored):
-    chunk_of(stored, "mid_block/out").unlink()
-    with pytest.raises(StoreError, match=r"lost 1 chunks of 'mid_block/out/value'.*block 1"):
-        ep.open(stored)
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_chunk_is_an_error_and_the_rest_is_there(stored, damage):
-    file = chunk_of(stored, "mid_block/out")
-    data = bytearray(file.read_bytes())
-    data[100] ^= 1
-    file.write_bytes(data if damage == "flipped" else data[:1000])
-    run = ep.open(stored)
-    assert np.isfinite(ep.site(run, "conv_in").values).all()
-    values = ep.site(run, "mid_block")
-    assert np.isfinite(values.isel(timestep=[0, 4]).values).all()
-    with pytest.raises(ValueError, match=r"checksum|buffer|reshape|size"):
-        _ = values.values
 
 
 def test_an_interrupted_recording_is_readable_and_goes_on(model, tmp_path, small_blocks):
@@ -328,43 +323,3 @@ def test_a_failure_of_the_disk_is_told_and_goes_on_later(model, tmp_path, small_
     assert np.isfinite(part.sel(timestep=[801, 601]).values).all()
     whole = ep.record(model, HOUSE, "mid_block", store=path, **QUIET)
     equal(whole, ep.record(model, HOUSE, "mid_block", **QUIET))
-
-
-CHILD = """
-    import sys
-    import emerdiff_probe as ep
-    from emerdiff_probe.store import plan
-    plan._LONGEST_BLOCK = 1
-    model = ep.load(sys.argv[1])
-    print("ready", flush=True)
-    prompts = [ep.Prompt("a red house", 1), ep.Prompt("a blue car", 2)]
-    ep.record(model, prompts, "blocks, *attn2:*".split(","), store=sys.argv[2], steps=10,
-              guidance=2, progress=False)
-    print("done", flush=True)
-"""
-
-
-def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tiny_folder, tmp_path, monkeypatch):
-    path, moments = tmp_path / "run.zarr", random.Random(0)
-    code = textwrap.dedent(CHILD)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    kills = 0
-    while True:
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, str(tiny_folder), str(path)],
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout.readline() == b"ready\n"
-        if kills < 2:
-            time.sleep(moments.uniform(0.3, 1.5))
-            os.kill(child.pid, signal.SIGKILL)
-        rest = child.communicate()[0]
-        if b"done" in rest:
-            break
-        kills += 1
-        assert kills < 3, "it does not end although nobody kills it"
-    assert kills > 0
-    monkeypatch.setattr(plans, "_LONGEST_BLOCK", 1)
-    whole = tmp_path / "whole.zarr"
-    subprocess.run([sys.executable, "-c", code, str(tiny_folder), str(whole)], check=True)
-    equal(ep.open(path), ep.open(whole))

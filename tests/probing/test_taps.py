@@ -5,7 +5,7 @@ import torch
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError
-from emerdiff_probe.modulation.interventions import injected, products_captured, shifted
+from emerdiff_probe.modulation import InjectAttention, Shift, intervene, products_captured
 from emerdiff_probe.probing import attentions, capture, hooked, processed
 from emerdiff_probe.sites import Site
 from tests.checkpoints import tiny_playground
@@ -67,15 +67,12 @@ def test_an_exception_inside_leaves_nothing(model, call):
     with products_captured(model.unet) as taps:
         call()
         products = taps.take()
-    shift = torch.ones(2, 256)
-    with (
-        pytest.raises(ZeroDivisionError),
-        injected(model.unet, products),
-        shifted(model.unet, OUT, shift),
-    ):
+    both = [InjectAttention({281: products}), Shift(str(OUT), 1.0)]
+    with pytest.raises(ZeroDivisionError), intervene(model, both):
         _ = len(call()) / 0
     # One that comes from within the model's own call.
-    with pytest.raises(SiteError), shifted(model.unet, OUT, torch.ones(2, 9)):
+    wrong = Shift(str(OUT), 1.0, mask=torch.ones(3, 3))
+    with pytest.raises(SiteError), intervene(model, [wrong]):
         call()
     assert installed(model.unet) == 0
     now = [module.processor for module in attentions(model.unet).values()]
@@ -152,5 +149,5 @@ def test_sites_have_one_name():
     assert Site("a.attn2", "query").module == "a.attn2.to_q"
     assert str(Site.parse("mid_block")) == "mid_block:out"
     for wrong in ("", ":query", "a:quary"):
-        with pytest.raises(SiteError, match="query, key, value, out"):
+        with pytest.raises(SiteError, match="query, key, value, mix, out"):
             Site.parse(wrong)

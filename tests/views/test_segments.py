@@ -1,30 +1,15 @@
 """Figures: what is shown, where it lies, and what pointing at it tells."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from emerdiff_probe import views
 from emerdiff_probe.errors import InputError
 from tests.datasets import bands
+from tests.views.drawn import extent, pixels
 
 FIGURES = (views.segments, views.low_resolution, views.overview)
 HOSTILE = "prompt '<b>x</b> <script>alert(1)</script> & <a href=\"y\">', seed 0"
-
-
-def pixels(trace):
-    kind, _, data = trace.source.partition(",")
-    assert kind == "data:image/png;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-
-
-def extent(trace, rows, columns):
-    """Left, right, top and bottom edge of a grid of cells."""
-    left, top = trace.x0 - trace.dx / 2, trace.y0 - trace.dy / 2
-    return left, left + trace.dx * columns, top, top + trace.dy * rows
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -49,6 +34,15 @@ def test_pointing_at_a_pixel_tells_its_segment_share_strength_and_margin():
     np.testing.assert_allclose(margin, 0.5)
     for part in ("segment %{z}", "%{customdata[0]", "strength %{customdata[1]", "margin"):
         assert part in hover.hovertemplate
+
+
+def test_classes_are_told_where_they_are_known_and_are_no_markup():
+    ds = bands(height=24, width=32, masks=4)
+    hover = views.segments(ds, classes={0: "<b>sky", 2: "house"}).data[1]
+    names = np.array([" (&lt;b&gt;sky)", "", " (house)", ""])
+    np.testing.assert_array_equal(hover.text, names[ds["labels"]])
+    assert "segment %{z}%{text}" in hover.hovertemplate
+    assert "%{text}" not in views.segments(ds).data[1].hovertemplate
 
 
 def test_pointing_at_a_location_tells_its_mask():

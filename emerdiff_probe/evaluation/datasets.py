@@ -1,0 +1,295 @@
+"""Pictures with the class of every pixel: scenes, a folder of one's own, and published data sets.
+
+Nothing is downloaded. Classes count from 0, and -1 is a pixel that does not count.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from emerdiff_probe import scenes
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.evaluation import cocostuff
+from emerdiff_probe.sources import Photo
+
+__all__ = [
+    "IGNORE",
+    "Dataset",
+    "Example",
+    "ade20k",
+    "coco_stuff",
+    "plain_folder",
+    "scene_dataset",
+]
+
+IGNORE: Final = -1
+"""The class of pixels that do not count."""
+
+_PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_VOID: Final = 255
+
+
+class Example(NamedTuple):
+    """A picture and its truth.
+
+    Attributes:
+        picture: uint8 (y, x, rgb).
+        truth: int16 (y, x), from 0, or `IGNORE`.
+    """
+
+    picture: NDArray[np.uint8]
+    truth: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures with truth, read one by one.
+
+    Attributes:
+        name: With all that decides which pictures and classes they are.
+        classes: Names.
+        keys: Of the pictures, in order.
+        load: Reads one.
+        problem: What is wrong with one, found without reading its pixels; "" if nothing is.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    load: Callable[[str], Example]
+    problem: Callable[[str], str]
+
+    def first(self, count: int) -> Dataset:
+        """Only the first pictures."""
+        return replace(self, keys=self.keys[:count])
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with which picture."""
+        found = ((key, self.problem(key)) for key in self.keys)
+        return {key: text for key, text in found if text}
+
+
+def scene_dataset(
+    seeds: Iterable[int],
+    level: Literal["parts", "objects"] = "parts",
+    *,
+    dissociation: bool = False,
+) -> Dataset:
+    """The package's own scenes.
+
+    Args:
+        seeds: Of the scenes.
+        level: Of the classes: `scenes.PARTS` or `scenes.OBJECTS`.
+        dissociation: Of the subset in which colour tells nothing.
+
+    Raises:
+        InputError: No such level.
+    """
+    if level not in ("parts", "objects"):
+        raise InputError(f"no level {level!r} of scenes; choices: 'parts', 'objects'")
+
+    def load(key: str) -> Example:
+        made = scenes.scene(int(key), dissociation=dissociation)
+        return Example(made.image, getattr(made, level).astype(np.int16))
+
+    return Dataset(
+        f"scenes, {level}" + ", dissociation" * dissociation,
+        scenes.PARTS if level == "parts" else scenes.OBJECTS,
+        tuple(str(seed) for seed in seeds),
+        load,
+        lambda key: "",
+    )
+
+
+def plain_folder(root: Path) -> Dataset:
+    """Pictures and label maps of one's own.
+
+    Args:
+        root: Holds ``images/``, ``labels/`` with a PNG of the same name for each picture, and
+            ``classes.csv``. Its columns are ``name`` and ``index``, the value of a pixel; or
+            ``name``, ``red``, ``green`` and ``blue``, where label maps are coloured. What is not in
+            it, in indexed maps 255 for instance, does not count.
+
+    Raises:
+        InputError: A part of it is missing, or the table is not of that form.
+    """
+    table = root / "classes.csv"
+    _there(table.is_file(), table, "the names of the classes")
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        names = tuple(row["name"] for row in rows)
+        coloured = bool(rows) and "red" in rows[0]
+        columns = ("red", "green", "blue") if coloured else ("index",)
+        values = np.array([[int(row[column]) for column in columns] for row in rows])
+        if not rows or values.min() < 0 or values.max() > 2**16 - 1:
+            raise ValueError("no row, or a value that no pixel has")
+        if len(np.unique(values, axis=0)) < len(values):
+            raise ValueError("a value that two classes have")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"'{table}' cannot be read ({error!r}); its columns are name,index or "
+            "name,red,green,blue, with whole numbers, and a row for each class"
+        ) from error
+    decode = partial(_from_colours if coloured else _from_values, known=values)
+    return _paired(f"folder {root.name}", names, root / "images", root / "labels", decode)
+
+
+def ade20k(root: Path, split: str = "validation") -> Dataset:
+    """ADE20K with 150 classes, as the scene parsing benchmark publishes it.
+
+    Args:
+        root: ``ADEChallengeData2016``, with ``images/``, ``annotations/`` and
+            ``objectInfo150.txt``; in the label maps 0 is other, which does not count.
+        split: ``validation`` or ``training``.
+
+    Raises:
+        InputError: A part of it is missing.
+
+    Source: Zhou et al., CVPR 2017.
+    """
+    info = root / "objectInfo150.txt"
+    _there(info.is_file(), info, "the names of the classes")
+    lines = [line.split("\t") for line in info.read_text().splitlines()[1:] if line.strip()]
+    names = tuple(line[-1].split(",")[0].strip() for line in lines)
+    if len(names) != 150:
+        raise InputError(f"'{info}' names {len(names)} classes, not 150; take the published file")
+    decode = partial(_from_values, known=np.arange(1, 151)[:, None])
+    folders = root / "images" / split, root / "annotations" / split
+    return _paired(f"ADE20K-150 {split}", names, *folders, decode)
+
+
+def coco_stuff(
+    root: Path,
+    classes: Literal[27, 171] = 171,
+    split: str = "val2017",
+    keys: Sequence[str] | None = None,
+) -> Dataset:
+    """COCO-Stuff, with all classes or their groups.
+
+    Args:
+        root: Holds ``val2017/`` (or ``images/val2017/``) and
+            ``stuffthingmaps_trainval2017/val2017/`` (or ``annotations/val2017/``).
+        classes: 171, or the 27 groups that unsupervised segmentation is scored on.
+        split: ``val2017`` or ``train2017``.
+        keys: Only these pictures, by name without ending: unsupervised work uses lists of a part.
+
+    Raises:
+        InputError: A part of it is missing, no such number of classes, or a key without picture.
+
+    Source: Caesar, Uijlings and Ferrari, CVPR 2018 (arXiv 1612.03716).
+    """
+    if classes not in (27, 171):
+        raise InputError(f"COCO-Stuff has 171 classes or 27 groups, not {classes}")
+    images = _one_of(root / split, root / "images" / split)
+    labels = _one_of(root / "stuffthingmaps_trainval2017" / split, root / "annotations" / split)
+    meaning = np.full(256, IGNORE, np.int16)
+    if classes == 171:
+        meaning[cocostuff.FINE] = np.arange(171)
+        names = tuple(cocostuff.NAMES[value] for value in cocostuff.FINE)
+    else:
+        meaning[: len(cocostuff.GROUP_OF)] = cocostuff.GROUP_OF
+        names = cocostuff.GROUPS
+    dataset = _paired(
+        f"COCO-Stuff-{classes} {split}", names, images, labels, partial(_looked_up, table=meaning)
+    )
+    if keys is None:
+        return dataset
+    if unknown := sorted(set(keys) - set(dataset.keys)):
+        raise InputError(f"'{images}' has no picture {', '.join(map(repr, unknown[:3]))}")
+    return replace(dataset, name=f"{dataset.name}, {len(keys)} chosen", keys=tuple(keys))
+
+
+_Decode = Callable[[Image.Image], NDArray[np.int16]]
+
+
+def _paired(
+    name: str, classes: tuple[str, ...], images: Path, labels: Path, decode: _Decode
+) -> Dataset:
+    """Pictures in one folder, and PNGs of the same names in another."""
+    for folder, what in ((images, "pictures"), (labels, "label maps")):
+        _there(folder.is_dir(), folder, what)
+    files = {
+        path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in _PICTURES
+    }
+    if not files:
+        raise InputError(f"'{images}' has no pictures; it takes {', '.join(_PICTURES)}")
+
+    def load(key: str) -> Example:
+        with Image.open(labels / f"{key}.png") as image:
+            return Example(Photo(files[key]).rgb(), decode(image))
+
+    def problem(key: str) -> str:
+        path = labels / f"{key}.png"
+        if not path.is_file():
+            return f"no labels '{path}'"
+        try:
+            sizes = [_size(files[key]), _size(path)]
+        except (OSError, UnidentifiedImageError) as error:
+            return f"cannot be read: {error}"
+        if sizes[0] != sizes[1]:
+            return f"the picture has {sizes[0]} pixels (width, height) and its labels {sizes[1]}"
+        return ""
+
+    return Dataset(name, classes, tuple(files), load, problem)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height, as the picture is shown."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(ExifOrientation, 1) >= 5
+        return (image.height, image.width) if turned else image.size
+
+
+ExifOrientation: Final = 0x0112
+
+
+def _values(image: Image.Image) -> NDArray[np.integer]:
+    """The values of a label map: of a palette the index, of a grey picture the grey."""
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode not in ("P", "L", "I", "I;16", "1"):
+        raise InputError(
+            f"a label map has mode {turned.mode}, not one value a pixel; for coloured ones give "
+            "their colours in classes.csv"
+        )
+    return np.array(turned).astype(np.int32)
+
+
+def _from_values(image: Image.Image, known: NDArray[np.integer]) -> NDArray[np.int16]:
+    table = np.full(2**16, IGNORE, np.int16)
+    table[known[:, 0]] = np.arange(len(known))
+    return table[_values(image)]
+
+
+def _from_colours(image: Image.Image, known: NDArray[np.integer]) -> NDArray[np.int16]:
+    colours = np.array(ImageOps.exif_transpose(image).convert("RGB")).astype(np.int32)
+    codes = colours @ [1 << 16, 1 << 8, 1]
+    wanted = known @ [1 << 16, 1 << 8, 1]
+    order = np.argsort(wanted)
+    places = np.searchsorted(wanted[order], codes).clip(max=len(wanted) - 1)
+    return np.where(wanted[order][places] == codes, order[places], IGNORE).astype(np.int16)
+
+
+def _looked_up(image: Image.Image, table: NDArray[np.int16]) -> NDArray[np.int16]:
+    return table[_values(image)]
+
+
+def _one_of(*folders: Path) -> Path:
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise InputError(f"none of these folders is there: {', '.join(map(repr, map(str, folders)))}")
+
+
+def _there(found: bool, path: Path, what: str) -> None:
+    if not found:
+        raise InputError(f"'{path}' with {what} is missing; see the data set's layout")

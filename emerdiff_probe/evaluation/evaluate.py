@@ -1,0 +1,211 @@
+"""Methods over a data set: every protocol of every picture, kept as it goes, and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from emerdiff_probe.analysis import Confusion
+from emerdiff_probe.errors import InputError, closest
+from emerdiff_probe.evaluation.datasets import IGNORE, Dataset
+from emerdiff_probe.evaluation.protocols import OVER_DATASET, PER_PICTURE, Counted, Judged
+from emerdiff_probe.evaluation.runs import Journal, Row
+from emerdiff_probe.evaluation.scoring import Segments, paired, summary
+from emerdiff_probe.schema import CHANNEL, MASK
+
+__all__ = ["PROTOCOLS", "Evaluation", "Method", "evaluate"]
+
+Method = Callable[[NDArray[np.uint8]], Mapping[str, Segments]]
+"""Segments a picture (y, x, rgb) in one or several ways, by name; they share what they can."""
+
+PROTOCOLS: Final = (*PER_PICTURE, *OVER_DATASET)
+"""Names of all protocols."""
+
+_DEFAULT: Final = ("majority-class", "image-hungarian", "class-mean", "boundary-f", "ari")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of methods on a data set.
+
+    Attributes:
+        dataset: Its name.
+        pictures: A row for each picture and method: ``picture``, ``method``, ``segments``, and the
+            scores by protocol.
+        over_dataset: A row for each method, a column for each protocol that is of the data set as
+            a whole. They have no intervals.
+        skipped: What was wrong with which picture.
+    """
+
+    dataset: str
+    pictures: pd.DataFrame
+    over_dataset: pd.DataFrame
+    skipped: Mapping[str, str]
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those of each picture."""
+        return [name for name in PER_PICTURE if name in self.pictures]
+
+    def summary(self) -> pd.DataFrame:
+        """Means over pictures with 95 % bootstrap intervals, and the data set's scores, as text."""
+        means = summary(self.pictures, {name: name for name in self.protocols})
+        return means.join(self.over_dataset.map("{:.3f}".format))
+
+    def paired(self, method: str) -> pd.DataFrame:
+        """How much a method exceeds every other, picture by picture, with 95 % intervals.
+
+        Raises:
+            InputError: No such method.
+        """
+        methods = self.pictures["method"].unique()
+        if method not in methods:
+            raise InputError(f"no method {method!r}; {closest(method, methods)}")
+        metrics = {name: name for name in self.protocols}
+        return paired(self.pictures, method, metrics, by="picture")
+
+
+def evaluate(
+    method: Method,
+    dataset: Dataset,
+    protocols: Sequence[str] = _DEFAULT,
+    *,
+    kept: Path | None = None,
+    identity: Mapping[str, object] | None = None,
+    skip: bool = False,
+    processes: int = 1,
+) -> Evaluation:
+    """Scores methods on a data set.
+
+    One picture is in memory at a time (one for each process). Of each the scores are kept at once,
+    and what the scores over the data set need.
+
+    Args:
+        method: Gives the segments of a picture by each method's name. Labels that are of another
+            size than the picture are refused.
+        dataset: The pictures and their truth.
+        protocols: Of `PROTOCOLS`.
+        kept: Folder for what is done so far; the same call goes on with it. Without it an
+            interrupted evaluation begins anew.
+        identity: All that the method's results depend on, as JSON values; a folder that holds
+            results of another is refused.
+        skip: Leaves out pictures whose labels are missing, of another size or without a pixel that
+            counts, and reports them. Otherwise they are an error.
+        processes: Pictures at the same time.
+
+    Raises:
+        InputError: No such protocol, pictures that cannot be used, or labels of another size.
+        StoreError: ``kept`` holds results of something else.
+    """
+    if unknown := [name for name in protocols if name not in PROTOCOLS]:
+        raise InputError(f"no protocol {unknown[0]!r}; {closest(unknown[0], PROTOCOLS)}")
+    problems = dataset.problems()
+    if problems and not skip:
+        raise InputError(f"{_told(problems)}; mend them, or leave them out with skip=True")
+    usable = [key for key in dataset.keys if key not in problems]
+    if not usable:
+        raise InputError(f"'{dataset.name}' has no picture that can be used")
+    with contextlib.ExitStack() as stack:
+        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        about = {"dataset": dataset.name, "protocols": list(protocols), **(identity or {})}
+        journal = Journal(folder / "scores.jsonl", about)
+        task = partial(_scored, method, dataset, tuple(protocols), folder, skip)
+        table = journal.table({key: key for key in usable}, task, processes=processes)
+        if "problem" in table:
+            late = table[table["problem"].notna()]
+            problems |= dict(zip(late["picture"], late["problem"], strict=True))
+            table = table[table["problem"].isna()].drop(columns="problem").reset_index(drop=True)
+        if table.empty:
+            raise InputError(f"'{dataset.name}' has no picture that can be used")
+        over = _over_dataset(table, protocols, folder)
+    return Evaluation(dataset.name, table, over, problems)
+
+
+def _scored(
+    method: Method,
+    dataset: Dataset,
+    protocols: tuple[str, ...],
+    folder: Path,
+    skip: bool,
+    key: str,
+) -> list[Row]:
+    """The rows of one picture; keeps what the scores over the data set need."""
+    picture, truth = dataset.load(key)
+    if not (truth != IGNORE).any():
+        problem = "no pixel of its labels counts"
+        if not skip:
+            raise InputError(f"'{key}': {problem}; leave it out with skip=True")
+        return [{"picture": key, "problem": problem}]
+    rows: list[Row] = []
+    counted: dict[str, NDArray[Any]] = {}
+    for name, segments in method(picture).items():
+        if segments.labels.shape != truth.shape:
+            raise InputError(
+                f"{name} gives labels of {segments.labels.shape} for '{key}', whose picture has "
+                f"{truth.shape}; bring them to its size by nearest neighbour"
+            )
+        confusion = Confusion.of(segments.labels, truth, len(dataset.classes), IGNORE)
+        judged = Judged(segments, truth, confusion)
+        scores = {
+            protocol: float(PER_PICTURE[protocol](judged))
+            for protocol in protocols
+            if protocol in PER_PICTURE
+        }
+        count = len(np.unique(segments.labels))
+        rows.append({"picture": key, "method": name, "segments": count, **scores})
+        if segments.embeddings is not None:
+            used = np.flatnonzero(confusion.counts.sum(1))  # what no pixel counts of, does not
+            points = segments.embeddings.transpose(MASK, CHANNEL).values
+            if used[-1] >= len(points):
+                raise InputError(
+                    f"{name} gives label {used[-1]} of '{key}' no embedding; there are "
+                    f"{len(points)}"
+                )
+            counted[f"{name}/counts"] = confusion.counts[used]
+            counted[f"{name}/embeddings"] = points[used]
+    if set(protocols) & set(OVER_DATASET):
+        path = _path(folder, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, allow_pickle=False, **counted)
+    return rows
+
+
+def _over_dataset(table: pd.DataFrame, protocols: Sequence[str], folder: Path) -> pd.DataFrame:
+    """A row for each method, a column for each protocol over the data set."""
+    names = [name for name in protocols if name in OVER_DATASET]
+    rows = {
+        method: {
+            name: float(OVER_DATASET[name](partial(_kept, folder, list(group["picture"]), method)))
+            for name in names
+        }
+        for method, group in table.groupby("method", sort=False)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("method")
+
+
+def _kept(folder: Path, keys: Iterable[str], method: str) -> Iterator[Counted]:
+    for key in keys:
+        with np.load(_path(folder, key), allow_pickle=False) as arrays:
+            if f"{method}/counts" in arrays:
+                yield Counted(arrays[f"{method}/counts"], arrays[f"{method}/embeddings"])
+
+
+def _path(folder: Path, key: str) -> Path:
+    # Names of files of one's own can hold anything; a number cannot.
+    return folder / "counted" / f"{key[:80]}-{zlib.crc32(key.encode()):08x}.npz"
+
+
+def _told(problems: Mapping[str, str]) -> str:
+    first = "; ".join(f"'{key}': {text}" for key, text in list(problems.items())[:3])
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return f"{len(problems)} pictures cannot be used: {first}{more}"

@@ -1,0 +1,39 @@
+"""Methods to evaluate: EmerDiff and what others make of the same masks, for any picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emerdiff_probe.evaluation.evaluate import Method
+from emerdiff_probe.evaluation.quality import METHOD, from_the_same_masks
+from emerdiff_probe.evaluation.scoring import Segments
+from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.modulation import EmerDiffConfig, segment
+from emerdiff_probe.sources import Photo
+
+__all__ = ["emerdiff_and_baselines"]
+
+
+def emerdiff_and_baselines(model: StableDiffusion, masks: int, config: EmerDiffConfig) -> Method:
+    """EmerDiff, and four ways to bring the same low-resolution masks to pixels without a model.
+
+    The model runs once for all of them.
+
+    Args:
+        model: Whose insides are read and modulated.
+        masks: How many, of every picture.
+        config: The method's settings.
+    """
+
+    def method(picture: NDArray[np.uint8]) -> Mapping[str, Segments]:
+        engine = "shared" if config.injection else "literal"
+        result = segment(
+            model, Photo(picture), masks=masks, engine=engine, config=config, progress=False
+        )
+        own = Segments(result["labels"].values, result["embeddings"])
+        return {METHOD: own} | from_the_same_masks(result, config)
+
+    return method

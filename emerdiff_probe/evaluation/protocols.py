@@ -1,0 +1,166 @@
+"""The protocols that segmentations are scored by: of each picture, and of a whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from emerdiff_probe import analysis
+from emerdiff_probe.analysis import ClassMeans, Confusion, Score
+from emerdiff_probe.evaluation.datasets import IGNORE
+from emerdiff_probe.evaluation.scoring import Segments
+from emerdiff_probe.schema import CHANNEL, MASK
+
+__all__ = ["OVER_DATASET", "PER_PICTURE", "Counted", "Judged"]
+
+
+class Judged(NamedTuple):
+    """A segmentation of a picture beside its truth.
+
+    Attributes:
+        segments: With embeddings, or without.
+        truth: (y, x), from 0, or `IGNORE`.
+        confusion: Of segments and classes.
+    """
+
+    segments: Segments
+    truth: NDArray[np.int16]
+    confusion: Confusion
+
+    def majority(self) -> Confusion:
+        """With each segment given the class that most of its pixels have."""
+        return self.confusion.assigned(self.confusion.counts.argmax(1))
+
+    def painted(self) -> NDArray[np.integer]:
+        """The class of most of its segment's pixels, at each pixel."""
+        labels = self.segments.labels
+        # A segment all of whose pixels are ignored may have no row.
+        classes = np.zeros(int(labels.max()) + 1, np.int64)
+        found = self.confusion.counts.argmax(1)
+        classes[: len(found)] = found
+        return classes[labels]
+
+
+class Counted(NamedTuple):
+    """What is kept of a segmentation for the scores of a whole data set.
+
+    Only of segments that have pixels which count.
+
+    Attributes:
+        counts: Pixels (segment, class).
+        embeddings: (segment, channel).
+    """
+
+    counts: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+
+
+def _class_mean(judged: Judged) -> Score:
+    name = "class-mean (per image) mIoU"
+    if judged.segments.embeddings is None:
+        return Score(float("nan"), name)
+    return analysis.class_mean_miou(
+        judged.segments.labels,
+        judged.segments.embeddings,
+        judged.truth,
+        judged.confusion.n_classes,
+        IGNORE,
+    )
+
+
+PER_PICTURE: Final[Mapping[str, Callable[[Judged], Score]]] = {
+    "majority-class": lambda each: analysis.present_miou(each.majority(), "majority-class"),
+    "majority-class-accuracy": lambda each: analysis.pixel_accuracy(
+        each.majority(), "majority-class"
+    ),
+    "image-hungarian": lambda each: analysis.present_miou(
+        each.confusion.assigned(analysis.image_hungarian_classes(each.confusion)),
+        "image-hungarian",
+    ),
+    "class-mean-image": _class_mean,
+    "boundary-f": lambda each: analysis.boundary_f(each.segments.labels, each.truth, ignore=IGNORE),
+    "boundary-iou": lambda each: analysis.boundary_iou(each.painted(), each.truth, IGNORE),
+    "ari": lambda each: analysis.adjusted_rand(each.segments.labels, each.truth, IGNORE),
+    "ami": lambda each: analysis.adjusted_mutual_information(
+        each.segments.labels, each.truth, IGNORE
+    ),
+    "nmi": lambda each: analysis.normalised_mutual_information(
+        each.segments.labels, each.truth, IGNORE
+    ),
+    "achievable-accuracy": lambda each: analysis.achievable_accuracy(
+        each.segments.labels, each.truth, IGNORE
+    ),
+}
+"""Scores of a picture, which are averaged over pictures; by the protocol's name."""
+
+_MOST_MASKS: Final = 20_000
+"""Masks that are clustered; those of larger data sets are drawn at random."""
+
+
+def class_mean(pictures: Callable[[], Iterable[Counted]]) -> Score:
+    """EmerDiff's modified protocol over a data set: see `analysis.ClassMeans`.
+
+    Args:
+        pictures: Gives the pictures anew at each call: they are gone through twice.
+    """
+    means: ClassMeans | None = None
+    for each in pictures():
+        if means is None:
+            means = ClassMeans.empty(each.counts.shape[1], each.embeddings.shape[1])
+        means = means.update(Confusion(each.counts), _labelled(each))
+    if means is None:
+        return Score(float("nan"), "class-mean (data set) mIoU")
+    total = Confusion.empty(len(means.pixels))
+    for each in pictures():
+        classes = means.nearest(_labelled(each))
+        total += Confusion(each.counts).assigned(classes)
+    return analysis.miou(total, "class-mean (data set)")
+
+
+def dataset_hungarian(pictures: Callable[[], Iterable[Counted]], seed: int = 0) -> Score:
+    """The traditional protocol: segments clustered over the data set, and matched once.
+
+    The embeddings of all segments are grouped by k-means into as many clusters as there are
+    classes (our choice: the paper does not say how); of many segments 20,000 are drawn for that.
+
+    Args:
+        pictures: As for :func:`class_mean`.
+        seed: Of the draw and of k-means.
+    """
+    name = "dataset-hungarian mIoU"
+    count = sum(len(each.embeddings) for each in pictures())
+    if not count:
+        return Score(float("nan"), name)
+    chosen = np.zeros(count, bool)
+    chosen[np.random.RandomState(seed).permutation(count)[:_MOST_MASKS]] = True
+    points, first, n_classes = [], 0, 0
+    for each in pictures():
+        last, n_classes = first + len(each.embeddings), each.counts.shape[1]
+        points.append(each.embeddings[chosen[first:last]])
+        first = last
+    stack = np.concatenate(points).astype(np.float64)
+    clusters = min(n_classes, len(np.unique(stack, axis=0)))
+    kmeans = KMeans(clusters, n_init=3, random_state=seed).fit(stack)
+    total = Confusion(np.zeros((clusters, n_classes), np.int64))
+    for each in pictures():
+        found = kmeans.predict(each.embeddings.astype(np.float64))
+        counts = np.zeros((clusters, n_classes), np.int64)
+        np.add.at(counts, found, each.counts)
+        total += Confusion(counts)
+    return analysis.dataset_hungarian_miou(total)
+
+
+OVER_DATASET: Final[Mapping[str, Callable[[Callable[[], Iterable[Counted]]], Score]]] = {
+    "class-mean": class_mean,
+    "dataset-hungarian": dataset_hungarian,
+}
+"""Scores of a whole data set; by the protocol's name. They need embeddings."""
+
+
+def _labelled(each: Counted) -> xr.DataArray:
+    return xr.DataArray(each.embeddings, dims=(MASK, CHANNEL))

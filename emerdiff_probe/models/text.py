@@ -1,0 +1,124 @@
+"""Text encoding: from a prompt to what a UNet reads of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Encoded", "OneEncoder", "TextEncoding", "TwoEncoders", "token_texts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A prompt as a UNet reads it.
+
+    Attributes:
+        embeddings: Shape (1, token, channel).
+        pooled: The whole prompt in one vector, shape (1, channel), where the UNet reads that too.
+    """
+
+    embeddings: Tensor
+    pooled: Tensor | None = None
+
+
+class TextEncoding(Protocol):
+    """How a family of models encodes text."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """That which decides how long a prompt may be, and names its tokens."""
+
+    def encode(self, prompt: str, device: torch.device) -> Encoded:
+        """Encodes a prompt; what is beyond the tokenizer's length is cut."""
+
+    def unconditional(self, device: torch.device) -> Encoded:
+        """What stands for no prompt in classifier-free guidance."""
+
+
+@dataclass(frozen=True, eq=False)
+class OneEncoder:
+    """Stable Diffusion v1 and v2: the last layer of one CLIP text encoder."""
+
+    tokenizer: Any
+    encoder: Any
+
+    def encode(self, prompt: str, device: torch.device) -> Encoded:
+        """Encodes a prompt, as ``StableDiffusionPipeline`` does."""
+        tokens = _tokens(self.tokenizer, prompt)
+        wants_mask = getattr(self.encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(device) if wants_mask else None
+        return Encoded(self.encoder(tokens.input_ids.to(device), attention_mask=mask)[0])
+
+    def unconditional(self, device: torch.device) -> Encoded:
+        """The empty prompt."""
+        return self.encode("", device)
+
+
+@dataclass(frozen=True, eq=False)
+class TwoEncoders:
+    """Stable Diffusion XL: the last layer but one of two text encoders, side by side.
+
+    The pooled text is the second encoder's projection (Podell et al. 2023, arXiv 2307.01952,
+    section 2.1).
+
+    Attributes:
+        tokenizer: Of the first encoder.
+        tokenizer_2: Of the second.
+        encoder: A ``CLIPTextModel``.
+        encoder_2: A ``CLIPTextModelWithProjection``.
+        empty_is_zero: Whether the model was trained with zeros for no prompt.
+    """
+
+    tokenizer: Any
+    tokenizer_2: Any
+    encoder: Any
+    encoder_2: Any
+    empty_is_zero: bool
+
+    def encode(self, prompt: str, device: torch.device) -> Encoded:
+        """Encodes a prompt, as ``StableDiffusionXLPipeline`` does.
+
+        The empty one is what stands for no prompt, so that it conditions on nothing; the pipeline
+        would encode its end marks.
+        """
+        if self.empty_is_zero and not prompt:
+            return self.unconditional(device)
+        return self._encode(prompt, device)
+
+    def unconditional(self, device: torch.device) -> Encoded:
+        """Zeros, or the empty prompt."""
+        empty = self._encode("", device)
+        if not self.empty_is_zero or empty.pooled is None:
+            return empty
+        return Encoded(torch.zeros_like(empty.embeddings), torch.zeros_like(empty.pooled))
+
+    def _encode(self, prompt: str, device: torch.device) -> Encoded:
+        first, second = (
+            encoder(_tokens(tokenizer, prompt).input_ids.to(device), output_hidden_states=True)
+            for tokenizer, encoder in (
+                (self.tokenizer, self.encoder),
+                (self.tokenizer_2, self.encoder_2),
+            )
+        )
+        side_by_side = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return Encoded(side_by_side, second[0])
+
+
+def _tokens(tokenizer: Any, prompt: str) -> Any:
+    length = tokenizer.model_max_length
+    return tokenizer(
+        prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    )
+
+
+def token_texts(tokenizer: Any, prompt: str) -> tuple[tuple[str, ...], str]:
+    """The texts of a prompt's tokens, filled up to the tokenizer's length, and what that cuts."""
+    length = tokenizer.model_max_length
+    whole = tokenizer(prompt).input_ids
+    cut = tokenizer.decode(whole[length - 1 : -1]) if len(whole) > length else ""
+    texts = tokenizer.convert_ids_to_tokens(_tokens(tokenizer, prompt).input_ids[0].tolist())
+    # CLIP marks the last piece of a word.
+    return tuple(text.removesuffix("</w>") for text in texts), cut

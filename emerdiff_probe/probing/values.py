@@ -1,0 +1,83 @@
+"""From what a tap gives to the values that are recorded: laid out by place, cast and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emerdiff_probe.errors import CaptureError, ConfigError
+from emerdiff_probe.sites import Site
+
+__all__ = ["Sites", "ValueType", "as_array", "laid_out", "pattern_of", "torch_dtype"]
+
+Sites: TypeAlias = "str | Sequence[str] | pd.DataFrame"
+"""A pattern, several, or a table of `model.sites()`."""
+
+ValueType = Literal["float16", "float32"]
+"""What values are cast to. NumPy and Zarr have no bfloat16."""
+
+_DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
+
+
+def pattern_of(sites: Sites) -> str:
+    """One pattern for all that `sites` names."""
+    if isinstance(sites, str):
+        return sites
+    return ",".join(sites.index if isinstance(sites, pd.DataFrame) else sites)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of a name.
+
+    Raises:
+        ConfigError: Recordings have no such dtype.
+    """
+    if name not in _DTYPES:
+        raise ConfigError(f"dtype is {name!r}; choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def laid_out(tensor: Tensor, site: Site, shape: tuple[int, ...]) -> Tensor:
+    """A site's tensor with its rows first, then its dims as a catalogue names them.
+
+    Args:
+        tensor: Shape (row, channel, y, x) or (row, place or token, channel).
+        site: It is of.
+        shape: Of one row, as (y, x, head, channel).
+
+    Raises:
+        CaptureError: It has not the size that the layout of the UNet gives.
+    """
+    if tensor.ndim == 4:
+        tensor = rearrange(tensor, "row c y x -> row y x c")
+    if tensor[0].numel() != np.prod(shape):
+        raise CaptureError(
+            f"'{site}' gives {tuple(tensor.shape)}, which is not {shape} in each row; "
+            "is something loaded into the UNet that changes the number of its tokens?"
+        )
+    return tensor.detach().reshape(-1, *shape)
+
+
+def as_array(tensor: Tensor, dtype: torch.dtype, site: Site) -> NDArray[Any]:
+    """Values in a dtype of recordings, in memory of NumPy.
+
+    Raises:
+        CaptureError: Some are not finite, or too large for the dtype.
+    """
+    cast = tensor.to(dtype)
+    if not cast.isfinite().all():
+        largest = float(tensor.abs().max())
+        raise CaptureError(
+            f"'{site}' has values up to {largest:g}, which {str(dtype)[6:]} cannot hold; "
+            "record with dtype='float32'"
+            if np.isfinite(largest)
+            else f"'{site}' gives values that are not finite; run the model in float32"
+        )
+    return cast.cpu().numpy()

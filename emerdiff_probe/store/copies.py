@@ -1,0 +1,152 @@
+"""Copies of recordings: cut for other ways of reading, or packed into one file."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from emerdiff_probe.errors import ConfigError, StoreError
+from emerdiff_probe.schema import SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.store.address import Address, local_folder, made_at_once, opened
+from emerdiff_probe.store.plan import LATENTS, block_length
+from emerdiff_probe.store.reading import open_recording
+from emerdiff_probe.store.summary import LAYOUT
+from emerdiff_probe.store.values import RESTART
+from emerdiff_probe.store.writing import new_array
+
+__all__ = ["Layout", "pack", "rechunk"]
+
+Layout = Literal["steps", "points"]
+
+_POINT_BYTES: Final = 2**17
+
+
+def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[str]) -> Path:
+    """Copies a recording into a folder, cut for another way of reading.
+
+    Args:
+        run: A recording, or where one lies. It must be whole.
+        layout: "points" to read one place through all timesteps: chunks of some 100 KiB have a few
+            neighbouring locations at all timesteps, and all chunks of a sample and site are in one
+            file. "steps" to read whole layers at some timesteps, as recordings are written.
+        path: The new folder, which gets its name when all is in it. Open it as any recording.
+            Memory holds one sample of one site at a time.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: There is no such layout.
+        StoreError: The recording is not whole, or the folder is there already or cannot be written.
+    """
+    if layout not in ("steps", "points"):
+        raise ConfigError(f"layout is {layout!r}; choose 'steps' or 'points'")
+    tree = run if isinstance(run, xr.DataTree) else open_recording(run)
+    _check_whole(tree)
+    leaves = {leaf.path.strip("/"): leaf.to_dataset(inherit=False) for leaf in tree.leaves}
+    block = block_length(
+        sum(_step_bytes(leaf["value"]) for leaf in leaves.values()), tree.sizes[TIMESTEP]
+    )
+    with made_at_once(local_folder(path)) as making, warnings.catch_warnings():
+        # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
+        warnings.simplefilter("ignore")
+        about = tree.to_dataset().assign_attrs({LAYOUT: layout})
+        about.drop_encoding().to_zarr(making, zarr_format=3, consolidated=False)
+        root = zarr.open_group(making, mode="r+")
+        for name, leaf in leaves.items():
+            values = leaf["value"]
+            group = root.create_group(name)
+            array = new_array(
+                group,
+                "value",
+                tuple(map(str, values.dims)),
+                values.shape,
+                _chunks(values, layout, block),
+                str(values.dtype),
+                shards=(1, *values.shape[1:]) if layout == "points" else None,
+            )
+            for dim, labels in leaf.coords.items():
+                group.create_array(str(dim), data=labels.values, dimension_names=labels.dims)
+            for sample in range(values.sizes[SAMPLE]):
+                array[sample] = values.isel({SAMPLE: sample}).values
+        zarr.consolidate_metadata(making)
+    return Path(path)
+
+
+def _step_bytes(values: xr.DataArray) -> int:
+    """Bytes of one sample at one timestep."""
+    if TIMESTEP not in values.dims:
+        return 0
+    return values.nbytes // (values.sizes[SAMPLE] * values.sizes[TIMESTEP])
+
+
+def _chunks(values: xr.DataArray, layout: Layout, block: int) -> tuple[int, ...]:
+    sizes = {str(dim): size for dim, size in values.sizes.items()} | {SAMPLE: 1}
+    if layout == "steps" and TIMESTEP in sizes:
+        sizes[TIMESTEP] = block
+    if layout == "points" and {TIMESTEP, Y, X} <= sizes.keys():
+        while math.prod(sizes.values()) * values.dtype.itemsize > _POINT_BYTES:
+            # Halves, so that chunks fill their file; the longer side first.
+            halved = [dim for dim in (Y, X) if sizes[dim] % 2 == 0]
+            if not halved:
+                break
+            sizes[max(halved, key=sizes.__getitem__)] //= 2
+    return tuple(sizes.values())
+
+
+def _check_whole(tree: xr.DataTree) -> None:
+    # These are small, and what is not committed yet is NaN.
+    if LATENTS not in tree.children:
+        return
+    there = np.isfinite(tree[LATENTS]["value"]).all()
+    if not bool(there):
+        raise StoreError(
+            "the recording is not whole yet; record again as before, which goes on with it, and "
+            "make the copy then"
+        )
+
+
+def pack(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
+    """Packs a recording into one zip file, to be carried elsewhere and opened there as it is.
+
+    What is there is packed, even while more is being recorded; `info` says how much it is. A packed
+    recording does not go on: unpack it for that.
+
+    Args:
+        path: Folder of the recording.
+        file: The new file, ending in ``.zip``; it gets its name when all is in it. Nothing is
+            compressed: activations hardly can be. The same recording gives the same bytes.
+
+    Returns:
+        The file.
+
+    Raises:
+        StoreError: The folder is no recording, the file is there already, or cannot be written.
+    """
+    folder = local_folder(path)
+    opened(folder)
+    # Commits are listed first, so that all that belongs to them is there when it is listed.
+    commits = _files(folder / RESTART)
+    others = [each for each in _files(folder) if (folder / RESTART) not in each.parents]
+    with made_at_once(Path(file)) as making, zipfile.ZipFile(making, "w") as packed:
+        for each in [*others, *commits]:
+            # Dated as zip begins, for equal bytes.
+            name = zipfile.ZipInfo(each.relative_to(folder).as_posix())
+            with each.open("rb") as source, packed.open(name, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 2**20)
+    return Path(file)
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files of a recording, but for those that a writer was about to name."""
+    found = (each for each in folder.rglob("*") if each.is_file())
+    return sorted(each for each in found if each.suffix != ".partial")

@@ -1,0 +1,136 @@
+"""Responses on disk: a chunk for each location or mask, which is the unit of commit and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+import zarr.codecs
+from numpy.typing import NDArray
+
+from emerdiff_probe.errors import StoreError, check_unchanged
+from emerdiff_probe.schema import RESPONSES
+from emerdiff_probe.store.plan import size_text
+from emerdiff_probe.store.writing import chunks_of
+
+__all__ = ["ResponseStore", "open_responses"]
+
+
+class ResponseStore:
+    """Responses in a folder, of which some may be missing still.
+
+    Args:
+        path: The folder.
+        identity: All that decides the values, fit for JSON.
+        name: Of the variable; its last three dims are those of one response.
+        schema: Of the dataset.
+
+    Raises:
+        StoreError: The folder is something else.
+        ConfigError: It was begun with another identity; gives both values of each difference.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        name: str = "response",
+        schema: str = RESPONSES,
+    ) -> None:
+        self.path = Path(path)
+        self._name = name
+        self._identity = json.loads(json.dumps(identity))
+        if self.path.exists():
+            begun = json.loads(_attributes(self.path, schema)["identity"])
+            what = f"the store '{self.path}'"
+            check_unchanged(begun, self._identity, what, "another folder")
+
+    def begin(self, rest: xr.Dataset, response: xr.DataArray) -> None:
+        """Makes the folder where there is none, at once: it is never half of one.
+
+        Args:
+            rest: All but the responses, with attributes.
+            response: Their dims, shape and dtype; its values are not looked at.
+
+        Raises:
+            StoreError: The disk has too little room.
+        """
+        if self.path.exists():
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if response.nbytes > (free := shutil.disk_usage(self.path.parent).free):
+            raise StoreError(
+                f"the responses take {size_text(response.nbytes)} and '{self.path.parent}' has "
+                f"{size_text(free)} free; choose another disk, or responses of masks"
+            )
+        making = self.path.with_name(f".{self.path.name}.making-{os.getpid()}")
+        shutil.rmtree(making, ignore_errors=True)
+        single = response.ndim - 3
+        with warnings.catch_warnings():
+            # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
+            warnings.simplefilter("ignore")
+            rest = rest.assign_attrs(identity=json.dumps(self._identity))
+            rest.to_zarr(making, zarr_format=3, consolidated=False)
+            zarr.open_group(making, mode="r+").create_array(
+                self._name,
+                shape=response.shape,
+                chunks=(*[1] * single, *response.shape[single:]),
+                dtype=response.dtype,
+                dimension_names=[str(dim) for dim in response.dims],
+                fill_value=np.nan,
+                # A checksum finds what was damaged.
+                compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],
+                config={"write_empty_chunks": True},
+            )
+            zarr.consolidate_metadata(making)
+        making.rename(self.path)
+
+    @property
+    def committed(self) -> set[tuple[int, ...]]:
+        """Indices of the locations or masks that are there."""
+        shape = zarr.open_array(self.path / self._name, mode="r").shape
+        return {index[: len(shape) - 3] for index in chunks_of(self.path, self._name)}
+
+    def write(self, index: tuple[int, ...], response: NDArray[Any]) -> None:
+        """Commits one response, shape (rgb, y, x); a chunk's file comes whole or not at all."""
+        zarr.open_array(self.path / self._name, mode="r+")[index] = response
+
+
+def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.Dataset:
+    """Opens responses that were streamed to a folder; values are read when they are needed.
+
+    Args:
+        path: The folder. It may still be written to: what is not there yet is NaN.
+        schema: Of the dataset.
+
+    Raises:
+        StoreError: It holds no responses.
+    """
+    _attributes(Path(path), schema)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = xr.open_zarr(path, consolidated=True)
+    return ds.drop_attrs(deep=False).assign_attrs(
+        {name: value for name, value in ds.attrs.items() if name != "identity"}
+    )
+
+
+def _attributes(path: Path, schema: str) -> dict[str, Any]:
+    try:
+        attributes = dict(zarr.open_group(path, mode="r").attrs)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise StoreError(f"'{path}' holds no responses: {error}") from error
+    if attributes.get("schema") != schema:
+        raise StoreError(
+            f"'{path}' holds no responses that this version knows: its schema is "
+            f"{attributes.get('schema')!r}, not {schema!r}"
+        )
+    return attributes

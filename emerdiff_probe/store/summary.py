@@ -1,0 +1,85 @@
+"""`info()`: what is in a store, without reading its values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from emerdiff_probe.store.address import Address, opened, size_on_disk
+from emerdiff_probe.store.plan import IMAGE
+from emerdiff_probe.store.values import leaves_of, restart_of
+
+__all__ = ["LAYOUT", "Info", "info"]
+
+LAYOUT: Final = "layout"
+"""Attribute of a store's root: how a copy is cut. What was recorded is cut by "steps"."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is in a store.
+
+    Attributes:
+        sites: Names of the sites recorded.
+        samples: A text for each sample.
+        timesteps: From the most noise to the least.
+        committed: Share of the blocks that are there, in [0, 1].
+        finished: Whether the last picture is there too.
+        lost: Paths of the leaves that have lost chunks of what is committed.
+        layout: "steps" or "points", for which it is fast to read; see `rechunk`.
+        nbytes: On disk.
+        model: Of which model, as `Denoiser.description` says.
+        config: All that decides the values.
+        versions: Of the packages that made it.
+    """
+
+    sites: tuple[str, ...]
+    samples: tuple[str, ...]
+    timesteps: tuple[int, ...]
+    committed: float
+    finished: bool
+    lost: tuple[str, ...]
+    layout: str
+    nbytes: int
+    model: dict[str, Any]
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+def info(address: Address) -> Info:
+    """What is in a store and how complete it is; no values are read.
+
+    Args:
+        address: As `open_recording` takes it.
+
+    Raises:
+        StoreError: It is no recording.
+    """
+    root = opened(address)
+    attributes: dict[str, Any] = dict(root.attrs)
+    config = json.loads(attributes["config"])
+    restart, share = restart_of(root), 1.0
+    if restart is not None:
+        # Before all others are counted: what is committed by now is whole.
+        share = restart.nchunks_initialized / restart.nchunks
+    there = {leaf: array.nchunks_initialized / array.nchunks for leaf, array in leaves_of(root)}
+    return Info(
+        sites=tuple(config["sites"]),
+        samples=tuple(map(_described, config["sources"].values())),
+        timesteps=tuple(config["timesteps"]),
+        committed=share,
+        finished=share == 1 and there[IMAGE] == 1,
+        lost=tuple(leaf for leaf, part in there.items() if leaf != IMAGE and part < share),
+        layout=attributes.get(LAYOUT, "steps"),
+        nbytes=size_on_disk(address),
+        model=json.loads(attributes["model"]),
+        config=config,
+        versions=json.loads(attributes["versions"]),
+    )
+
+
+def _described(source: dict[str, Any]) -> str:
+    if source["source"] != "prompt":
+        return str(source["source"])
+    return f"{source['prompt']!r}, seed {source['seed']}"

@@ -1,0 +1,154 @@
+"""The values of a recording as they are read: what is damaged or lost is an error that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import dask.array as da
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from emerdiff_probe.errors import StoreError
+from emerdiff_probe.schema import TIMESTEP
+
+__all__ = ["RESTART", "dims_of", "leaves_of", "restart_of", "values_of"]
+
+RESTART: Final = "restart"
+"""Group of latents that a run goes on from; a block of timesteps is committed by its own."""
+
+Index = tuple[slice | int, ...]
+
+
+def leaves_of(root: zarr.Group) -> Iterator[tuple[str, Any]]:
+    """Path and array of every leaf of a store."""
+    for path, node in root.members(max_depth=None):
+        leaf, _, name = path.rpartition("/")
+        # An attention's port "value" is a group of that name.
+        if name == "value" and isinstance(node, zarr.Array) and leaf != RESTART:
+            yield leaf, node
+
+
+def restart_of(root: zarr.Group) -> Any:
+    """The array of commits of a store, (sample, block, ...); a copy has none, and is whole."""
+    return root[f"{RESTART}/value"] if RESTART in root else None
+
+
+def dims_of(array: Any) -> tuple[str, ...]:
+    """Names of an array's dims."""
+    return tuple(array.metadata.dimension_names)
+
+
+def values_of(root: zarr.Group, leaf: str, place: str) -> da.Array:
+    """The values of a leaf, read chunk by chunk when they are needed.
+
+    Args:
+        root: Of the store.
+        leaf: Path of the leaf.
+        place: Where the store lies, for messages.
+
+    Raises:
+        StoreError: On reading: a chunk is damaged, or lost though its block is committed; gives
+            its file. Chunks that are not committed are NaN.
+    """
+    array: Any = root[f"{leaf}/value"]
+    return da.from_array(
+        _Values(array, restart_of(root), place, leaf),
+        chunks=array.chunks,
+        name=False,
+        fancy=False,  # only slices and numbers come to it then
+        meta=np.empty((0,) * array.ndim, array.dtype),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """What dask reads from.
+
+    Attributes:
+        array: Of the leaf.
+        restart: The array of commits, if there is one.
+        place: Where the recording lies.
+        leaf: Its path.
+    """
+
+    array: Any
+    restart: Any
+    place: str
+    leaf: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        values = self._read(index)
+        if _incomplete(values) and self._committed(index):
+            # It may have been committed in the meantime, by one who records while we read.
+            values = self._read(index)
+            if _incomplete(values):
+                raise self._error(index, "has lost")
+        return values
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        try:
+            return np.asarray(self.array[index])
+        except Exception as error:  # every file system and every codec has kinds of its own
+            raise self._error(index, f"cannot be read ({error}) in") from error
+
+    def _committed(self, index: Index) -> bool:
+        """Whether all was committed that a read touches."""
+        if self.restart is None:
+            return True
+        first, last = (self._commit(index, end) for end in (0, -1))
+        try:
+            marks = self.restart[first[0] : last[0] + 1, first[1] : last[1] + 1]
+        except Exception:  # a mark that is damaged is a mark
+            return True
+        return bool(np.isfinite(marks).all())
+
+    def _commit(self, index: Index, end: int) -> tuple[int, int]:
+        """Sample and block of the first (0) or last (-1) value that is read."""
+        where, axis = self._position(index, end), dims_of(self.array).index(TIMESTEP)
+        return where[0], where[axis] // self.array.chunks[axis]
+
+    def _position(self, index: Index, end: int) -> list[int]:
+        return [
+            range(size)[part][end] if isinstance(part, slice) else int(part)
+            for size, part in zip(self.shape, index, strict=True)
+        ]
+
+    def _error(self, index: Index, what: str) -> StoreError:
+        cut = self.array.shards or self.array.chunks
+        chunk = tuple(
+            position // size for position, size in zip(self._position(index, 0), cut, strict=True)
+        )
+        file = f"{self.leaf}/value/{self.array.metadata.encode_chunk_key(chunk)}"
+        if self.restart is None:
+            remedy = "make this copy again"
+        elif TIMESTEP in dims_of(self.array):
+            sample, block = self._commit(index, 0)
+            remedy = (
+                "take it from a copy, or delete "
+                f"'{RESTART}/value/c/{sample}/{block}' there and record again as before"
+            )
+        else:
+            remedy = "take it from a copy, or delete it and record again as before"
+        return StoreError(
+            f"'{self.place}' {what} the chunk '{file}'; {remedy}. All other chunks can be read"
+        )
+
+
+def _incomplete(values: NDArray[Any]) -> bool:
+    """Whether something was not there: what is recorded is finite."""
+    return values.dtype.kind == "f" and bool(np.isnan(values).any())

@@ -1,0 +1,132 @@
+"""What each word of a prompt is attended by, over the picture."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from numpy.typing import NDArray
+
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.schema import GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, TOKEN, X, Y
+from emerdiff_probe.views.colours import SEQUENTIAL
+from emerdiff_probe.views.panels import panels, picture, pixel_map, text, title
+
+__all__ = ["attention"]
+
+_ACROSS: Final = 6
+_OVER: Final = 0.7
+"""Opacity of a map over the picture, which is grey there, so that only maps have colours."""
+
+
+def attention(
+    paid: xr.DataArray,
+    shown: xr.DataArray,
+    *,
+    timestep: int | None = None,
+    head: int | None = None,
+    sample: int = 0,
+    guidance: str | None = None,
+    special: bool = False,
+) -> go.Figure:
+    """How much attention each location pays to each token, over the picture.
+
+    Args:
+        paid: Probabilities with y, x, and perhaps token (with coordinate ``token_text``), sample,
+            guidance, timestep and head, as `emerdiff_probe.attention` gives them.
+        shown: The picture, (y, x, rgb) or (sample, y, x, rgb), uint8.
+        timestep: By default the last, of the least noise.
+        head: By default the mean over all.
+        sample: Position of the sample.
+        guidance: Half of a guided recording, by default "cond".
+        special: Shows the tokens that begin, end and fill a text, too. They take most of the
+            attention, and with it the colour scale, which all tokens share.
+
+    Raises:
+        InputError: Something that is not there.
+    """
+    head_text = "mean over heads" if head is None else f"head {head}"
+    values, step = _chosen(paid, timestep, head, sample, guidance)
+    pixels = (shown.isel({SAMPLE: sample}) if SAMPLE in shown.dims else shown).transpose(Y, X, RGB)
+    size = pixels.sizes[Y], pixels.sizes[X]
+    maps = _by_token(values, special)
+    across = min(len(maps) + 1, _ACROSS)
+    figure = panels(
+        size,
+        (math.ceil((len(maps) + 1) / across), across),
+        side=170,
+        heading=title(str(paid.name or "attention"), f"{step}{head_text}", 24 * across),
+        titles=["picture", *(name for name, _ in maps)],
+        scales=[
+            {
+                "colorscale": SEQUENTIAL,
+                "cmin": 0,
+                "cmax": max(float(each.max()) for _, each in maps),
+                "colorbar": {"title": {"text": "attention", "side": "right"}},
+            }
+        ],
+    )
+    figure.add_trace(picture(pixels.values, size), 1, 1)
+    grey = _grey(pixels.values)
+    for number, (name, each) in enumerate(maps, start=1):
+        at = number // across + 1, number % across + 1
+        figure.add_trace(picture(grey, size), *at)
+        template = f"{text(name)}<br>attention %{{z:.3f}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
+        figure.add_trace(pixel_map(each, size, template, scale=1, opacity=_OVER), *at)
+    return figure
+
+
+def _chosen(
+    paid: xr.DataArray, timestep: int | None, head: int | None, sample: int, guidance: str | None
+) -> tuple[xr.DataArray, str]:
+    """Probabilities (y, x[, token]) and a word on their timestep."""
+    values = paid
+    for dim, position in ((SAMPLE, sample), (HEAD, head)):
+        if dim in values.dims and position is not None:
+            if not 0 <= position < values.sizes[dim]:
+                raise InputError(f"{dim} is {position}; choose 0 to {values.sizes[dim] - 1}")
+            values = values.isel({dim: position})
+    if HEAD in values.dims:
+        values = values.mean(HEAD)
+    if GUIDANCE in values.dims:
+        values = values.sel({GUIDANCE: guidance or "cond"})
+    step = ""
+    if TIMESTEP in values.dims:
+        recorded = values[TIMESTEP].values.tolist()
+        chosen = recorded[-1] if timestep is None else timestep
+        if chosen not in recorded:
+            raise InputError(
+                f"timestep {chosen} is not there; choices: {', '.join(map(str, recorded))}"
+            )
+        values, step = values.sel({TIMESTEP: chosen}), f"t = {chosen}, "
+    if not {Y, X} <= set(values.dims) <= {Y, X, TOKEN}:
+        raise InputError(f"{values.dims} are left; attention to words has y, x and perhaps token")
+    return values.load(), step
+
+
+def _by_token(values: xr.DataArray, special: bool) -> list[tuple[str, NDArray[np.float32]]]:
+    if TOKEN not in values.dims:
+        return [(str(values.name or "attention"), values.transpose(Y, X).values)]
+    count = values.sizes[TOKEN]
+    if "token_text" in values.coords:
+        names = [str(name) for name in values["token_text"].values]
+    else:
+        names = [f"token {number}" for number in range(count)]
+    kept = [
+        number
+        for number, name in enumerate(names)
+        if special or not (name.startswith("<|") and name.endswith("|>"))
+    ]
+    if not kept:
+        raise InputError("the prompt is empty: all tokens are special; ask for special=True")
+    maps = values.transpose(TOKEN, Y, X).values
+    return [(names[number], maps[number]) for number in kept]
+
+
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # Luma of ITU-R BT.601.
+    luma = np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    return np.repeat(luma[..., None], 3, axis=-1)

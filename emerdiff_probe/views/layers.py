@@ -1,0 +1,221 @@
+"""Layers by timesteps: how strong features are, what they tell apart, what is like a place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from emerdiff_probe import store
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.schema import RGB, TIMESTEP, X, Y
+from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
+from emerdiff_probe.views.maps import (
+    chosen_sites,
+    chosen_timesteps,
+    cosine,
+    described,
+    extent,
+    magnitude,
+    one_channel,
+    places,
+    principal_colours,
+)
+from emerdiff_probe.views.panels import (
+    panels,
+    picture,
+    pixel_map,
+    site_text,
+    text,
+    title,
+)
+
+__all__ = ["layers", "marker", "similarity"]
+
+_ACROSS: Final = 5
+
+
+def layers(
+    run: xr.DataTree,
+    sites: str | Sequence[str],
+    timesteps: Sequence[int] | None = None,
+    *,
+    show: Literal["magnitude", "colours"] | int = "magnitude",
+    scale: Literal["all", "site"] = "all",
+    sample: int = 0,
+    guidance: str | None = None,
+    head: int | None = None,
+) -> go.Figure:
+    """Sites as rows, timesteps as columns, what a site holds as maps.
+
+    Args:
+        run: A recording.
+        sites: A pattern, as ``model.sites`` takes it, or names.
+        timesteps: By default five from the first to the last.
+        show: "magnitude", the root mean square over channels; a channel's number; or "colours",
+            the first three principal components of a site over the timesteps shown.
+        scale: One colour scale for "all" maps, or one for each "site".
+        sample: Position of the sample.
+        guidance: Half of a guided recording, by default "cond".
+        head: Of attention ports; by default all heads' channels together.
+
+    Raises:
+        SiteError: The recording has no such site.
+        InputError: Something else that was not recorded, or cannot be shown.
+    """
+    if not isinstance(show, int) and show not in ("magnitude", "colours"):
+        raise InputError(f"show is {show!r}; choose 'magnitude', 'colours' or a channel's number")
+    if scale not in ("all", "site"):
+        raise InputError(f"scale is {scale!r}; choose 'all' or 'site'")
+    names, steps = chosen_sites(run, sites), chosen_timesteps(run, timesteps)
+    maps = {
+        name: _shown(
+            places(store.site(run, name), sample=sample, guidance=guidance, head=head)
+            .sel({TIMESTEP: steps})
+            .load(),
+            show,
+        )
+        for name in names
+    }
+    what = f"channel {show}" if isinstance(show, int) else show
+    model, source = described(run, sample)
+    size = extent(next(iter(maps.values())))
+    figure = panels(
+        size,
+        (len(names), len(steps)),
+        side=150,
+        heading=title(f"{model}: {what} by site and timestep", source, 30 + 20 * len(steps)),
+        columns=[f"t = {step}" for step in steps],
+        rows=[site_text(name) for name in names],
+        scales=() if show == "colours" else _scales(maps, what, scale),
+    )
+    for row, (name, values) in enumerate(maps.items(), start=1):
+        for column, step in enumerate(steps, start=1):
+            one = values.sel({TIMESTEP: step})
+            if show == "colours":
+                pixels = np.rint(one.transpose(Y, X, RGB).values * 255).astype(np.uint8)
+                figure.add_trace(picture(pixels, size), row, column)
+                continue
+            template = (
+                f"{text(site_text(name))}, t = {step}<br>{what} %{{z:.3~g}}<br>x %{{x:.1f}}, "
+                "y %{y:.1f}"
+            )
+            number = row if scale == "site" else 1
+            figure.add_trace(
+                pixel_map(one.transpose(Y, X).values, size, template, scale=number), row, column
+            )
+    return figure
+
+
+def _shown(values: xr.DataArray, show: str | int) -> xr.DataArray:
+    if isinstance(show, int):
+        return one_channel(values, show)
+    return magnitude(values) if show == "magnitude" else principal_colours(values)
+
+
+def _scales(
+    maps: Mapping[str, xr.DataArray], what: str, scale: Literal["all", "site"]
+) -> list[dict[str, Any]]:
+    """Colour axes; of values of both signs, zero is in the middle."""
+    found = []
+    for group in [list(maps.values())] if scale == "all" else [[each] for each in maps.values()]:
+        low = min(float(each.min()) for each in group)
+        high = max(float(each.max()) for each in group)
+        if low < 0:
+            high = max(-low, high)
+            low = -high
+        found.append(
+            {
+                "colorscale": DIVERGING if low < 0 else SEQUENTIAL,
+                "cmin": low,
+                "cmax": high,
+                "colorbar": {"title": {"text": what, "side": "right", "font": {"size": 11}}},
+            }
+        )
+    return found
+
+
+def similarity(
+    run: xr.DataTree,
+    sites: str | Sequence[str],
+    timestep: int,
+    *,
+    y: float,
+    x: float,
+    limits: tuple[float, float] = (-1, 1),
+    sample: int = 0,
+    guidance: str | None = None,
+    head: int | None = None,
+) -> go.Figure:
+    """How alike one place is to all others in many layers: cosine similarity, from -1 to 1.
+
+    Args:
+        run: A recording.
+        sites: A pattern, as ``model.sites`` takes it, or names.
+        timestep: One that was recorded.
+        y, x: The place, in pixels of the picture; the nearest feature of each layer is taken.
+        limits: Ends of the colour scale of all maps. Narrower ones, as (0.8, 1), show differences
+            in layers where all features are much alike.
+        sample: Position of the sample.
+        guidance: Half of a guided recording, by default "cond".
+        head: Of attention ports; by default all heads' channels together.
+
+    Raises:
+        SiteError: The recording has no such site.
+        InputError: Something else that was not recorded; a place outside of the picture.
+    """
+    names, (step,) = chosen_sites(run, sites), chosen_timesteps(run, [timestep])
+    shown = store.site(run, store.IMAGE).isel(sample=sample).transpose(Y, X, RGB)
+    size = shown.sizes[Y], shown.sizes[X]
+    if not (0 <= y <= size[0] and 0 <= x <= size[1]):
+        raise InputError(f"y {y}, x {x} is outside of the picture of {size[0]} x {size[1]} pixels")
+    model, source = described(run, sample)
+    count = len(names) + 1
+    across = min(count, _ACROSS)
+    figure = panels(
+        size,
+        (math.ceil(count / across), across),
+        side=200,
+        heading=title(
+            f"{model}: cosine similarity to y {y:g}, x {x:g} at t = {step}", source, 22 * across
+        ),
+        titles=["picture", *map(site_text, names)],
+        scales=[
+            {
+                "colorscale": DIVERGING if limits[0] == -limits[1] else SEQUENTIAL,
+                "cmin": limits[0],
+                "cmax": limits[1],
+                "colorbar": {"title": {"text": "cosine similarity", "side": "right"}},
+            }
+        ],
+    )
+    figure.add_trace(picture(shown.values, size), 1, 1)
+    figure.add_trace(marker(y, x), 1, 1)
+    for number, name in enumerate(names, start=1):
+        at = number // across + 1, number % across + 1
+        values = places(store.site(run, name), sample=sample, guidance=guidance, head=head)
+        alike = cosine(values.sel({TIMESTEP: step}), y, x).transpose(Y, X)
+        template = f"{text(site_text(name))}<br>similarity %{{z:.2f}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
+        figure.add_trace(pixel_map(alike.values, size, template, scale=1), *at)
+        figure.add_trace(marker(y, x), *at)
+    return figure
+
+
+def marker(y: float, x: float) -> go.Scatter:
+    """A cross that shows on every ground."""
+    return go.Scatter(
+        x=[x],
+        y=[y],
+        mode="markers",
+        marker={
+            "symbol": "cross-thin",
+            "size": 11,
+            "line": {"width": 2.5, "color": "white"},
+        },
+        hoverinfo="skip",
+        showlegend=False,
+    )

@@ -1,0 +1,242 @@
+"""Panels: pictures and maps side by side, on axes in pixels, under a title.
+
+Pictures go in as PNG, which browsers show with sharp pixels; maps as heatmaps, whose cells stay
+cells. Both span the picture, whatever their number of cells.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from PIL import Image
+from plotly.subplots import make_subplots
+
+__all__ = [
+    "cells",
+    "panels",
+    "pixel_map",
+    "picture",
+    "png",
+    "site_text",
+    "spaced",
+    "text",
+    "title",
+]
+
+Extent = tuple[int, int]
+"""Height and width in pixels."""
+
+_GAP: Final = 14  # pixels of the screen between panels
+_TITLE: Final = 22
+_LEFT: Final = 60
+_BELOW: Final = 50
+_BAR: Final = 110  # for a colour bar
+
+
+def text(raw: object) -> str:
+    """Text for plotly, which reads tags and understands these entities.
+
+    >>> text("<b> & c")
+    '&lt;b&gt; &amp; c'
+    """
+    return html.escape(str(raw), quote=False)
+
+
+def site_text(name: str) -> str:
+    """A site in words, for rows and titles; no two sites have the same.
+
+    >>> site_text("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query")
+    'up 1 attention 0.0 cross query'
+    >>> site_text("mid_block:out"), site_text("down_blocks.0.resnets.1"), site_text("latents")
+    ('mid', 'down 0 resnet 1', 'latents')
+    """
+    words = re.sub(r":out$", "", name).replace(":", ".")
+    for pattern, word in (
+        (r"\.transformer_blocks\.(\d+)", r".\1"),
+        (r"attentions\.(\d+)\.(\d+)", r"attention_\1-\2"),
+        (r"\b(down|up)_blocks\.(\d+)", r"\1_\2"),
+        (r"\bmid_block\b", "mid"),
+        (r"\b(attention|resnet|downsampler|upsampler)s\.(\d+)", r"\1_\2"),
+        (r"\battn1\b", "self"),
+        (r"\battn2\b", "cross"),
+    ):
+        words = re.sub(pattern, word, words)
+    return words.replace(".", " ").replace("_", " ").replace("-", ".")
+
+
+def title(head: str, rest: str, width: int = 110) -> str:
+    """A bold line, and one or two lines below it; what is longer is cut."""
+    lines = textwrap.wrap(rest, width, max_lines=2, placeholder=" ...")
+    return "<br>".join([f"<b>{text(head)}</b>", *map(text, lines)])
+
+
+def panels(
+    extent: Extent,
+    grid: tuple[int, int] = (1, 1),
+    *,
+    side: int,
+    heading: str,
+    titles: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    scales: Sequence[dict[str, Any]] = (),
+) -> go.Figure:
+    """A figure of empty panels that zoom together.
+
+    Args:
+        extent: Of the picture, which all panels show.
+        grid: Rows and columns of panels.
+        side: Of a panel, in pixels of the screen.
+        heading: HTML; see `title`.
+        titles: Of the panels, row by row; a panel without one is left out.
+        columns, rows: Names of the panels' columns and rows, where panels have no titles.
+        scales: Colour axes, one for all panels or one for each row.
+    """
+    height, width = extent
+    down, across = grid
+    tall = round(side * min(max(height / width, 0.4), 2))
+    gaps = _GAP + _TITLE * bool(titles), _GAP
+    margin = {
+        "l": _LEFT + (min(7 * max(map(len, rows)), 180) + 20 if rows else 0),
+        "r": _BAR if scales else 30,
+        "t": 36 + 18 * heading.count("<br>") + _TITLE * bool(titles or columns),
+        "b": _BELOW,
+    }
+    inner = side * across + gaps[1] * (across - 1), tall * down + gaps[0] * (down - 1)
+    figure = make_subplots(
+        down,
+        across,
+        subplot_titles=[text(name) for name in titles] or None,
+        column_titles=[text(name) for name in columns] or None,
+        horizontal_spacing=gaps[1] / inner[0],
+        vertical_spacing=gaps[0] / inner[1],
+    )
+    figure.update_annotations(font_size=11)
+    figure.update_layout(
+        # At a share of the height it would run into the panels of a low figure.
+        title={
+            "text": heading,
+            "font_size": 14,
+            "x": 0,
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 14, "l": 14},
+        },
+        template="plotly_white",
+        margin=margin,
+        modebar_orientation="v",
+        width=inner[0] + margin["l"] + margin["r"],
+        height=inner[1] + margin["t"] + margin["b"],
+        hovermode="closest",
+        hoverlabel_align="left",
+    )
+    _scale_axes(figure, extent, grid, len(titles) or down * across)
+    for number, name in enumerate(rows, start=1):
+        axis = next(figure.select_yaxes(row=number, col=1))
+        figure.add_annotation(
+            text="<br>".join(map(text, textwrap.wrap(name, 20))),
+            font_size=12,
+            showarrow=False,
+            **{"x": 0, "xref": "paper", "xanchor": "right", "xshift": -_LEFT, "align": "right"},
+            **{"y": sum(axis.domain) / 2, "yref": "paper"},
+        )
+    for number, scale in enumerate(scales, start=1):
+        bar = {"thickness": 12, "x": 1, "xpad": 12, "tickfont_size": 10, "nticks": 6}
+        if len(scales) > 1:
+            low, high = next(figure.select_yaxes(row=number, col=1)).domain
+            bar |= {"y": (low + high) / 2, "len": high - low}
+        figure.layout[_coloraxis(number)] = scale | {"colorbar": bar | scale.get("colorbar", {})}
+    return figure
+
+
+def _scale_axes(figure: go.Figure, extent: Extent, grid: tuple[int, int], count: int) -> None:
+    """Axes in pixels, numbered at the outer panels alone."""
+    axis = {"constrain": "domain", "showgrid": False, "zeroline": False, "ticks": "outside"}
+    axis |= {"nticks": 5, "tickfont_size": 10, "ticklen": 3, "title_font_size": 12}
+    figure.update_xaxes(range=[0, extent[1]], matches="x", showticklabels=False, **axis)
+    figure.update_yaxes(
+        range=[extent[0], 0], matches="y", showticklabels=False, constraintoward="top", **axis
+    )
+    for number in range(grid[0] * grid[1]):
+        at = {"row": number // grid[1] + 1, "col": number % grid[1] + 1}
+        if number >= count:
+            figure.update_xaxes(visible=False, **at)
+            figure.update_yaxes(visible=False, **at)
+        elif number + grid[1] >= count:
+            figure.update_xaxes(showticklabels=True, **at)
+        if number < count and at["col"] == 1:
+            figure.update_yaxes(showticklabels=True, **at)
+    # Once for all panels, that are too small for so many words.
+    in_last_row = count - grid[1] * (grid[0] - 1)
+    figure.update_xaxes(title="x (pixels)", row=grid[0], col=(in_last_row + 1) // 2)
+    figure.update_yaxes(title="y (pixels)", row=(grid[0] + 1) // 2, col=1)
+    figure.layout.xaxis.matches = figure.layout.yaxis.matches = None
+    figure.layout.yaxis.scaleanchor = "x"
+
+
+def _coloraxis(number: int) -> str:
+    return f"coloraxis{number if number > 1 else ''}"
+
+
+def pixel_map(
+    values: NDArray[Any], extent: Extent, template: str, *, scale: int | None = None, **options: Any
+) -> go.Heatmap:
+    """A map over the whole of the picture, whatever its number of cells.
+
+    Args:
+        values: (y, x).
+        extent: Of the picture.
+        template: What is read when pointing at a cell; x, y and z are known.
+        scale: Number of the figure's colour axis, from 1.
+        options: Of the heatmap.
+    """
+    if scale is not None:
+        options["coloraxis"] = _coloraxis(scale)
+    return go.Heatmap(
+        z=values,
+        hovertemplate=template + "<extra></extra>",
+        zsmooth=False,
+        **cells(extent, *values.shape),
+        **options,
+    )
+
+
+def picture(pixels: NDArray[np.uint8], extent: Extent) -> go.Image:
+    """Pixels, (y, x, rgb), over the whole of the picture, whatever their number."""
+    source = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+    return go.Image(source=source, hoverinfo="skip", **cells(extent, *pixels.shape[:2]))
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels, (y, x) or (y, x, rgb), as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def cells(extent: Extent, rows: int, columns: int) -> dict[str, float]:
+    """Where a grid of cells lies that spans the picture.
+
+    >>> cells((8, 8), 2, 4)
+    {'x0': 1.0, 'dx': 2.0, 'y0': 2.0, 'dy': 4.0}
+    """
+    down, across = extent[0] / rows, extent[1] / columns
+    return {"x0": across / 2, "dx": across, "y0": down / 2, "dy": down}
+
+
+def spaced(side: int, count: int) -> NDArray[np.intp]:
+    """The pixels under the centres of ``count`` equal cells.
+
+    >>> spaced(8, 2).tolist()
+    [2, 6]
+    """
+    return ((np.arange(count) + 0.5) * (side / count)).astype(np.intp)

@@ -1,0 +1,33 @@
+"""Views that answer clicks, in JupyterLab, VS Code and wherever else ipywidgets work; no torch.
+
+Each explorer keeps its state in traits, to be read, set and observed from code. They need the
+extra ``notebooks``.
+"""
+
+try:
+    import anywidget as _  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "widgets need ipywidgets and anywidget: pip install 'emerdiff-probe[notebooks]'"
+    ) from error
+
+from emerdiff_probe.widgets.correspondence import (
+    CorrespondenceExplorer,
+    Responder,
+    StoredResponses,
+)
+from emerdiff_probe.widgets.inspector import Inspector
+from emerdiff_probe.widgets.picture import Picture
+from emerdiff_probe.widgets.segmentation import Compare, SegmentationExplorer
+from emerdiff_probe.widgets.sites import SiteBrowser
+
+__all__ = [
+    "Compare",
+    "CorrespondenceExplorer",
+    "Inspector",
+    "Picture",
+    "Responder",
+    "SegmentationExplorer",
+    "SiteBrowser",
+    "StoredResponses",
+]

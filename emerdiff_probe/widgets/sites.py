@@ -1,0 +1,115 @@
+"""Choosing sites: a table of what there is to record, filtered, with the bytes of the choice."""
+
+from __future__ import annotations
+
+import html
+from typing import Any, Final
+
+import ipywidgets
+import pandas as pd
+import traitlets
+
+from emerdiff_probe.errors import SiteError
+from emerdiff_probe.sites import PRESETS, Site, select
+from emerdiff_probe.store import size_text
+from emerdiff_probe.widgets.parts import styles
+
+__all__ = ["SiteBrowser"]
+
+_ALL: Final = "all"
+_ROWS: Final = 200
+"""Rows that the table shows; a page of more is slow, and read by none."""
+
+
+class SiteBrowser(ipywidgets.VBox):
+    """Filters a model's sites and keeps the choice.
+
+    Args:
+        model_or_table: A model, whose ``sites()`` are asked for once, or such a table.
+        pattern: To begin with; see `emerdiff_probe.sites.select`.
+
+    Attributes:
+        pattern: Names separated by commas, with ``*``, ``?`` and ``!``, or a preset.
+        kind: One of the table's kinds, or "all".
+        level: One of the table's levels as text, or "all".
+        selection: Names of the sites that pass, read-only.
+
+    Raises:
+        SiteError: The pattern to begin with names no site.
+    """
+
+    pattern = traitlets.Unicode("*")
+    kind = traitlets.Unicode(_ALL)
+    level = traitlets.Unicode(_ALL)
+    selection = traitlets.Tuple(read_only=True)
+
+    def __init__(self, model_or_table: Any, pattern: str = "*") -> None:
+        found = model_or_table.sites() if hasattr(model_or_table, "sites") else model_or_table
+        self._table: pd.DataFrame = found
+        kinds = [_ALL, *dict.fromkeys(map(str, found["kind"]))]
+        levels = [_ALL, *dict.fromkeys(map(str, found["level"]))]
+        self._pattern = ipywidgets.Combobox(
+            description="pattern",
+            options=list(PRESETS),
+            # While typing most patterns name nothing.
+            continuous_update=False,
+            layout={"width": "460px"},
+        )
+        self._kind = ipywidgets.Dropdown(description="kind", options=kinds)
+        self._level = ipywidgets.Dropdown(description="level", options=levels)
+        self._summary = ipywidgets.HTML()
+        self._rows = ipywidgets.HTML()
+        super().__init__(
+            [
+                ipywidgets.HBox([self._pattern, self._kind, self._level]),
+                self._summary,
+                self._rows,
+                styles(),
+            ]
+        )
+        for name in ("pattern", "kind", "level"):
+            traitlets.link((self, name), (getattr(self, f"_{name}"), "value"))
+        self.observe(self._filter, ["pattern", "kind", "level"])
+        self.pattern = pattern
+        self._filter()
+        if not self.selection:
+            self._chosen()
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows that pass."""
+        return self._table.loc[list(self.selection)]
+
+    def code(self) -> str:
+        """The pattern, as an argument of `emerdiff_probe.record`; exact where a filter is on."""
+        if self.kind == self.level == _ALL:
+            return f"sites={self.pattern!r}"
+        return f"sites={', '.join(self.selection)!r}"
+
+    def _chosen(self) -> list[str]:
+        sites = [Site.parse(name) for name in self._table.index]
+        names = [str(site) for site in select(sites, self.pattern)]
+        rows = self._table.loc[names]
+        for column, wanted in (("kind", self.kind), ("level", self.level)):
+            if wanted != _ALL:
+                rows = rows[rows[column].astype(str) == wanted]
+        return list(rows.index)
+
+    def _filter(self, _: Any = None) -> None:
+        try:
+            names = self._chosen()
+        except SiteError as error:
+            self.set_trait("selection", ())
+            self._summary.value = f'<p class="ep-error">{html.escape(str(error))}</p>'
+            self._rows.value = ""
+            return
+        self.set_trait("selection", tuple(names))
+        rows = self._table.loc[names]
+        nbytes = int(rows["bytes"].sum())
+        more = f"; the first {_ROWS} are shown" if len(names) > _ROWS else ""
+        self._summary.value = (
+            f"<p><b>{len(names)}</b> of {len(self._table)} sites, <b>{size_text(nbytes)}</b> for "
+            f"each sample and timestep{more}</p>"
+        )
+        shown = rows.head(_ROWS).to_html(border=0)
+        self._rows.value = f'<div class="ep-table jp-RenderedHTMLCommon">{shown}</div>'

@@ -1,0 +1,51 @@
+"""Runs notebooks and stores their outputs: `python notebooks/run.py notebooks/*.ipynb`.
+
+What a reader cannot use is left out: the state and the bars of widgets, and clock times. A digest
+of the code is kept beside the outputs, by which a test sees that they are of this code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+WIDGET: Final = "application/vnd.jupyter.widget-view+json"
+
+
+def digest(notebook: NotebookNode) -> str:
+    """Of the sources of all code cells, in order."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.blake2b("\0".join(sources).encode(), digest_size=16).hexdigest()
+
+
+def run(path: Path) -> None:
+    """Runs a notebook in a new kernel and writes it back with its outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=1800,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if WIDGET not in each.get("data", {})]
+    notebook.metadata["digest"] = digest(notebook)
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Run notebooks and store their outputs.")
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    for each in parser.parse_args().notebooks:
+        run(each)

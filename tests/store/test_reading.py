@@ -1,0 +1,128 @@
+"""Recordings are opened from anywhere, place by place, and while they are written."""
+
+import shutil
+import threading
+
+import fsspec
+import numpy as np
+import pytest
+import xarray as xr
+
+import emerdiff_probe as ep
+from emerdiff_probe.errors import InputError, SiteError, StoreError
+from emerdiff_probe.store import Memory, Streamed, info
+from emerdiff_probe.store import plan as plans
+from tests.store.recordings import SITES, equal, filled, small_plan
+
+QUERY = "up_blocks.0.attentions.0.transformer_blocks.0.attn2:query"
+
+
+@pytest.fixture
+def stored(tmp_path):
+    return filled(Streamed(tmp_path / "run.zarr", small_plan())).path
+
+
+def test_a_point_of_all_layers():
+    run = filled(Memory(small_plan())).tree()
+    point = ep.gather(run, y=17, x=30)
+    assert list(point) == [name for name in SITES if not name.endswith(":key")]
+    # On the grid of 4 x 4 of a picture of 32: row 2, column 3.
+    deep = point["mid_block:out"]
+    assert (float(deep["y"]), float(deep["x"])) == (20, 28)
+    xr.testing.assert_equal(
+        deep.drop_vars(["y", "x"]), ep.site(run, "mid_block").isel(y=2, x=3, drop=True)
+    )
+    assert point[QUERY].dims == ("sample", "guidance", "timestep", "head", "channel")
+    assert deep["prompt"].values.tolist() == ["a", "b"]
+    assert {values.sizes["channel"] for values in point.values()} == {3, 5}
+    other = ep.gather(run, "mid_block", y=30, x=17)["mid_block:out"]
+    assert not np.array_equal(other, deep)
+    assert list(ep.gather(run, ["*:query", "conv_in"], y=0, x=32)) == ["conv_in:out", QUERY]
+
+
+def test_a_point_is_read_when_it_is_needed(stored):
+    point = ep.gather(ep.open(stored), "conv_in", y=1, x=1)["conv_in:out"]
+    assert point.chunks
+    shutil.rmtree(stored / "conv_in/out/value/c")
+    with pytest.raises(StoreError, match=r"has lost the chunk 'conv_in/out/value/c/./0/0/0/0/0'"):
+        point.load()
+
+
+def test_places_and_sites_that_are_not_there_are_refused():
+    run = filled(Memory(small_plan())).tree()
+    with pytest.raises(InputError, match="outside of the picture; choose y of 0 to 32"):
+        ep.gather(run, y=33, x=0)
+    with pytest.raises(SiteError, match="no site matches 'mid_blok'; closest: 'mid_block"):
+        ep.gather(run, "mid_blok", y=0, x=0)
+
+
+@pytest.mark.parametrize("kind", ["zip", "memory", "file", "zip in memory"])
+def test_it_opens_from_anywhere(stored, tmp_path, kind):
+    packed = ep.pack(stored, tmp_path / "run.zarr.zip")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(stored), "/recordings/run.zarr", recursive=True)
+    memory.put(str(packed), "/recordings/run.zarr.zip")
+    address = {
+        "zip": packed,
+        "memory": "memory://recordings/run.zarr",
+        "file": f"file://{stored}",
+        "zip in memory": "zip://::memory://recordings/run.zarr.zip",
+    }[kind]
+    try:
+        equal(ep.open(address), ep.open(stored))
+        here, there = info(stored), info(address)
+        assert (there.committed, there.finished, there.lost) == (1, True, ())
+        assert (there.sites, there.samples) == (here.sites, here.samples)
+        assert there.nbytes > sum(leaf["value"].nbytes for leaf in ep.open(stored).leaves)
+    finally:
+        memory.rm("/recordings", recursive=True)
+
+
+@pytest.mark.parametrize(
+    "address", ["memory://nothing.zarr", "nosuch://bucket/run.zarr", "nothing.zarr", "text.zip"]
+)
+def test_what_is_no_recording_is_told(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.zip").write_text("no zip file")
+    for look in (ep.open, info):
+        with pytest.raises(StoreError, match=f"'{address}' is no recording .*; see that the name"):
+            look(address)
+
+
+def test_a_zarr_store_of_another_kind_is_told(tmp_path):
+    xr.Dataset({"value": ("x", [1, 2])}).to_zarr(
+        tmp_path / "mine.zarr", zarr_format=3, consolidated=False
+    )
+    with pytest.raises(StoreError, match=r"mine\.zarr' is no recording .* its schema is None"):
+        ep.open(tmp_path / "mine.zarr")
+
+
+def test_it_is_read_while_it_is_written(tmp_path, monkeypatch):
+    """One that reads again and again sees whole blocks or nothing, and never an error."""
+    monkeypatch.setattr(plans, "_LONGEST_BLOCK", 1)
+    plan, path = small_plan(timesteps=12), tmp_path / "run.zarr"
+    expected = ep.site(filled(Memory(plan)).tree(), "mid_block").values
+    sink, seen, failures = Streamed(path, plan), [], []
+
+    def read():
+        try:
+            while not seen or seen[-1] < 1:
+                share = info(path).committed
+                values = ep.site(ep.open(path), "mid_block").values
+                there = np.isfinite(values)
+                assert np.array_equal(values[there], expected[there])
+                # Blocks are there or not, as a whole, and all that were committed are.
+                whole = there.all(axis=(1, 3, 4, 5))
+                assert np.array_equal(whole, there.any(axis=(1, 3, 4, 5)))
+                assert whole.mean() >= share
+                seen.append(share)
+        except BaseException as error:
+            failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    filled(sink)
+    reader.join()
+    assert not failures, failures
+    assert seen[-1] == 1
+    assert len(set(seen)) > 1, "it never read in between"

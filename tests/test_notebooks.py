@@ -1,0 +1,78 @@
+"""Notebooks: what is stored is whole and of this code, and a changed number is noticed."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+digest = runpy.run_path(str(FOLDER / "run.py"))["digest"]
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+def test_outputs_are_of_this_code(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata["digest"] == digest(notebook), f"{path.name}: make notebooks"
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    kinds = {output.output_type for cell in code_cells(notebook) for output in cell.outputs}
+    assert "error" not in kinds
+
+
+def test_a_changed_source_is_noticed(path):
+    notebook = nbformat.read(path, as_version=4)
+    code_cells(notebook)[-1].source += "\n"
+    assert notebook.metadata["digest"] != digest(notebook)
+
+
+def test_form(path):
+    """Small, without state of widgets, with reasons for what is not compared, and with claims."""
+    notebook = nbformat.read(path, as_version=4)
+    assert path.stat().st_size < 2_000_000
+    assert "widgets" not in notebook.metadata
+    assert any(cell.source.startswith("assert ") for cell in code_cells(notebook))
+    for cell in code_cells(notebook):
+        if "nbval-ignore-output" in cell.metadata.get("tags", []):
+            assert cell.source.startswith("# "), f"say why this is not compared: {cell.source}"
+
+
+def test_a_changed_number_fails(tmp_path):
+    """The cells of the quickstart that need no model, with their outputs and with one altered."""
+    notebook = nbformat.read(FOLDER / "01_quickstart.ipynb", as_version=4)
+    wanted = ("import shutil", "scene = ep.scenes.scene")
+    notebook.cells = [cell for cell in code_cells(notebook) if cell.source.startswith(wanted)]
+    nbformat.write(notebook, tmp_path / "whole.ipynb")
+    (output,) = notebook.cells[-1].outputs
+    assert "(128, 128, 3)" in output.text
+    output.text = output.text.replace("(128, 128, 3)", "(128, 129, 3)")
+    nbformat.write(notebook, tmp_path / "altered.ipynb")
+    root = FOLDER.parent
+    names = ("whole.ipynb", "altered.ipynb")
+    flags = f"-q -rA -p no:cacheprovider -c {os.devnull} --rootdir . --nbval --nbval-sanitize-with"
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", *flags.split(), FOLDER / "sanitize.cfg", *names],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    lines = found.stdout.splitlines()
+    failed = [line for line in lines if line.startswith("FAILED")]
+    passed = [line for line in lines if line.startswith("PASSED")]
+    assert len(failed) == 1, found.stdout
+    assert "altered.ipynb" in failed[0]
+    assert len(passed) == 3

@@ -1,0 +1,139 @@
+"""Layers by timesteps: the numbers of the maps, their common scales, and likeness by hand."""
+
+import numpy as np
+import pytest
+
+import emerdiff_probe as ep
+from emerdiff_probe import views
+from emerdiff_probe.errors import InputError, SiteError
+from emerdiff_probe.views.maps import cosine, places, principal_colours
+from tests.datasets import recording
+from tests.views.drawn import HOSTILE, assert_escaped, extent, images, maps, texts
+
+QUERY = "up_blocks.1.attentions.0.transformer_blocks.0.attn2:query"
+
+
+@pytest.fixture(scope="module")
+def run():
+    return recording()
+
+
+def test_maps_are_root_mean_squares_in_the_models_order(run):
+    figure = views.layers(run, "*", [281, 1], sample=1)
+    values = [ep.site(run, name)[1].sel(timestep=[281, 1]) for name in (QUERY, "mid_block")]
+    query, block = (each.astype(float).transpose("timestep", "y", "x", ...) for each in values)
+    expected = [
+        *np.sqrt((query.values.reshape(2, 2, 4, 6) ** 2).mean(-1)),
+        *np.sqrt((block.values**2).mean(-1)),
+    ]
+    assert len(maps(figure)) == 4
+    for found, wanted in zip(maps(figure), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-3)
+    scale = figure.layout.coloraxis
+    assert scale.cmin == pytest.approx(min(map(np.min, expected)), rel=1e-3)
+    assert scale.cmax == pytest.approx(max(map(np.max, expected)), rel=1e-3)
+    for trace in figure.data:
+        np.testing.assert_allclose(extent(trace, *np.shape(trace.z)), [0, 64, 0, 32])
+        assert not trace.zsmooth
+    assert "t = 281" in texts(figure)
+    assert any("up 1 attention 0.0<br>cross query" in each for each in texts(figure))
+
+
+def test_a_channel_of_both_signs_has_zero_in_the_middle(run):
+    figure = views.layers(run, "mid_block", [1], show=2, scale="site")
+    expected = ep.site(run, "mid_block")[0].sel(timestep=1).isel(channel=2)
+    np.testing.assert_allclose(maps(figure)[0], expected, rtol=1e-3)
+    assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
+
+
+def test_each_site_can_have_a_scale_of_its_own(run):
+    figure = views.layers(run, [QUERY, "mid_block"], [1], scale="site")
+    assert [trace.coloraxis for trace in figure.data] == ["coloraxis", "coloraxis2"]
+    for trace, axis in zip(figure.data, ("coloraxis", "coloraxis2"), strict=True):
+        assert figure.layout[axis].cmax == pytest.approx(np.max(trace.z))
+
+
+def test_one_head_and_one_half_can_be_chosen():
+    run = recording(guided=True)
+    figure = views.layers(run, QUERY, [1], head=1, guidance="uncond")
+    values = ep.site(run, QUERY).sel(guidance="uncond", timestep=1)[0].isel(head=1).astype(float)
+    np.testing.assert_allclose(maps(figure)[0], np.sqrt((values**2).mean("channel")), rtol=1e-3)
+    other = views.layers(run, QUERY, [1], head=1)
+    assert not np.allclose(maps(figure)[0], maps(other)[0])
+
+
+def test_colours_share_one_basis_over_timesteps(run):
+    steps = [981, 281, 1]
+    figure = views.layers(run, "mid_block", steps, show="colours")
+    values = ep.site(run, "mid_block")[0].values.reshape(-1, 5).astype(float)
+    centred = values - values.mean(0)
+    # Another way to the same: the directions are right singular vectors.
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    directions = directions[:3]
+    directions *= np.sign(directions[np.arange(3), np.abs(directions).argmax(1)])[:, None]
+    deviation = sizes[:3] / np.sqrt(len(values) - 1)
+    expected = np.clip(0.5 + centred @ directions.T / (5 * deviation), 0, 1)
+    found = np.stack(images(figure)).reshape(-1, 3)
+    np.testing.assert_allclose(found / 255, expected, atol=0.005)
+
+
+def test_features_without_differences_are_grey():
+    flat = places(ep.site(recording(), "mid_block")).isel(timestep=0) * 0
+    np.testing.assert_array_equal(principal_colours(flat), 0.5)
+
+
+def test_likeness_is_the_cosine_by_hand(run):
+    figure = views.similarity(run, "*", 281, y=20, x=50)
+    block = ep.site(run, "mid_block")[0].sel(timestep=281).astype(float)
+    point = block.sel(y=20, x=50, method="nearest").values
+    norms = np.linalg.norm(block, axis=-1) * np.linalg.norm(point)
+    found = maps(figure)[1]
+    np.testing.assert_allclose(found, block.values @ point / norms, atol=1e-3)
+    assert found[2, 6] == pytest.approx(1)
+    assert (found < 0.99).sum() == found.size - 1, "only the place itself is like itself"
+    np.testing.assert_array_equal(images(figure)[0], ep.site(run, "image")[0])
+    marks = [trace for trace in figure.data if trace.type == "scatter"]
+    assert {(mark.x[0], mark.y[0]) for mark in marks} == {(50, 20)}
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
+    narrow = views.similarity(run, "mid_block", 281, y=20, x=50, limits=(0.5, 1))
+    assert (narrow.layout.coloraxis.cmin, narrow.layout.coloraxis.cmax) == (0.5, 1)
+
+
+def test_a_feature_of_zeros_is_like_nothing(run):
+    values = places(ep.site(run, "mid_block")).isel(timestep=0).copy()
+    values[0, 0] = 0
+    assert cosine(values, 0, 0).values.tolist() == np.zeros((4, 8)).tolist()
+    assert cosine(values, 20, 50).values[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda run: views.layers(run, "up_blocks.9"), SiteError, "up_blocks.9"),
+        (lambda run: views.layers(run, "*key"), SiteError, "key"),
+        (lambda run: views.layers(run, "*", [7]), InputError, "choices: 981, 281, 1"),
+        (lambda run: views.layers(run, "*", []), InputError, "no timesteps"),
+        (lambda run: views.layers(run, "*", show="norm"), InputError, "'colours'"),
+        (lambda run: views.layers(run, "*", scale="row"), InputError, "'site'"),
+        (lambda run: views.layers(run, "mid_block", show=5), InputError, "0 to 4"),
+        (lambda run: views.layers(run, "mid_block", head=0), InputError, "has none"),
+        (lambda run: views.layers(run, QUERY, head=2), InputError, "0 to 1"),
+        (lambda run: views.layers(run, "*", sample=2), InputError, "0 to 1"),
+        (lambda run: views.layers(run, "*", guidance="cond"), InputError, "without"),
+        (lambda run: views.similarity(run, "*", 1, y=33, x=0), InputError, "outside"),
+    ],
+)
+def test_what_is_not_there_is_refused(run, call, error, says):
+    with pytest.raises(error, match=says):
+        call(run)
+
+
+def test_prompts_and_models_are_escaped():
+    run = recording(prompt=HOSTILE, model=HOSTILE)
+    for figure in (
+        views.layers(run, "*"),
+        views.similarity(run, "*", 1, y=1, x=1),
+        views.trajectory(run),
+    ):
+        assert "&lt;script&gt;" in figure.layout.title.text
+        assert_escaped(figure)

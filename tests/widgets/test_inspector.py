@@ -1,0 +1,166 @@
+"""The inspector without a browser: traits in, pictures out."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import emerdiff_probe as ep
+from emerdiff_probe.errors import InputError, SiteError
+from emerdiff_probe.views.colours import SEQUENTIAL, shaded
+from emerdiff_probe.views.maps import cosine, places
+from emerdiff_probe.widgets import Inspector
+from tests.datasets import recording
+
+QUERY = "up_blocks.1.attentions.0.transformer_blocks.0.attn2:query"
+
+
+def pixels(picture):
+    return np.asarray(Image.open(io.BytesIO(picture.png)))
+
+
+@pytest.fixture
+def inspector():
+    return Inspector(recording())
+
+
+def test_it_begins_with_the_first_site_and_the_least_noise(inspector):
+    assert (inspector.site, inspector.timestep) == (QUERY, 1)
+    picture, shown, *likeness = inspector.pictures
+    np.testing.assert_array_equal(pixels(picture), ep.site(recording(), "image")[0])
+    assert pixels(shown).shape == (2, 4, 3), "one pixel a place, no more is sent"
+    assert all(each.layout.display == "none" and not each.png for each in likeness)
+
+
+def test_the_map_follows_site_and_timestep(inspector):
+    before = pixels(inspector.pictures[1])
+    inspector.site = "mid_block"
+    inspector.timestep = 281
+    values = ep.site(recording(), "mid_block")[0].sel(timestep=281).astype(np.float32)
+    lengths = np.sqrt((values**2).mean("channel")).values
+    expected = shaded(lengths, lengths.min(), lengths.max(), SEQUENTIAL)
+    np.testing.assert_array_equal(pixels(inspector.pictures[1]), expected)
+    assert before.shape != expected.shape
+    assert "mid, t = 281: magnitude" in inspector.pictures[1].caption
+
+
+def test_a_click_asks_for_likeness_in_this_layer_and_its_neighbours(inspector):
+    inspector.pictures[1].clicked = {"y": 20.0, "x": 50.0, "shift": False, "count": 1}
+    assert inspector.point == (20, 50)
+    own, neighbour, unused = inspector.pictures[2:]
+    alike = cosine(places(ep.site(recording(), QUERY)).sel(timestep=1), 20, 50).values
+    np.testing.assert_array_equal(pixels(own), shaded(alike, alike.min(), 1))
+    assert "mid: cosine" in neighbour.caption
+    assert own.layout.display is None
+    assert unused.layout.display == "none"
+    assert own.marks == [[20, 50]]
+
+
+def test_shift_pins_places_and_each_has_its_likeness(inspector):
+    for number, y in enumerate((4.0, 20.0)):
+        inspector.pictures[0].clicked = {"y": y, "x": 5.0, "shift": True, "count": number}
+    assert inspector.pins == ((4, 5), (20, 5))
+    assert inspector.point == ()
+    first, second = (each for each in inspector.pictures[2:] if each.png)
+    assert "to place 1" in first.caption
+    assert "to place 2" in second.caption
+    assert not np.array_equal(pixels(first), pixels(second))
+    inspector.pins = [(1, 1)] * 5
+    assert sum(bool(each.png) for each in inspector.pictures[2:]) == 5
+    assert inspector.children[-1].children == inspector.pictures
+    inspector.set(pins=(), point=())
+    assert not any(each.png for each in inspector.pictures[2:])
+
+
+def test_menus_and_traits_are_one(inspector):
+    inspector._menus["timestep"].value = 281
+    assert inspector.timestep == 281
+    inspector.timestep = 981
+    assert inspector._menus["timestep"].index == 0
+    inspector._play.value = 1
+    assert inspector.timestep == 281
+
+
+def test_heads_and_channels_are_those_of_the_site():
+    inspector = Inspector(recording(), site=QUERY, head=1, show="channel", channel=2)
+    assert [value for _, value in inspector._menus["head"].options] == [-1, 0, 1]
+    values = ep.site(recording(), QUERY)[0].sel(timestep=1).isel(head=1, channel=2)
+    most = np.abs(values.values).max()
+    expected = shaded(values.transpose("y", "x").values, -most, most, "balance")
+    np.testing.assert_array_equal(pixels(inspector.pictures[1]), expected)
+    inspector.set(head=-1, channel=5)
+    assert inspector.channel == 5, "all heads' channels together are 6"
+    inspector.site = "mid_block"
+    assert (inspector.head, inspector.channel) == (-1, 4)
+    assert inspector.error == ""
+
+
+def test_both_halves_of_a_guided_recording():
+    inspector = Inspector(recording(guided=True))
+    assert inspector.guidance == "cond"
+    before = pixels(inspector.pictures[1])
+    inspector.guidance = "uncond"
+    assert not np.array_equal(before, pixels(inspector.pictures[1]))
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "says"),
+    [
+        ({"site": "mid_blok"}, SiteError, "closest: 'mid_block:out'"),
+        ({"timestep": 7}, InputError, "choices: 981"),
+        ({"point": (1, 65)}, InputError, "32 x 64"),
+        ({"sample": 2}, InputError, "0 to 1"),
+        ({"guidance": "cond"}, InputError, "guidance"),
+        ({"cite": "x"}, InputError, "closest: 'site'"),
+    ],
+)
+def test_wrong_states_are_refused_and_change_nothing(inspector, state, error, says):
+    with pytest.raises(error, match=says):
+        Inspector(recording(), **state)
+    if "cite" not in state:
+        before = getattr(inspector, next(iter(state)))
+        with pytest.raises(error, match=says):
+            inspector.set(**state)
+        assert getattr(inspector, next(iter(state))) == before
+
+
+def test_what_goes_wrong_while_drawing_is_shown(inspector, monkeypatch):
+    def broken(*_):
+        raise OSError("<b>chunk lost")
+
+    monkeypatch.setattr("emerdiff_probe.store.site", broken)
+    inspector.timestep = 281
+    assert inspector.error == "OSError: <b>chunk lost"
+    assert "&lt;b&gt;chunk lost" in inspector._said.value
+    monkeypatch.undo()
+    inspector.timestep = 981
+    assert inspector.error == ""
+    assert "chunk" not in inspector._said.value
+
+
+def test_the_code_makes_the_same_view_again(inspector):
+    inspector.set(site="mid_block", timestep=281, point=(3, 4), pins=[(1, 2)], show="colours")
+    again = eval(inspector.code(), {"ep": ep, "run": recording()})
+    assert {name: getattr(again, name) for name in Inspector._own()} == {
+        name: getattr(inspector, name) for name in Inspector._own()
+    }
+    for one, other in zip(inspector.pictures, again.pictures, strict=True):
+        assert one.png == other.png
+
+
+def test_a_view_without_a_kernel(inspector):
+    bundle = inspector._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["image/png"]
+    assert np.asarray(Image.open(io.BytesIO(inspector.snapshot()))).shape == (128, 2 * 264 + 8, 3)
+
+
+def test_saving_writes_a_page_that_needs_no_network(inspector, tmp_path):
+    inspector.point = (3, 4)
+    page = inspector.save(tmp_path / "view.html").read_text()
+    assert "plotly.js v" in page
+    assert "cosine similarity to y 3, x 4 at t = 1" in page
+    with pytest.raises(InputError, match=r"\.svg"):
+        inspector.save(tmp_path / "view.jpeg")

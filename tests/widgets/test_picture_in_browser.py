@@ -1,0 +1,123 @@
+"""The script of pictures in a real browser, with a stand-in for the kernel's side."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emerdiff_probe import widgets
+from emerdiff_probe.views.panels import png
+from emerdiff_probe.widgets import Picture
+from tests.browser import PATIENCE, chromium
+
+HERE = Path(widgets.__file__).parent
+
+# What anywidget's front end gives to a script: traits, and who wants to know of changes.
+MODEL = """
+window.told = [];
+window.listeners = {};
+window.model = {
+  get: (name) => window.state[name],
+  set: (name, value) => { window.state[name] = value; window.told.push([name, value]); },
+  save_changes: () => {},
+  on: (names, listener) => names.split(" ").forEach((name) => {
+    (window.listeners[name] ??= []).push(listener);
+  }),
+};
+window.change = (name, value) => {
+  window.state[name] = value;
+  (window.listeners[`change:${name}`] ?? []).forEach((listener) => listener());
+};
+undefined;
+"""
+
+
+@pytest.fixture(scope="module")
+def page():
+    pixels = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
+    state = {
+        "extent": [32, 64],
+        "grid": [4, 8],
+        "marks": [[8, 16]],
+        "cells": [[1, 2]],
+        "cursor": [],
+        "caption": "<b>a site",
+        "width": 320,
+        "clicked": {},
+        "dragged": {},
+    }
+    assert set(state) <= set(Picture.class_trait_names(sync=True))
+    script = (HERE / "picture.js").read_text().replace("export default", "window.widget =")
+    style = (HERE / "picture.css").read_text()
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 600, "height": 400})
+        page.set_default_timeout(PATIENCE)
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.set_content(f"<style>{style}</style><div id='el'></div>")
+        page.evaluate(MODEL)
+        page.evaluate("state => { window.state = state; }", state)
+        page.evaluate("bytes => { state.png = new DataView(new Uint8Array(bytes).buffer); }",
+                      list(png(pixels)))  # fmt: skip
+        page.add_script_tag(content=script)
+        # What gives a function back would be called.
+        page.evaluate("widget.render({ model, el: document.getElementById('el') }); undefined")
+        page.wait_for_function("document.querySelector('img').naturalWidth === 8")
+        yield page
+        assert errors == []
+
+
+def told(page):
+    return page.evaluate("told.at(-1)")
+
+
+def test_it_is_sharp_and_of_the_extents_shape(page):
+    image = page.locator("img")
+    assert image.evaluate("each => getComputedStyle(each).imageRendering") == "pixelated"
+    box = image.bounding_box()
+    assert (box["width"], box["height"]) == (320, 160)
+    assert page.locator("figcaption").inner_text() == "<b>a site", "captions are no markup"
+    assert page.locator("rect.ep-light").get_attribute("x") == "16"
+    assert page.locator("rect.ep-light").get_attribute("y") == "8"
+
+
+def test_clicks_are_told_in_pixels_of_the_picture(page):
+    page.locator("svg").click(position={"x": 160, "y": 120})
+    name, event = told(page)
+    assert (name, event["shift"]) == ("clicked", False)
+    assert (event["y"], event["x"]) == pytest.approx((24, 32), abs=0.1)
+    page.locator("svg").click(position={"x": 160, "y": 120}, modifiers=["Shift"])
+    name, again = told(page)
+    assert again["shift"] is True
+    assert again["count"] == event["count"] + 1, "the same place twice is two events"
+
+
+def test_drags_are_told_with_their_way(page):
+    box = page.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 110, box["y"] + 10, steps=5)
+    page.mouse.up()
+    name, event = told(page)
+    assert name == "dragged"
+    assert event["path"][0] == pytest.approx([2, 2], abs=0.1)
+    assert event["path"][-1] == pytest.approx([2, 22], abs=0.1)
+    assert len(event["path"]) >= 6
+
+
+def test_keys_walk_from_cell_to_cell(page):
+    page.evaluate("change('cursor', [4, 4])")
+    page.locator("svg").press("ArrowRight")
+    assert told(page)[1]["y"] == 4
+    assert told(page)[1]["x"] == 12
+    page.locator("svg").press("ArrowUp")
+    assert told(page)[1]["y"] == 4, "there is nothing above"
+
+
+def test_what_changes_is_drawn(page):
+    page.evaluate("change('marks', [[1, 1], [2, 2], [3, 3]])")
+    assert page.locator("path.ep-light").count() == 3
+    numbers = page.locator("svg text").evaluate_all("all => all.map(each => each.textContent)")
+    assert numbers == ["1", "2", "3"]
+    page.evaluate("change('caption', 'another')")
+    assert page.locator("figcaption").inner_text() == "another"

@@ -1,0 +1,76 @@
+"""Choosing sites: what passes, how large it is, and patterns that name nothing."""
+
+import pandas as pd
+import pytest
+
+from emerdiff_probe.errors import SiteError
+from emerdiff_probe.sites import Site, select
+from emerdiff_probe.widgets import SiteBrowser
+
+
+@pytest.fixture
+def table():
+    names = ["down_blocks.0:out", "mid_block:out", "up_blocks.1.attentions.0:out", "up.attn2:query"]
+    return pd.DataFrame(
+        {
+            "kind": ["block", "block", "transformer", "cross"],
+            "level": [32, 8, 16, 16],
+            "bytes": [2**20, 2**19, 2**18, 2**18],
+        },
+        index=names,
+    )
+
+
+def test_all_sites_pass_at_first(table):
+    browser = SiteBrowser(table)
+    assert list(browser.selection) == list(table.index)
+    assert "4</b> of 4" in browser._summary.value
+    assert "2.0 MiB" in browser._summary.value
+    assert browser.code() == "sites='*'"
+
+
+def test_filters_act_together(table):
+    browser = SiteBrowser(table, "*block*")
+    browser.kind = "block"
+    assert browser.selection == ("down_blocks.0:out", "mid_block:out")
+    browser.level = "8"
+    assert browser.selection == ("mid_block:out",)
+    assert "0.5 MiB" in browser._summary.value
+    assert "mid_block" in browser._rows.value
+    assert "down_blocks" not in browser._rows.value
+    sites = [Site.parse(name) for name in table.index]
+    chosen = select(sites, browser.code().removeprefix("sites=").strip("'"))
+    assert tuple(map(str, chosen)) == browser.selection
+
+
+def test_menus_and_traits_are_one(table):
+    browser = SiteBrowser(table)
+    browser._pattern.value = "mid_block"
+    assert browser.pattern == "mid_block"
+    assert browser.selection == ("mid_block:out",)
+    assert list(browser.table.index) == ["mid_block:out"]
+
+
+def test_a_pattern_that_names_nothing_says_so(table):
+    browser = SiteBrowser(table)
+    browser.pattern = "<b>mid_blok"
+    assert browser.selection == ()
+    assert "ep-error" in browser._summary.value
+    assert "&lt;b&gt;" in browser._summary.value
+    browser.pattern = "mid_block"
+    assert "ep-error" not in browser._summary.value
+    with pytest.raises(SiteError, match="zebra"):
+        SiteBrowser(table, "zebra")
+
+
+def test_a_model_is_asked_for_its_table_once(table):
+    class Model:
+        asked = 0
+
+        def sites(self):
+            self.asked += 1
+            return table
+
+    model = Model()
+    SiteBrowser(model).pattern = "mid_block"
+    assert model.asked == 1
