@@ -292,4 +292,4 @@ class Recorder:
         else:
             return
         if pictures.shape[:-1] == (self._open.form.samples, *self._open.size(self._target)):
-            self._open.image = pictures
+            self._open.end(pictures)

@@ -65,6 +65,7 @@ class Run:
     steps: list[int] = field(default_factory=list)
     values: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
     image: NDArray[np.uint8] | None = None
+    _tree: xr.DataTree | None = None
 
     @classmethod
     def begun(
@@ -84,10 +85,15 @@ class Run:
 
     def add(self, timestep: float, step: int, values: Mapping[str, NDArray[Any]]) -> None:
         """Takes what one call gave."""
+        self._tree = None
         self.timesteps.append(timestep)
         self.steps.append(step)
         for path, array in values.items():
             self.values.setdefault(path, []).append(array)
+
+    def end(self, image: NDArray[np.uint8]) -> None:
+        """Takes the pictures that the run ended with."""
+        self._tree, self.image = None, image
 
     def size(self, target: Target) -> tuple[int, int]:
         """Height and width of the pictures in pixels."""
@@ -95,12 +101,17 @@ class Run:
         return height * target.factor, width * target.factor
 
     def tree(self, target: Target, config: Mapping[str, Any]) -> xr.DataTree:
-        """The run so far, as a recording.
+        """The run so far, as a recording; built once, until more comes.
 
         Args:
             target: What was probed.
             config: All that decides the values, beside the timesteps.
         """
+        if self._tree is None:
+            self._tree = self._built(target, config)
+        return self._tree
+
+    def _built(self, target: Target, config: Mapping[str, Any]) -> xr.DataTree:
         known = self.form.guidance is not None
         timesteps = self.timesteps
         if all(float(each).is_integer() for each in timesteps):

@@ -281,6 +281,7 @@ def test_calls_of_the_pipeline_are_runs_apart(shared):
         draw(shared, CAR, num_inference_steps=2)
         draw(shared, CAR, height=32)
     first, second, third = recorder.runs
+    assert recorder.runs[0] is first  # built once
     assert [run["prompt"].values.item() for run in recorder.runs] == [HOUSE, CAR, CAR]
     assert first.sizes["timestep"] == 3
     assert second.sizes["timestep"] == 2
