@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,9 @@ from emerdiff_probe.probing.taps import attentions, given, prefix, processed
 from emerdiff_probe.sites import Site
 
 __all__ = ["Watched", "branches", "modulate", "watch"]
+
+_QUERIES: Final = 256
+"""Queries at a time: some 30 MiB of probabilities at Stable Diffusion v1's finest level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +272,7 @@ class _SideBySide:
             row=len(query),
             head=attn.heads,
         )
-        mixed = F.scaled_dot_product_attention(query, key, values)
+        mixed = _attention(query, key, values)
         mixed = rearrange(
             mixed,
             "row head place (branch channel) -> (row branch) place (head channel)",
@@ -277,3 +280,18 @@ class _SideBySide:
         )
         projected: Tensor = attn.to_out[0](mixed)
         return projected
+
+
+def _attention(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
+    """``softmax(Q K^T / sqrt(d)) V``, all of shape (row, head, location, channel), V the widest."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, values)
+    # PyTorch's fast kernel for CPUs wants values as wide as queries, else the whole matrix is held.
+    keys = (key * query.shape[-1] ** -0.5).transpose(-1, -2)
+    return torch.cat(
+        [
+            (some @ keys).softmax(-1, dtype=torch.float32).to(values) @ values
+            for some in query.split(_QUERIES, dim=2)
+        ],
+        dim=2,
+    )

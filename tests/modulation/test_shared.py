@@ -160,6 +160,18 @@ def test_the_batch_is_halved_where_memory_runs_out():
     handle.remove()
 
 
+@pytest.mark.parametrize("places", [7, 256, 600])
+def test_attention_in_blocks_is_attention(places):
+    random = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 3, places, 8, generator=random) for _ in range(2))
+    values = torch.randn(2, 3, places, 40, generator=random)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, values)
+    found = shared._attention(query, key, values)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    # The control: with the keys of another row it is another.
+    assert not torch.allclose(shared._attention(query, key.flip(0), values), expected, atol=0.1)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_segments_are_the_same(case):
     checkpoint, config, side = CASES[case]
