@@ -31,6 +31,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    decoder: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> StableDiffusion:
     """Loads a denoiser.
@@ -42,6 +43,9 @@ def load(
             as it stands: with its LoRA, and where it is.
         device: Where to run; by default CUDA if there is one, else the CPU.
         dtype: By default float32 on a CPU and float16 on CUDA.
+        decoder: A folder or hub id of a tiny autoencoder (diffusers' ``AutoencoderTiny``) for the
+            model's latents, such as ``"madebyollin/taesd"``, which then decodes in place of the
+            model's own: faster, in less memory, and less exact.
         **options: For the pipeline's ``from_pretrained``: ``revision``, ``variant``, ...; for a
             file's ``from_single_file``: ``config``, a folder or hub id of a pipeline of its kind.
 
@@ -49,7 +53,10 @@ def load(
         ModelError: There is no such model, or its layout is not known.
     """
     if not isinstance(model, str | os.PathLike):
-        return StableDiffusion(model, type(model).__name__)
+        built = StableDiffusion(model, type(model).__name__)
+        if decoder is not None:
+            _decode_with(built, os.fspath(decoder))
+        return built
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = _usable(device)
@@ -67,7 +74,21 @@ def load(
         # diffusers, transformers, safetensors and the hub each raise kinds of their own.
         raise ModelError(f"cannot load {name!r}: {_first_line(error)}\n{_CHOICES}") from error
     denoiser.pipeline.to(device)
+    if decoder is not None:
+        _decode_with(denoiser, os.fspath(decoder))
     return denoiser
+
+
+def _decode_with(denoiser: StableDiffusion, decoder: str) -> None:
+    try:
+        denoiser.decode_with(decoder)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"cannot load the decoder {decoder!r}: {_first_line(error)}\nGive a folder or hub id "
+            "of an AutoencoderTiny, as 'madebyollin/taesd' for Stable Diffusion v1 and v2"
+        ) from error
 
 
 def _loaded(name: str, dtype: torch.dtype, options: dict[str, Any]) -> StableDiffusion:

@@ -44,6 +44,10 @@ class StableDiffusion:
             used, with a warning.
         name: How it was asked for; part of every dataset's provenance.
 
+    Attributes:
+        decoder: The autoencoder that decodes: the pipeline's own, unless another for the same
+            latents is put in its place.
+
     Raises:
         ModelError: A part is missing, or is of a kind that is not known.
     """
@@ -54,6 +58,7 @@ class StableDiffusion:
         self.pipeline = pipeline
         self.unet = pipeline.unet.eval()
         self.vae = pipeline.vae.eval()
+        self.decoder: Any = self.vae
         self.text = _text_encoding(pipeline)
         self.schedule = Schedule.from_scheduler(pipeline.scheduler)
         # The bundled model and those trained like it have three levels, Stable Diffusion has four,
@@ -71,6 +76,27 @@ class StableDiffusion:
         size = self.unet.config.sample_size
         self.image_size = (size if isinstance(size, int) else max(size)) * self._factor
         self.size_multiple = self._factor * 2 ** (levels - 1)
+
+    def decode_with(self, folder: str) -> None:
+        """Lets a tiny autoencoder for the same latents decode from now on.
+
+        Args:
+            folder: A folder or hub id of diffusers' ``AutoencoderTiny``.
+
+        Raises:
+            ModelError: It is for other latents.
+        """
+        from diffusers import AutoencoderTiny
+
+        tiny = AutoencoderTiny.from_pretrained(folder, torch_dtype=self.dtype).eval()
+        channels, own = tiny.config.latent_channels, self.unet.config.in_channels
+        factor = 2 ** (len(tiny.config.block_out_channels) - 1)
+        if (channels, factor) != (own, self._factor):
+            raise ModelError(
+                f"the decoder {folder!r} is for latents of {channels} channels, {factor} times "
+                f"smaller than pictures; the model's have {own}, {self._factor} times smaller"
+            )
+        self.decoder = tiny.to(self.device)
 
     @classmethod
     def from_folder(cls, folder: str, name: str, dtype: torch.dtype, **options: Any) -> Self:
@@ -158,7 +184,7 @@ class StableDiffusion:
     @property
     def description(self) -> dict[str, Any]:
         """Provenance for datasets."""
-        return {
+        about = {
             "name": self.name,
             "weights": self.weights,
             "pipeline": type(self.pipeline).__name__,
@@ -167,6 +193,8 @@ class StableDiffusion:
             "prediction": self.schedule.prediction,
             "image_size": self.image_size,
         }
+        own = self.decoder is self.vae
+        return about if own else {**about, "decoder": self.decoder.config._name_or_path}
 
     @torch.no_grad()
     def condition(self, prompt: str = "", guidance: float = 1.0) -> Condition:
@@ -250,24 +278,26 @@ class StableDiffusion:
         return torch.tensor([[*size, 0, 0, *size]], device=latents.device, dtype=self.dtype)
 
     @contextmanager
-    def _precise(self) -> Iterator[torch.dtype]:
-        """The autoencoder in the dtype it works in: XL's leaves the range of float16."""
-        dtype = next(self.vae.parameters()).dtype
-        widen = self._is_xl and dtype == torch.float16 and self.vae.config.force_upcast
+    def _precise(self, autoencoder: Any) -> Iterator[torch.dtype]:
+        """An autoencoder in the dtype it works in: XL's own leaves the range of float16."""
+        dtype = next(autoencoder.parameters()).dtype
+        widen = self._is_xl and dtype == torch.float16 and autoencoder.config.force_upcast
         if widen:
-            self.vae.float()
+            autoencoder.float()
         try:
             yield torch.float32 if widen else dtype
         finally:
             if widen:
-                self.vae.to(dtype)
+                autoencoder.to(dtype)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures, shape (sample, 3, y, x) in [0, 1], to latents: the posterior's mean, scaled."""
-        with self._precise() as dtype:
-            scaled = (pictures * 2 - 1).to(self.device, dtype)
-            mean = self.vae.encode(scaled).latent_dist.mode().float()
+        with self._precise(self.vae) as dtype:
+            encoded = self.vae.encode((pictures * 2 - 1).to(self.device, dtype))
+        # A tiny autoencoder gives no distribution.
+        tiny = hasattr(encoded, "latents")
+        mean = (encoded.latents if tiny else encoded.latent_dist.mode()).float()
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return (mean - shift) * self.vae.config.scaling_factor
 
@@ -277,10 +307,10 @@ class StableDiffusion:
         They are not clamped: a response is a difference of two of them, and clamping would hide
         it wherever a picture is white or black.
         """
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        latents = latents / self.vae.config.scaling_factor + shift
-        with self._precise() as dtype, torch.set_grad_enabled(latents.requires_grad):
-            decoded = self.vae.decode(latents.to(dtype), return_dict=False)[0]
+        config = self.decoder.config
+        latents = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        with self._precise(self.decoder) as dtype, torch.set_grad_enabled(latents.requires_grad):
+            decoded = self.decoder.decode(latents.to(dtype), return_dict=False)[0]
         return decoded.float() / 2 + 0.5
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:

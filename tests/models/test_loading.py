@@ -7,6 +7,7 @@ import accelerate
 import pytest
 import torch
 from diffusers import (
+    AutoencoderTiny,
     ControlNetModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -115,6 +116,48 @@ def test_encoding_and_decoding_scale_as_the_pipeline_does(pipeline):
     encoded = model.encode(picture)
     torch.testing.assert_close(encoded, mean * pipeline.vae.config.scaling_factor)
     torch.testing.assert_close(model.decode(encoded), decoded, rtol=1e-4, atol=1e-5)
+
+
+def tiny_autoencoder(levels):
+    torch.manual_seed(5)
+    return AutoencoderTiny(
+        encoder_block_out_channels=(8,) * levels,
+        decoder_block_out_channels=(8,) * levels,
+        num_encoder_blocks=(1,) * levels,
+        num_decoder_blocks=(1,) * levels,
+    )
+
+
+def test_a_tiny_autoencoder_decodes_and_the_own_one_encodes(pipeline, tmp_path):
+    levels = len(pipeline.vae.config.block_out_channels)
+    tiny = tiny_autoencoder(levels)
+    tiny.save_pretrained(tmp_path / "tiny")
+    own, model = ep.load(pipeline), ep.load(pipeline, decoder=tmp_path / "tiny")
+    picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    encoded = model.encode(picture)
+    torch.testing.assert_close(encoded, own.encode(picture), rtol=0, atol=0)
+    with torch.no_grad():
+        expected = tiny.decode(encoded).sample / 2 + 0.5
+    torch.testing.assert_close(model.decode(encoded), expected)
+    assert not torch.allclose(model.decode(encoded), own.decode(encoded), atol=0.01)
+    assert model.description["decoder"] == str(tmp_path / "tiny")
+    assert "decoder" not in own.description
+    tiny_autoencoder(levels + 1).save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match=f"{2**levels} times smaller than pictures; the model's"):
+        ep.load(pipeline, decoder=tmp_path / "other")
+    with pytest.raises(ModelError, match=r"(?s)cannot load the decoder .*taesd"):
+        ep.load(pipeline, decoder=tmp_path / "none")
+
+
+def test_a_pipeline_may_have_a_tiny_autoencoder_of_its_own():
+    pipeline = tiny_playground()
+    pipeline.vae = tiny_autoencoder(3)
+    model = ep.load(pipeline)
+    picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = pipeline.vae.encode(picture * 2 - 1).latents
+    torch.testing.assert_close(model.encode(picture), expected)
+    assert model.decode(model.encode(picture)).shape == picture.shape
 
 
 def test_a_folder_of_mixed_dtypes_loads_in_one(tmp_path):
