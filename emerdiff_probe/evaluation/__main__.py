@@ -290,16 +290,17 @@ def _modulation(task: Task) -> None:
     costs = engines.costs(task.model, observation.trajectory, weights, config)
     full = ""
     if task.full_size:
-        large, trajectory = engines.random_v1()
-        halves = torch.zeros(2, 16, 16)
-        halves[0, :, :8], halves[1, :, 8:] = 1, 1
-        paper = EmerDiffConfig.closest_to_paper().replace(batch=4)
+        costs_v1, decoders = engines.full_size(task.model.dtype)
         full = f"""
 ## At Stable Diffusion v1's size
 
-Its UNet with random weights, 64 x 64 latents, 2 masks, 15 steps from t_m = 281.
+Its UNet and autoencoder with random weights, 64 x 64 latents, 2 masks, 15 steps from t_m = 281.
 
-{report.to_markdown(engines.costs(large, trajectory, halves, paper).round(3))}
+{report.to_markdown(costs_v1.round(2).T)}
+
+What decoding one picture costs:
+
+{report.to_markdown(decoders.round(2))}
 """
     text = f"""# What engines cost, and how far they are from the literal one
 
@@ -314,9 +315,12 @@ responses, mIoU the majority-class one of parts.
 
 ![Agreement against speed](modulation.png)
 
-## Operations of one scene's denoising
+## Operations of one scene
 
-{report.to_markdown(costs.round(3))}
+"bound" is how many times fewer operations an engine takes than the literal one, "fast" how many
+times as fast it was, "reached" the share of the bound.
+
+{report.to_markdown(costs.round(2).T)}
 
 ## How linear responses are (one scene)
 

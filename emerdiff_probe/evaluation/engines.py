@@ -5,25 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 import xarray as xr
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from emerdiff_probe import analysis
+from emerdiff_probe.evaluation.full_size import stable_diffusion_1
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
-from emerdiff_probe.models import Condition, Denoiser, StableDiffusion
+from emerdiff_probe.models import Denoiser, StableDiffusion
 from emerdiff_probe.modulation import ENGINES, EmerDiffConfig, observe
 from emerdiff_probe.modulation.adjoint import gradients
 from emerdiff_probe.modulation.engines import decoded
+from emerdiff_probe.modulation.literal import Modulated
 from emerdiff_probe.modulation.observation import low_resolution_masks
 from emerdiff_probe.probing import Trajectory, hooked, prompted
 from emerdiff_probe.scenes import PARTS, scene
@@ -31,20 +31,27 @@ from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, pixel_centres
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Photo
 
-__all__ = ["VARIANTS", "compare", "costs", "derivatives", "linearity", "random_v1", "trade_off"]
-
-VARIANTS: Final[dict[str, tuple[str, dict[str, object]]]] = {
-    "literal": ("literal", {}),
-    "shared": ("shared", {}),
-    "shared, one side": ("shared", {"sides": "one"}),
-    "shared, latent difference": ("shared", {"space": "latent"}),
-    "short, 5 steps": ("short", {"short_steps": 5}),
-    "short, 3 steps": ("short", {"short_steps": 3}),
-    "jump": ("jump", {}),
-}
-"""Engines with their settings, by name; the first is what the others are compared with."""
+__all__ = ["compare", "costs", "derivatives", "full_size", "linearity", "trade_off", "variants"]
 
 _FACTORS: Final = (0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+def variants(trajectory: Trajectory) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Engines with their settings, by name; the first is what the others are compared with."""
+    later = trajectory.timesteps[len(trajectory.timesteps) // 2]
+    return {
+        "literal": ("literal", {}),
+        "shared": ("shared", {}),
+        "shared, one side": ("shared", {"sides": "one"}),
+        "shared, latent difference": ("shared", {"space": "latent"}),
+        "short, 8 steps": ("short", {"short_steps": 8}),
+        "short, 5 steps": ("short", {"short_steps": 5}),
+        "short, 5 steps, one side": ("short", {"short_steps": 5, "sides": "one"}),
+        "short, 3 steps": ("short", {"short_steps": 3}),
+        "short, 2 steps": ("short", {"short_steps": 2}),
+        "jump": ("jump", {}),
+        "jump, half way down": ("jump", {"modulation_timestep": later}),
+    }
 
 
 def compare(
@@ -66,7 +73,7 @@ def compare(
         weights = torch.from_numpy(masks.values)
         rows: list[Row] = []
         first: tuple[NDArray[np.integer], NDArray[np.float32]] | None = None
-        for name, (engine, changes) in VARIANTS.items():
+        for name, (engine, changes) in variants(observation.trajectory).items():
             each = config.replace(**changes)
             with _counted(model) as counts:
                 begun = time.perf_counter()
@@ -100,25 +107,77 @@ def compare(
 def costs(
     model: Denoiser, trajectory: Trajectory, masks: Tensor, config: EmerDiffConfig
 ) -> pd.DataFrame:
-    """Seconds, UNet rows and floating-point operations of denoising by every engine."""
+    """What every engine costs, in seconds and in floating-point operations.
+
+    Returns:
+        By engine: UNet ``calls`` and their ``rows``; for denoising alone and for the whole with
+        decoding, the ``teraflops``, the ``bound`` (how many times fewer than the literal engine's),
+        the ``seconds``, how many times as ``fast`` as the literal engine that is, and what share of
+        the bound was ``reached``.
+    """
+
+    def decode(modulated: Modulated) -> None:
+        with torch.inference_mode():
+            for _ in decoded(model, modulated, config):
+                pass
+
     rows = {}
     for name in ENGINES:
         with _counted(model) as counts:
             begun = time.perf_counter()
+            modulated = ENGINES[name](model, trajectory, masks, config)
+            denoised = time.perf_counter()
+        decode(modulated)
+        ended = time.perf_counter()
+        with _operations() as counter:
             ENGINES[name](model, trajectory, masks, config)
-            seconds = time.perf_counter() - begun
-        with FlopCounterMode(display=False) as counter:
-            ENGINES[name](model, trajectory, masks, config)
+            denoising = counter.get_total_flops()
+            decode(modulated)
         rows[name] = {
-            "seconds": seconds,
             "calls": len(counts),
             "rows": sum(counts),
-            "teraflops": counter.get_total_flops() / 1e12,
+            "denoising teraflops": denoising / 1e12,
+            "denoising seconds": denoised - begun,
+            "whole teraflops": counter.get_total_flops() / 1e12,
+            "whole seconds": ended - begun,
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("engine")
-    table["time / literal"] = table["seconds"] / table["seconds"]["literal"]
-    table["operations / literal"] = table["teraflops"] / table["teraflops"]["literal"]
+    for part in ("denoising", "whole"):
+        operations, seconds = table[f"{part} teraflops"], table[f"{part} seconds"]
+        table[f"{part} bound"] = operations["literal"] / operations
+        table[f"{part} fast"] = seconds["literal"] / seconds
+        table[f"{part} reached"] = table[f"{part} fast"] / table[f"{part} bound"]
     return table
+
+
+def full_size(dtype: torch.dtype) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What engines cost at Stable Diffusion v1's size: random weights, two masks, 15 steps.
+
+    Returns:
+        `costs`, and of its autoencoder and of a tiny one (AutoencoderTiny as published) the
+        ``seconds`` and ``teraflops`` of decoding one picture.
+    """
+    from diffusers import AutoencoderTiny
+
+    model = stable_diffusion_1(dtype)
+    config = EmerDiffConfig.closest_to_paper().replace(batch=4)
+    timesteps = model.schedule.timesteps(config.steps)
+    timesteps = tuple(t for t in timesteps if t <= config.modulation_timestep)
+    trajectory = prompted(model, model.condition(), timesteps, 0, (512, 512))
+    halves = torch.zeros(2, 16, 16)
+    halves[0, :, :8], halves[1, :, 8:] = 1, 1
+    found = costs(model, trajectory, halves, config)
+    rows = {}
+    tiny = AutoencoderTiny().to(dtype).eval()
+    for name, decoder in (("its own", model.vae), ("tiny", tiny)):
+        model.decoder = decoder
+        begun = time.perf_counter()
+        model.decode(trajectory.start)
+        seconds = time.perf_counter() - begun
+        with _operations() as counter:
+            model.decode(trajectory.start)
+        rows[name] = {"seconds": seconds, "teraflops": counter.get_total_flops() / 1e12}
+    return found, pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
 
 
 def linearity(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd.DataFrame:
@@ -173,32 +232,6 @@ def derivatives(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("lambda")
 
 
-def random_v1() -> tuple[StableDiffusion, Trajectory]:
-    """Stable Diffusion v1's UNet at its full size with random weights, and a trajectory for it.
-
-    The other parts are small: only denoising is measured.
-    """
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-    )
-    text = torch.nn.Linear(1, 1)
-    tokenizer = SimpleNamespace(model_max_length=77)
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
-    )
-    parts = SimpleNamespace(
-        unet=unet, vae=vae, text_encoder=text, tokenizer=tokenizer, scheduler=scheduler
-    )
-    model = StableDiffusion(parts, "random weights of Stable Diffusion v1's size")
-    condition = Condition("", torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(0)))
-    timesteps = tuple(t for t in model.schedule.timesteps(50) if t <= 281)
-    return model, prompted(model, condition, timesteps, 0, (512, 512))
-
-
 def trade_off(scores: pd.DataFrame) -> go.Figure:
     """Agreement with the literal engine against speed, a point for each variant."""
     means = scores.groupby("variant", sort=False).mean(numeric_only=True)
@@ -224,6 +257,16 @@ def _counted(model: Denoiser) -> Iterator[list[int]]:
     rows: list[int] = []
     with hooked(model.unet, {Site("conv_out"): lambda output: rows.append(len(output))}):
         yield rows
+
+
+def _operations() -> FlopCounterMode:
+    """Counts floating-point operations, also those of the attention kernel for CPUs."""
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={kernel: attention})
 
 
 def _responses(

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from emerdiff_probe.errors import CaptureError
+from emerdiff_probe.evaluation.full_size import stable_diffusion_1
 from emerdiff_probe.models import StableDiffusion, load
-from emerdiff_probe.models.playground import architecture
-from emerdiff_probe.models.playground.settings import Sizes
 from emerdiff_probe.probing import record, sample
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Prompt
@@ -244,27 +243,15 @@ def _high_water() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-STABLE_DIFFUSION_1: Final = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
-"""The UNet's configuration, as published with Stable Diffusion v1.4: 860 million parameters."""
-
-
 def full_size(dtype: torch.dtype, steps: int = 3) -> dict[str, float]:
     """Records the queries of all cross-attentions of a UNet as large as Stable Diffusion v1's.
 
-    Its weights, text encoder and autoencoder are random, and these two small.
+    Its weights are random; text encoder and autoencoder are small.
 
     Returns:
         ``parameters``, ``bare`` and ``recorded`` seconds a step, and ``bytes`` in the store.
     """
-    model = _stable_diffusion_1(dtype)
+    model = stable_diffusion_1(dtype, autoencoder=(8, 8, 8, 8))
 
     def seconds(run: Callable[[], object]) -> float:
         begun = time.perf_counter()
@@ -285,17 +272,3 @@ def full_size(dtype: torch.dtype, steps: int = 3) -> dict[str, float]:
         shutil.rmtree(folder)
     count = sum(each.numel() for each in model.unet.parameters())
     return {"parameters": count, "bare": bare, "recorded": recorded, "bytes": stored}
-
-
-def _stable_diffusion_1(dtype: torch.dtype) -> StableDiffusion:
-    from diffusers import UNet2DConditionModel
-
-    sizes = Sizes(autoencoder_channels=(8, 8, 8, 8), text_width=768, text_layers=1, text_length=77)
-    words = architecture.tokenizer([PROMPT.text], sizes)
-    pipeline = architecture.assemble(
-        architecture.autoencoder(sizes),
-        UNet2DConditionModel(**STABLE_DIFFUSION_1).eval(),
-        architecture.text_encoder(words, sizes),
-        words,
-    )
-    return StableDiffusion(pipeline.to(dtype), "random, as large as Stable Diffusion v1")

@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError
-from emerdiff_probe.evaluation import recording
+from emerdiff_probe.evaluation import full_size, recording
 from tests.checkpoints import tiny_playground
 
 
@@ -61,11 +61,11 @@ def test_memory_is_that_of_a_process_of_its_own(tiny_folder):
 
 def test_the_large_unet_is_as_large_as_the_published_one(monkeypatch):
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**recording.STABLE_DIFFUSION_1)
+        unet = UNet2DConditionModel(**full_size.UNET)
     assert sum(each.numel() for each in unet.parameters()) == 859_520_964
     # The same, narrow enough for a test.
     narrow = {"block_out_channels": (32, 32, 32, 32), "sample_size": 16}
-    monkeypatch.setattr(recording, "STABLE_DIFFUSION_1", recording.STABLE_DIFFUSION_1 | narrow)
+    monkeypatch.setattr(full_size, "UNET", full_size.UNET | narrow)
     found = recording.full_size(torch.float32, steps=1)
     assert found["bytes"] > 5 * 16 * 16 * 32 * 2
     assert found["recorded"] > 0
