@@ -88,17 +88,17 @@ def assign(difference: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.Dataset:
     """
     y, x = np.asarray(y, np.float64), np.asarray(x, np.float64)
     same = np.array_equal(y, difference[MODEL_Y]) and np.array_equal(x, difference[MODEL_X])
-    down = linear_weights(difference[MODEL_Y].values, y).astype(np.float32)
-    across = linear_weights(difference[MODEL_X].values, x).astype(np.float32)
+    if not same:
+        down = linear_weights(difference[MODEL_Y].values, y).astype(np.float32)
+        across = linear_weights(difference[MODEL_X].values, x).astype(np.float32)
     first = np.full((len(y), len(x)), -1.0, np.float32)
     second = np.zeros_like(first)
     labels = np.zeros(first.shape, np.int16)
     for number, plane in enumerate(difference.transpose(MASK, MODEL_Y, MODEL_X).values):
         moved = plane if same else down @ plane @ across.T
-        wins = moved > first
-        second = np.where(wins, np.maximum(first, 0), np.maximum(second, moved))
-        labels[wins] = number
-        first = np.where(wins, moved, first)
+        np.copyto(labels, number, where=moved > first)
+        np.maximum(second, np.minimum(first, moved), out=second)
+        np.maximum(first, moved, out=first)
     margin = np.divide(first - second, first, out=np.zeros_like(first), where=first > 0)
     maps = {"labels": labels, "strength": first, "margin": margin}
     return xr.Dataset(

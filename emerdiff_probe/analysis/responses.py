@@ -8,6 +8,7 @@ compressed by `compress`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.extmath import randomized_svd
 
-from emerdiff_probe.analysis.assignment import assign, smooth
+from emerdiff_probe.analysis.assignment import assign, balanced, smooth
 from emerdiff_probe.analysis.clustering import Normalisation, as_masks, cluster, one_hot
 from emerdiff_probe.analysis.upsampling import linear_weights
 from emerdiff_probe.errors import InputError
@@ -44,6 +45,7 @@ __all__ = [
 
 _SOURCE = (SOURCE_Y, SOURCE_X)
 _COMPONENT = "component"
+_ROWS = 8
 _Floats = NDArray[np.float32]
 
 
@@ -134,8 +136,7 @@ def pixels_moved(responses: xr.Dataset, source_y: float, source_x: float) -> xr.
     """
     mask = np.zeros(_grid(responses), np.float32)
     mask[_nearest(responses[SOURCE_Y], source_y), _nearest(responses[SOURCE_X], source_x)] = 1
-    response = response_of(responses, mask)
-    norms = np.linalg.norm(response.values, axis=0)
+    norms = _moved(responses, mask.reshape(1, -1))[0]
     coords = {dim: responses[dim] for dim in (Y, X)}
     return xr.DataArray(norms, dims=(Y, X), coords=coords, name="moved")
 
@@ -144,19 +145,22 @@ def segment_from(
     responses: xr.Dataset,
     masks: int | ArrayLike,
     *,
-    normalise: Normalisation = "none",
-    restarts: int = 10,
-    seed: int = 0,
-    sigma: float = 0.0,
+    normalise: Normalisation | None = None,
+    restarts: int | None = None,
+    seed: int | None = None,
+    sigma: float | None = None,
 ) -> xr.Dataset:
     """Segments anew, from another clustering, without running a model.
+
+    What is not given is as in the settings that the responses were made with, so that the result
+    is what `emerdiff_probe.segment` gives, as far as responses add up.
 
     Args:
         responses: Of single locations, whole or compressed.
         masks: How many clusters of the responses' ``features``; or masks of your own, as
             `emerdiff_probe.segment` takes them.
         normalise, restarts, seed: Of the clustering.
-        sigma: Of the Gaussian filter on difference maps, in pixels of the responses.
+        sigma: Of the Gaussian filter on difference maps, in pixels of the picture.
 
     Returns:
         ``labels``, ``strength`` and ``margin`` (y, x); ``low_res``, ``masks``, ``difference``
@@ -166,27 +170,33 @@ def segment_from(
     Raises:
         InputError: The masks cannot be used.
     """
+    config = json.loads(responses.attrs["config"])
+
+    def setting(name: str, given: Any) -> Any:
+        return config[name] if given is None else given
+
     if isinstance(masks, int | np.integer):
         if "features" not in responses:
             raise InputError("these responses have no features to cluster; give masks")
         low_res = cluster(
             responses["features"],
             int(masks),
-            normalise=normalise,
-            restarts=restarts,
-            seed=seed,
+            normalise=setting("normalise", normalise),
+            restarts=setting("restarts", restarts),
+            seed=setting("seed", seed),
         )
         weights = one_hot(low_res, int(masks))
     else:
         weights = as_masks(masks, _grid(responses))
-    response = response_of(responses, weights.values).values
-    norms = np.linalg.norm(response, axis=1)
+    norms = _moved(responses, weights.values.reshape(len(weights), -1))
     places = {MODEL_Y: responses[Y].values, MODEL_X: responses[X].values}
     difference = xr.DataArray(norms, dims=(MASK, MODEL_Y, MODEL_X), coords=places)
-    difference = smooth(difference, sigma)
-    result = assign(difference, responses[Y].values, responses[X].values)
-    result = result.assign_coords({dim: responses[dim].values for dim in _SOURCE})
-    result["masks"] = ((MASK, *_SOURCE), weights.values)
+    pixel = float(responses[Y][1] - responses[Y][0])  # larger where responses were reduced
+    difference = smooth(difference, setting("sigma", sigma) / pixel)
+    weights = weights.assign_coords({dim: responses[dim].values for dim in _SOURCE})
+    fair = balanced(difference, weights, config["balance"], config["elsewhere"])
+    result = assign(fair, responses[Y].values, responses[X].values)
+    result["masks"] = weights
     result["low_res"] = (_SOURCE, weights.values.argmax(0).astype(np.int16))
     result["difference"] = difference
     result["picture"] = responses["picture"]
@@ -282,27 +292,49 @@ def _blocks(responses: xr.Dataset) -> Iterator[_Floats]:
 
 def _summed(responses: xr.Dataset, weights: _Floats) -> _Floats:
     """Weighted sums, (mask, rgb, y, x), of weights (mask, location)."""
-    if "left" in responses:
-        left = responses["left"].values.reshape(weights.shape[1], -1)
-        factors = weights @ left * responses["right_scale"].values
-        return _product(factors, responses["right"].values)
-    if "tiles" in responses:
-        tiles = responses["tiles"].values
-        factors = weights * responses["scale"].values.ravel()
-        return _product(factors, tiles.reshape(-1, *tiles.shape[2:]))
-    columns = responses.sizes[SOURCE_X]
-    total = np.zeros((len(weights), 3, responses.sizes[Y], responses.sizes[X]), np.float32)
-    for row in np.flatnonzero(weights.reshape(len(weights), -1, columns).any((0, 2))):
-        block = responses["response"].isel({SOURCE_Y: row}).transpose(SOURCE_X, RGB, Y, X)
-        total += _product(weights[:, row * columns : (row + 1) * columns], block.values)
+    shape = (3, responses.sizes[Y], responses.sizes[X])
+    total = np.zeros((len(weights), *shape), np.float32)
+    for factors, pictures in _terms(responses, weights):
+        total += (factors @ _floats(pictures)).reshape(total.shape)
     return total
 
 
-def _product(factors: _Floats, pictures: NDArray[Any]) -> _Floats:
-    used = factors.any(0)
-    flat = pictures.reshape(len(pictures), -1)
-    flat = (flat if used.all() else flat[used]).astype(np.float32)
-    return (factors[:, used] @ flat).reshape(len(factors), *pictures.shape[1:])
+def _moved(responses: xr.Dataset, weights: _Floats) -> _Floats:
+    """Norms over RGB of weighted sums, (mask, y, x), of weights (mask, location)."""
+    height, width = responses.sizes[Y], responses.sizes[X]
+    if "response" in responses:
+        return np.linalg.norm(_summed(responses, weights), axis=1)
+    # Some rows at a time: what is multiplied stays in the processor's cache.
+    [(factors, pictures)] = _terms(responses, weights)
+    norms = np.empty((len(weights), height, width), np.float32)
+    for first in range(0, height, _ROWS):
+        rows = slice(first, first + _ROWS)
+        part = factors @ _floats(pictures[:, :, rows])
+        squares = np.square(part, out=part).reshape(len(weights), 3, -1, width)
+        np.sqrt(squares.sum(1), out=norms[:, rows])
+    return norms
+
+
+def _terms(responses: xr.Dataset, weights: _Floats) -> Iterator[tuple[_Floats, NDArray[Any]]]:
+    """What weighted sums are made of: factors (mask, term) and pictures (term, rgb, y, x)."""
+    if "left" in responses:
+        left = responses["left"].values.reshape(weights.shape[1], -1)
+        yield weights @ left * responses["right_scale"].values, responses["right"].values
+    elif "tiles" in responses:
+        tiles = responses["tiles"].values
+        used = weights.any(0)
+        factors = weights * responses["scale"].values.ravel()
+        tiles = tiles.reshape(-1, *tiles.shape[2:])
+        yield factors[:, used], tiles if used.all() else tiles[used]
+    else:
+        columns = responses.sizes[SOURCE_X]
+        for row in np.flatnonzero(weights.reshape(len(weights), -1, columns).any((0, 2))):
+            block = responses["response"].isel({SOURCE_Y: row}).transpose(SOURCE_X, RGB, Y, X)
+            yield weights[:, row * columns : (row + 1) * columns], block.values
+
+
+def _floats(pictures: NDArray[Any]) -> _Floats:
+    return pictures.astype(np.float32).reshape(len(pictures), -1)
 
 
 def _reduced(block: _Floats, reduce: int) -> _Floats:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.ndimage import gaussian_filter
 
 from emerdiff_probe import schema, views
 from emerdiff_probe.analysis import (
@@ -18,6 +19,8 @@ from emerdiff_probe.analysis import (
 from emerdiff_probe.errors import InputError
 
 GRID, SIZE = (4, 6), (32, 48)
+CONFIG = {"normalise": "none", "restarts": 10, "seed": 0, "sigma": 0, "balance": "none"}
+CONFIG |= {"elsewhere": 1}
 
 
 def made(seed=0, dtype=np.float32):
@@ -45,7 +48,7 @@ def made(seed=0, dtype=np.float32):
             "engine": "shared",
             "source": "s",
             "fit": "f",
-            "config": json.dumps({}),
+            "config": json.dumps(CONFIG),
             "versions": "{}",
             "inversion": "{}",
         },
@@ -143,6 +146,24 @@ def test_segments_follow_the_masks_and_another_k(responses):
     small = segment_from(compress(responses, rank=24, bits=8, reduce=4), labels)
     assert small["labels"].shape == (8, 12)
     assert (small["labels"].values == found["labels"].values[2::4, 2::4]).mean() > 0.9
+
+
+def test_segments_are_those_of_the_settings_that_responses_were_made_with(responses):
+    def under(**changes):
+        return responses.assign_attrs(config=json.dumps(CONFIG | changes))
+
+    for changes in ({"normalise": "standard"}, {"seed": 3, "restarts": 1}, {"sigma": 2.0}):
+        stated = segment_from(under(**changes), 5)
+        assert stated.drop_attrs().identical(segment_from(responses, 5, **changes).drop_attrs())
+        assert not stated["difference"].equals(segment_from(responses, 5)["difference"])
+    local = segment_from(under(elsewhere=0.0), 5)
+    assert local["difference"].equals(segment_from(responses, 5)["difference"])
+    assert not local["labels"].equals(segment_from(responses, 5)["labels"])
+    # Where responses are reduced, a filter is as much narrower as there are fewer pixels.
+    half = compress(under(sigma=2.0), bits=8, reduce=2)
+    same = segment_from(half.assign_attrs(config=json.dumps(CONFIG)), 5)["difference"]
+    filtered = gaussian_filter(same.values, (0, 1, 1), mode="nearest")
+    np.testing.assert_allclose(segment_from(half, 5)["difference"], filtered, rtol=1e-5)
 
 
 def test_error_is_what_compression_costs(responses):
