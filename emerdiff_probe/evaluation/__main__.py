@@ -19,7 +19,7 @@ from emerdiff_probe.evaluation.scoring import paired, summary, verdicts
 from emerdiff_probe.evaluation.world import world
 from emerdiff_probe.models import StableDiffusion, load
 from emerdiff_probe.models.playground import folder
-from emerdiff_probe.modulation import EmerDiffConfig, observe, segment
+from emerdiff_probe.modulation import EmerDiffConfig, observe, respond, segment
 from emerdiff_probe.modulation.observation import low_resolution_masks
 from emerdiff_probe.scenes import TEST_START, TRAIN, VALIDATION, scene
 from emerdiff_probe.sources import Photo
@@ -288,6 +288,7 @@ def _modulation(task: Task) -> None:
     masks = low_resolution_masks(observation.features, SEGMENTS, config)
     weights = torch.from_numpy(masks.values)
     costs = engines.costs(task.model, observation.trajectory, weights, config)
+    responses = respond(task.model, picture, engine="short", config=config)
     full = ""
     if task.full_size:
         costs_v1, decoders = engines.full_size(task.model.dtype)
@@ -329,6 +330,10 @@ times as fast it was, "reached" the share of the bound.
 ## The adjoint engine against finite differences of the literal one (one scene)
 
 {report.to_markdown(engines.derivatives(task.model, config, seeds[0]).round(3))}
+
+## Answers from stored responses, in milliseconds
+
+{report.to_markdown(engines.answers(responses).round(1))}
 {full}"""
     report.write(task.out, "modulation", text, scores, engines.trade_off(scores))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -27,11 +27,20 @@ from emerdiff_probe.modulation.literal import Modulated
 from emerdiff_probe.modulation.observation import low_resolution_masks
 from emerdiff_probe.probing import Trajectory, hooked, prompted
 from emerdiff_probe.scenes import PARTS, scene
-from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, pixel_centres
+from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, RGB, X, Y, pixel_centres
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Photo
 
-__all__ = ["compare", "costs", "derivatives", "full_size", "linearity", "trade_off", "variants"]
+__all__ = [
+    "answers",
+    "compare",
+    "costs",
+    "derivatives",
+    "full_size",
+    "linearity",
+    "trade_off",
+    "variants",
+]
 
 _FACTORS: Final = (0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -230,6 +239,41 @@ def derivatives(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd
             "error": float(np.linalg.norm(found - adjoint) / np.linalg.norm(found)),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("lambda")
+
+
+def answers(responses: xr.Dataset) -> pd.DataFrame:
+    """How long stored responses take to answer, in milliseconds; medians of five.
+
+    Those given, of single locations, and 64 components of them with 8 bits, enlarged to 512 x 512
+    pixels, as a page or a widget would hold Stable Diffusion's.
+    """
+    low_rank = analysis.compress(responses, rank=64, bits=8).drop_vars(["picture", "error"])
+    centres = {dim: pixel_centres(512, responses.sizes[dim]) for dim in (Y, X)}
+    low_rank = low_rank.interp(centres)
+    low_rank["right"] = low_rank["right"].fillna(0).round().astype(np.int8)
+    low_rank["picture"] = ((Y, X, RGB), np.zeros((512, 512, 3), np.uint8))
+    queries: dict[str, Callable[[xr.Dataset], object]] = {
+        "a new K of 20": lambda responses: analysis.segment_from(responses, 20),
+        "a click on a pixel": lambda responses: analysis.movers(responses, 60, 60),
+        "a click on a location": lambda responses: analysis.pixels_moved(responses, 60, 60),
+    }
+
+    def median(query: Callable[[xr.Dataset], object], responses: xr.Dataset) -> float:
+        seconds = []
+        for _ in range(6):
+            begun = time.perf_counter()
+            query(responses)
+            seconds.append(time.perf_counter() - begun)
+        return 1000 * float(np.median(seconds[1:]))
+
+    return pd.DataFrame(
+        {
+            "as they are": {name: median(each, responses) for name, each in queries.items()},
+            "512 x 512, 64 components": {
+                name: median(each, low_rank) for name, each in queries.items()
+            },
+        }
+    ).rename_axis("milliseconds")
 
 
 def trade_off(scores: pd.DataFrame) -> go.Figure:

@@ -31,6 +31,7 @@ from emerdiff_probe.evaluation.world import world
 from emerdiff_probe.modulation import observe
 from emerdiff_probe.scenes import PARTS, scene
 from tests.checkpoints import tiny_playground
+from tests.datasets import responses
 
 SEEDS = [(1_000_000, False), (1_000_001, False), (1_000_001, True)]
 
@@ -233,6 +234,14 @@ def test_operations_of_attention_are_counted():
     with engines._operations() as counter:
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
     assert counter.get_total_flops() == 2 * 2 * (2 * 64 * 64 * 16)
+
+
+def test_answers_are_timed(config):
+    features = np.random.default_rng(0).normal(size=(8, 8, 4))
+    made = responses(64, 64, (8, 8), config=config.to_json())
+    found = engines.answers(made.assign(features=(("source_y", "source_x", "channel"), features)))
+    assert found.shape == (3, 2)
+    assert (found.values > 0).all()
 
 
 def test_linearity_is_measured(model, config):
