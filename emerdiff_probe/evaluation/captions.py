@@ -1,8 +1,9 @@
-"""Does the model draw what a caption says? A small classifier that knows the scenes is asked.
+"""Does the model draw what a caption says? A small network that knows the scenes is asked.
 
-It learns from scenes and their captions which kinds of things are to be seen and in which colours,
-and then looks at pictures drawn from prompts. What it reaches on unseen scenes, shown through the
-same autoencoder, bounds what it can tell of drawn ones.
+It learns from scenes, where the truth is known of every pixel, of which kind of thing a place is
+and which colour the caption gives that thing, and then looks at pictures drawn from prompts. What
+it reaches on unseen scenes, shown through the same autoencoder, bounds what it can tell of drawn
+ones.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.probing import sample
-from emerdiff_probe.scenes import COLOURS, KINDS, scene
+from emerdiff_probe.scenes import COLOURS, KINDS, NAMED_FROM, Scene, scene
 
 __all__ = [
     "STEPS",
@@ -41,37 +44,43 @@ _THING: Final = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(KINDS)})")
 
 
 class Classifier(nn.Module):
-    """Which kinds of things are in a picture, and in which colour each is: a small conv net."""
+    """Of which kind and colour each place of a picture is: a small U-Net, 32 x 32 places."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 24) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = [3, width, 2 * width, 4 * width, 4 * width, 4 * width]
-        for before, after in itertools.pairwise(channels):
-            layers += [
-                nn.Conv2d(before, after, 4, stride=2, padding=1),
-                nn.GroupNorm(8, after),
-                nn.ReLU(),
-            ]
-        self.body = nn.Sequential(*layers)
-        self.kinds = nn.Conv2d(channels[-1], len(KINDS), 1)
-        self.colours = nn.Conv2d(channels[-1], len(KINDS) * len(COLOURS), 1)
+        # Halved four times, from 128 to 8 places a side, and back to 32.
+        sizes = (width, 2 * width, 4 * width, 4 * width)
+        self.down = nn.ModuleList(
+            _layer(before, after, stride=2) for before, after in itertools.pairwise((3, *sizes))
+        )
+        self.up = nn.ModuleList(
+            [_layer(sizes[3] + sizes[2], sizes[2]), _layer(sizes[2] + sizes[1], sizes[1])]
+        )
+        self.kinds = nn.Conv2d(sizes[1], 1 + len(KINDS), 1)
+        self.colours = nn.Conv2d(sizes[1], len(COLOURS), 1)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of what is to be seen.
+        """Logits of what is to be seen where.
 
         Args:
             pictures: uint8 (batch, 3, 128, 128).
 
         Returns:
-            Logits that a kind is there (batch, kind), and of its colours (batch, kind, colour).
+            Logits of kinds (batch, 1 + kind, 32, 32), those of no thing first, and of colours
+            (batch, colour, 32, 32).
         """
-        features = self.body(pictures.float() / 255 - 0.5)
-        found = self.kinds(features).flatten(2)
-        # A thing is where its kind is most likely; its colour is read off there.
-        where = found.softmax(-1)
-        colours = self.colours(features).flatten(2).unflatten(1, (len(KINDS), len(COLOURS)))
-        return found.logsumexp(-1), torch.einsum("bkcp,bkp->bkc", colours, where)
+        found, seen = pictures.float() / 255 - 0.5, []
+        for layer in self.down:
+            found = layer(found)
+            seen.append(found)
+        for layer, finer in zip(self.up, (seen[2], seen[1]), strict=True):
+            found = layer(torch.cat([F.interpolate(found, scale_factor=2.0), finer], dim=1))
+        return self.kinds(found), self.colours(found)
+
+
+def _layer(before: int, after: int, stride: int = 1) -> nn.Module:
+    convolution = nn.Conv2d(before, after, 2 + stride, stride=stride, padding=1)
+    return nn.Sequential(convolution, nn.GroupNorm(8, after), nn.ReLU())
 
 
 class Examples(NamedTuple):
@@ -82,11 +91,15 @@ class Examples(NamedTuple):
         kinds: float32 (scene, kind), 1 where a kind is named.
         colours: int64 (scene, kind), the index of the kind's colour; -1 where the kind is not
             named, or named in several colours.
+        kind_at: int64 (scene, 32, 32), 1 + the index of the kind that is there; 0 for no thing.
+        colour_at: int64 (scene, 32, 32), the index of that thing's colour, -1 for no thing.
     """
 
     pictures: Tensor
     kinds: Tensor
     colours: Tensor
+    kind_at: Tensor
+    colour_at: Tensor
 
 
 def examples(model: StableDiffusion, seeds: Sequence[int]) -> Examples:
@@ -94,7 +107,7 @@ def examples(model: StableDiffusion, seeds: Sequence[int]) -> Examples:
 
     The classifier is to know the traces that the autoencoder leaves, or it would judge those.
     """
-    pictures, kinds, colours = [], [], []
+    pictures, kinds, colours, places = [], [], [], []
     for seed in tqdm(seeds, desc="scenes", unit="scene"):
         each = scene(seed)
         image = torch.from_numpy(each.image / 255.0).float().permute(2, 0, 1)[None]
@@ -105,10 +118,26 @@ def examples(model: StableDiffusion, seeds: Sequence[int]) -> Examples:
         kinds.append([float(kind in named) for kind in KINDS])
         single = [sorted(named.get(kind, ())) for kind in KINDS]
         colours.append([COLOUR_NAMES.index(s[0]) if len(s) == 1 else -1 for s in single])
-    return Examples(torch.cat(pictures), torch.tensor(kinds), torch.tensor(colours))
+        places.append(_places(each))
+    kind_at, colour_at = (torch.from_numpy(np.stack(maps)) for maps in zip(*places, strict=True))
+    return Examples(
+        torch.cat(pictures), torch.tensor(kinds), torch.tensor(colours), kind_at, colour_at
+    )
 
 
-def train_classifier(known: Examples, *, epochs: int = 8, seed: int = 0) -> Classifier:
+def _places(each: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Kind and colour at every fourth pixel; captions name things in the order of instances."""
+    kind = np.zeros(each.instances.shape, np.int64)
+    colour = np.full(each.instances.shape, -1, np.int64)
+    seen = np.bincount(each.instances.ravel())
+    named = [number for number in range(1, len(seen)) if seen[number] >= NAMED_FROM]
+    for number, (its_colour, its_kind) in zip(named, _THING.findall(each.caption), strict=True):
+        kind[each.instances == number] = 1 + KINDS.index(its_kind)
+        colour[each.instances == number] = COLOUR_NAMES.index(its_colour)
+    return kind[2::4, 2::4], colour[2::4, 2::4]
+
+
+def train_classifier(known: Examples, *, epochs: int = 5, seed: int = 0) -> Classifier:
     """Trains on examples, half of the batches mirrored.
 
     Args:
@@ -124,12 +153,11 @@ def train_classifier(known: Examples, *, epochs: int = 8, seed: int = 0) -> Clas
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * batches)
         for _ in tqdm(range(epochs), desc="classifier", unit="epoch"):
             for rows in torch.randperm(len(known.pictures))[: batches * 64].view(batches, 64):
-                batch = known.pictures[rows]
-                there, colours = classifier(batch.flip(-1) if torch.rand(()) < 0.5 else batch)
-                loss = F.binary_cross_entropy_with_logits(there, known.kinds[rows])
-                loss = loss + F.cross_entropy(
-                    colours.flatten(0, 1), known.colours[rows].flatten(), ignore_index=-1
-                )
+                mirrored = [-1] if torch.rand(()) < 0.5 else []
+                kinds, colours = classifier(known.pictures[rows].flip(mirrored))
+                loss = F.cross_entropy(kinds, known.kind_at[rows].flip(mirrored))
+                colour_at = known.colour_at[rows].flip(mirrored)
+                loss = loss + F.cross_entropy(colours, colour_at, ignore_index=-1)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -201,9 +229,14 @@ def draw(model: StableDiffusion, prompt: str, *, seed: int, guidance: float) -> 
 
 def _seen(classifier: Classifier, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Whether each kind is there, and the index of its likeliest colour: (batch, kind) both."""
-    parts = [classifier(batch) for batch in pictures.split(64)]
-    there, colours = (torch.cat(each) for each in zip(*parts, strict=True))
-    return there > 0, colours.argmax(-1)
+    there, likeliest = [], []
+    for batch in pictures.split(64):
+        kinds, colours = classifier(batch)
+        places = F.one_hot(kinds.argmax(1), 1 + len(KINDS)).sum((1, 2))[:, 1:]
+        there.append(places * 16 >= NAMED_FROM)  # a place stands for 4 x 4 pixels
+        votes = torch.einsum("bkyx,bcyx->bkc", kinds.softmax(1)[:, 1:], colours.log_softmax(1))
+        likeliest.append(votes.argmax(-1))
+    return torch.cat(there), torch.cat(likeliest)
 
 
 def _bytes(decoded: Tensor) -> Tensor:

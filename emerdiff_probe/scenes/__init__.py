@@ -19,13 +19,14 @@ from emerdiff_probe.scenes.classes import (
 from emerdiff_probe.scenes.keypoints import KeyPoint
 from emerdiff_probe.scenes.materials import COLOURS
 from emerdiff_probe.scenes.things import KINDS
-from emerdiff_probe.scenes.world import CAPTION_WORDS, Scene, scene
+from emerdiff_probe.scenes.world import CAPTION_WORDS, NAMED_FROM, Scene, scene
 
 __all__ = [
     "CAPTION_WORDS",
     "COLOURS",
     "KINDS",
     "KeyPoint",
+    "NAMED_FROM",
     "OBJECTS",
     "OBJECT_OF_PART",
     "PARTS",

@@ -18,7 +18,7 @@ from emerdiff_probe.scenes.materials import COLOURS, Palette
 from emerdiff_probe.scenes.shapes import ellipse, polygon, rectangle, union
 from emerdiff_probe.scenes.things import BUILDERS, HEIGHTS, crescent
 
-__all__ = ["CAPTION_WORDS", "Scene", "scene"]
+__all__ = ["CAPTION_WORDS", "NAMED_FROM", "Scene", "scene"]
 
 CAPTION_WORDS: Final[tuple[str, ...]] = (
     *("a", "an", "the", ",", "and", "of", "in", "with", "on", "by", "at", "under", "picture"),
@@ -28,6 +28,9 @@ CAPTION_WORDS: Final[tuple[str, ...]] = (
     *COLOURS,
 )
 """Every word that a caption can hold."""
+
+NAMED_FROM: Final = 150
+"""Pixels that must be seen of a thing for the caption to name it."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def _things(
         named.append((kind, BUILDERS[kind](canvas, dice, palette, x, row, height, instance)))
     # A thing that others hide is not in the caption.
     seen = np.bincount(canvas.instances.ravel(), minlength=count + 1)
-    return [thing for instance, thing in enumerate(named, start=1) if seen[instance] >= 150]
+    return [thing for instance, thing in enumerate(named, start=1) if seen[instance] >= NAMED_FROM]
 
 
 def _light(canvas: Canvas, dice: Dice, night: bool) -> None:

@@ -284,6 +284,13 @@ def test_a_classifier_learns_captions_and_a_model_is_asked(model):
     assert known.pictures.shape == (64, 3, 128, 128)
     assert ((known.colours >= 0) <= (known.kinds > 0)).all()
     assert known.kinds.sum() > 64
+    # Every kind that is named has places, and places of a kind that is named once have its colour.
+    for row, kind in np.argwhere(known.kinds.numpy() > 0):
+        places = known.kind_at[row] == kind + 1
+        assert places.any()
+        if known.colours[row, kind] >= 0:
+            assert (known.colour_at[row][places] == known.colours[row, kind]).all()
+    assert ((known.colour_at >= 0) == (known.kind_at > 0)).all()
     classifier = captions.train_classifier(known, epochs=1)
     again = captions.train_classifier(known, epochs=1)
     assert captions.judge(classifier, known) == captions.judge(again, known)
