@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         sweep,
     )
     from emerdiff_probe.probing import probe, record, reduce
-    from emerdiff_probe.store import gather, pack, rechunk, site
+    from emerdiff_probe.store import gather, open_responses, pack, rechunk, site
     from emerdiff_probe.store import open_recording as open
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "intervene",
     "load",
     "open",
+    "open_responses",
     "pack",
     "probe",
     "rechunk",
@@ -100,7 +101,7 @@ _HOMES = {
         "sweep",
     ),
     "emerdiff_probe.probing": ("probe", "record", "reduce"),
-    "emerdiff_probe.store": ("gather", "open", "pack", "rechunk", "site"),
+    "emerdiff_probe.store": ("gather", "open", "open_responses", "pack", "rechunk", "site"),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
 _OWN_NAMES = {"open": "open_recording"}  # in its room it must not hide Python's

@@ -69,7 +69,8 @@ _MODEL = (MODEL_Y, MODEL_X)
 # Least and greatest value; None: any finite value; MASK as the greatest: the highest mask.
 _Limits = tuple[float, float | Literal["mask"]] | None
 # name: dims, dtype, limits
-_SEGMENTATION: Final[dict[str, tuple[tuple[str, ...], str, _Limits]]] = {
+_Variables = dict[str, tuple[tuple[str, ...], str, _Limits]]
+_SEGMENTATION: Final[_Variables] = {
     "labels": ((Y, X), "int16", (0, MASK)),
     "strength": ((Y, X), "float32", (0, math.inf)),  # the winning difference map
     "margin": ((Y, X), "float32", (0, 1)),  # (first - second) / first; 1: one mask; 0: no motion
@@ -83,12 +84,12 @@ _SEGMENTATION: Final[dict[str, tuple[tuple[str, ...], str, _Limits]]] = {
 }
 _PICTURE: Final = (Y, X, RGB)
 # Of responses y and x are the picture's own, as the model sees it.
-_RESPONSES: Final[dict[str, tuple[tuple[str, ...], str, _Limits]]] = {
+_RESPONSES: Final[_Variables] = {
     "picture": (_PICTURE, "uint8", (0, 255)),
     "reconstruction": (_PICTURE, "float32", (0, 1)),
 }
 _RESPONSE_DIMS: Final = ((*_SOURCE, RGB, Y, X), (MASK, RGB, Y, X))
-_COMPRESSED: Final[dict[str, dict[str, tuple[tuple[str, ...], str, _Limits]]]] = {
+_COMPRESSED: Final[dict[str, _Variables]] = {
     "left": {  # low rank
         "left": ((*_SOURCE, "component"), "float32", None),
         "right": (("component", RGB, Y, X), "int8", None),
@@ -128,36 +129,33 @@ def check(ds: xr.Dataset) -> None:
         StoreError: Naming the first thing that is wrong.
     """
     schema = ds.attrs.get("schema")
-    if schema not in (SEGMENTATION, RESPONSES, COMPRESSED):
+    makers = {
+        SEGMENTATION: lambda _: _SEGMENTATION,
+        RESPONSES: _responses,
+        COMPRESSED: _compressed,
+        SWEEP: _sweep,
+    }
+    if schema not in makers:
         raise StoreError(
-            f"attribute schema is {schema!r}; this version knows {SEGMENTATION!r}, {RESPONSES!r} "
-            f"and {COMPRESSED!r}. Make the dataset anew, or use the version that made it"
+            f"attribute schema is {schema!r}; this version knows {', '.join(map(repr, makers))}. "
+            "Make the dataset anew, or use the version that made it"
         )
     _check_attributes(ds)
-    variables = _SEGMENTATION if schema == SEGMENTATION else _responses(ds)
+    variables = makers[schema](ds)
     for name, (dims, dtype, _) in variables.items():
-        if name not in ds.data_vars:
-            raise StoreError(f"no variable '{name}'; there are {sorted(map(str, ds.data_vars))}")
-        if ds[name].dims != dims:
-            raise StoreError(f"{name} has dims {ds[name].dims}, not {dims}")
-        if ds[name].dtype != dtype:
-            raise StoreError(f"{name} is {ds[name].dtype}, not {dtype}")
+        variable = _variable(ds, name)
+        if variable.dims != dims:
+            raise StoreError(f"{name} has dims {variable.dims}, not {dims}")
+        if variable.dtype != dtype:
+            raise StoreError(f"{name} is {variable.dtype}, not {dtype}")
     _check_coordinates(ds)
     for name, (_, _, limits) in variables.items():
         _check_values(ds, name, limits)
 
 
-def _responses(ds: xr.Dataset) -> dict[str, tuple[tuple[str, ...], str, _Limits]]:
+def _responses(ds: xr.Dataset) -> _Variables:
     """Variables of responses: of masks or of single locations, in half or single precision."""
-    if ds.attrs["schema"] == COMPRESSED:
-        found = dict(_COMPRESSED["left" if "left" in ds.data_vars else "tiles"])
-        if "right" in ds.data_vars and ds["right"].dtype == "float16":
-            found["right"] = (found["right"][0], "float16", None)
-        error = (_SOURCE, "float32", (0.0, math.inf))
-        return {**found, "picture": _RESPONSES["picture"], "error": error}
-    if "response" not in ds.data_vars:
-        raise StoreError(f"no variable 'response'; there are {sorted(map(str, ds.data_vars))}")
-    response = ds["response"]
+    response = _variable(ds, "response")
     if response.dims not in _RESPONSE_DIMS:
         raise StoreError(f"response has dims {response.dims}, not one of {_RESPONSE_DIMS}")
     dtype = "float16" if response.dtype == "float16" else "float32"
@@ -165,6 +163,31 @@ def _responses(ds: xr.Dataset) -> dict[str, tuple[tuple[str, ...], str, _Limits]
     if MASK in ds.dims:
         found["masks"] = _SEGMENTATION["masks"]
     return found
+
+
+def _compressed(ds: xr.Dataset) -> _Variables:
+    """Variables of compressed responses: of low rank or tiles, in 8 bits or half precision."""
+    found = dict(_COMPRESSED["left" if "left" in ds.data_vars else "tiles"])
+    if "right" in ds.data_vars and ds["right"].dtype == "float16":
+        found["right"] = (found["right"][0], "float16", None)
+    error = (_SOURCE, "float32", (0.0, math.inf))
+    return {**found, "picture": _RESPONSES["picture"], "error": error}
+
+
+def _sweep(ds: xr.Dataset) -> _Variables:
+    """Variables of a sweep: those of segmentations, with the settings that were varied before."""
+    settings = tuple(map(str, _variable(ds, "difference").dims[:-3]))
+    found = {name: _SEGMENTATION[name] for name in ("masks", "low_res", "picture")}
+    for name, dtype in (("difference", "float16"), ("labels", "int16")):
+        dims, _, limits = _SEGMENTATION[name]
+        found[name] = ((*settings, *dims), dtype, limits)
+    return found
+
+
+def _variable(ds: xr.Dataset, name: str) -> xr.DataArray:
+    if name not in ds.data_vars:
+        raise StoreError(f"no variable {name!r}; there are {sorted(map(str, ds.data_vars))}")
+    return ds[name]
 
 
 def _check_attributes(ds: xr.Dataset) -> None:

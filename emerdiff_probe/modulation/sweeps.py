@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,12 @@ from emerdiff_probe import analysis, schema
 from emerdiff_probe.errors import CaptureError, ConfigError
 from emerdiff_probe.models import Denoiser
 from emerdiff_probe.modulation.config import EmerDiffConfig
-from emerdiff_probe.modulation.observation import described, low_resolution_masks, observe
+from emerdiff_probe.modulation.observation import (
+    Observation,
+    described,
+    low_resolution_masks,
+    observe,
+)
 from emerdiff_probe.modulation.responses import identity
 from emerdiff_probe.modulation.segmentation import segment
 from emerdiff_probe.sources import Photo, Prompt
@@ -77,7 +83,7 @@ def sweep(
         kept = ResponseStore(store, about, "difference", schema.SWEEP)
     observation = observe(model, source, config, progress=progress)
     weights = low_resolution_masks(observation.features, masks, config)
-    rest = _rest(model, source, observation.picture, weights, engine, config)
+    rest = _rest(model, source, observation, weights, engine, config)
     rest = rest.assign_coords(dict(zip(names, values, strict=True)))
     height, width = observation.pixels.shape[:2]
     places = {
@@ -117,17 +123,20 @@ def sweep(
         rest["difference"] = (dims, maps)
     else:
         rest = open_responses(kept.path, schema.SWEEP)
-    return rest.assign(labels=_labels(rest, configs, tuple(names)))
+    swept = rest.assign(labels=_labels(rest, configs, tuple(names)))
+    schema.check(swept)
+    return swept
 
 
 def _rest(
     model: Denoiser,
     source: Prompt | Photo,
-    picture: Any,
+    observation: Observation,
     weights: xr.DataArray,
     engine: str,
     config: EmerDiffConfig,
 ) -> xr.Dataset:
+    picture = observation.picture
     height, width = picture.shape[:2]
     ds = weights.to_dataset(name="masks")
     ds["low_res"] = weights.argmax(schema.MASK).astype(np.int16)
@@ -144,7 +153,10 @@ def _rest(
         weights=model.weights,
         engine=engine,
         source=described(source),
+        fit=observation.fit,
         config=config.to_json(),
+        inversion=json.dumps(observation.diagnostics),
+        versions=json.dumps(schema.package_versions()),
     )
 
 

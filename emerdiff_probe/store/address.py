@@ -67,6 +67,14 @@ def opened(address: Address) -> zarr.Group:
             "see that the name is right, and that the file or folder is whole"
         ) from error
     found = root.attrs.get("schema")
+    if found == schema.RESPONSES:
+        raise StoreError(
+            f"'{address}' holds responses, not a recording; open them with ep.open_responses()"
+        )
+    if found == schema.SWEEP:
+        raise StoreError(
+            f"'{address}' holds a sweep, not a recording; the ep.sweep() that made it reads it"
+        )
     if found != schema.RECORDING:
         raise StoreError(
             f"'{address}' is no recording that this version knows: its schema is "

@@ -14,7 +14,6 @@ from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteErr
 from emerdiff_probe.modulation import respond
 from emerdiff_probe.modulation import responses as module
 from emerdiff_probe.scenes import scene
-from emerdiff_probe.store import open_responses
 from tests.checkpoints import stable_diffusion, tiny_playground
 
 CONFIG = ep.EmerDiffConfig.closest_to_paper().replace(
@@ -101,7 +100,9 @@ def test_a_store_holds_the_same_and_goes_on_where_it_was(model, responses, tmp_p
     options = {"config": CONFIG, "dtype": "float32", "store": path, "progress": False}
     with pytest.raises(KeyboardInterrupt):
         respond(model, PHOTO, **options)
-    part = open_responses(path)
+    with pytest.raises(StoreError, match=r"holds responses.*ep\.open_responses"):
+        ep.open(path)
+    part = ep.open_responses(path)
     assert int(np.isfinite(part["response"].isel(rgb=0, y=0, x=0)).sum()) == 10
     calls.clear()
     monkeypatch.setattr(module, "engine_named", lambda _: engine)

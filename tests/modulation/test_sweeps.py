@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import emerdiff_probe as ep
-from emerdiff_probe.errors import ConfigError
+from emerdiff_probe import schema
+from emerdiff_probe.errors import ConfigError, StoreError
 from emerdiff_probe.modulation import sweep, sweeps
 from emerdiff_probe.scenes import scene
 from tests.checkpoints import stable_diffusion
@@ -40,6 +41,10 @@ def test_every_combination_is_a_segmentation(model, tmp_path, monkeypatch):
         config=CONFIG.replace(strength=1.0),
         progress=False,
     )
+    with pytest.raises(StoreError, match="difference is float64, not float16"):
+        schema.check(found.assign(difference=found["difference"].astype(float)))
+    with pytest.raises(StoreError, match="labels has dims"):
+        schema.check(found.assign(labels=found["labels"].isel(strength=0, drop=True)))
     chosen = found.sel(strength=1.0, modulation_timestep=101)
     np.testing.assert_allclose(chosen["difference"], one["difference"], rtol=2e-3, atol=1e-3)
     clear = one["margin"].values > 1e-2
