@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -70,12 +72,19 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
         - ``bytes`` of that, in the UNet's own dtype.
     """
     original: Any = unwrapped(unet)
-    config = _known(original)
+    config = json.dumps(_known(original), sort_keys=True)
+    item = next(original.parameters()).element_size()
+    kind: Any = type(original)
+    return _table(kind, config, latents, tokens, item).copy()
+
+
+@functools.lru_cache(maxsize=32)
+def _table(kind_of_unet: Any, config: str, latents: Shape, tokens: int, item: int) -> pd.DataFrame:
+    """The table of all UNets of a configuration; making it takes half a second."""
     with torch.device("meta"):
-        copy = type(original).from_config(config).eval()
+        copy = kind_of_unet.from_config(json.loads(config)).eval()
     modules: dict[str, Any] = dict(copy.named_modules())
     shapes = _shapes(copy, latents, tokens)
-    item = next(original.parameters()).element_size()
     rows = []
     for site, shape in shapes.items():
         kind = _kind(site, modules)

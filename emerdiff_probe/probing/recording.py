@@ -309,7 +309,7 @@ class _Recorder:
             latents = moved.contiguous().to(latents.device)
             last = plan.timesteps[plan.blocks[done - 1]][-1]
             position = trajectory.timesteps.index(last) + 1
-        with capture(self.model.unet, self.shapes) as taps:
+        with capture(self.model.unet, self.shapes, self._reduced) as taps:
             for number, block in list(enumerate(plan.blocks))[done:]:
                 wanted = plan.timesteps[block]
                 values = self._empty(count, len(wanted))
@@ -342,12 +342,16 @@ class _Recorder:
             if leaf.timed
         }
 
+    def _reduced(self, site: Site, tensor: Tensor) -> Tensor:
+        """What is kept of a site's tensor, in memory of its own."""
+        values = self.reduced[site](laid_out(tensor, site, self.shapes[site]))
+        return values.to(self.dtype, copy=True, memory_format=torch.contiguous_format)
+
     def _keep(
         self, tensors: dict[Site, Tensor], values: dict[str, NDArray[Any]], into: int
     ) -> None:
         """Puts what the sites gave in a call into the arrays of a block, at one timestep."""
-        for site, shape in self.shapes.items():
-            tensor = self.reduced[site](laid_out(tensors.pop(site), site, shape))
+        for site, tensor in tensors.items():
             array = values[leaf_path(site)]
             count = len(array)
             # The UNet sees all samples without text before all samples with it.

@@ -38,6 +38,9 @@ _PROJECTED = set(ATTENTION_PORTS) - {"mix", "out"}
 Edit = Callable[[Tensor], Tensor | None]
 """Given a site's tensor: a tensor in its place, or None to leave it."""
 
+Keep = Callable[[Site, Tensor], Tensor]
+"""Given a site and its tensor: what is kept of it."""
+
 
 def module_at(unet: nn.Module, site: Site) -> nn.Module:
     """The module that has a site's tensor, as `Site.module` names it.
@@ -299,18 +302,27 @@ def _repeated(output: Any, repeats: int) -> Any:
 
 
 class Capture:
-    """The tensors at some sites, one UNet call after the other."""
+    """The tensors at some sites, one UNet call after the other.
 
-    def __init__(self, sites: Iterable[Site]) -> None:
+    Args:
+        sites: Where.
+        keep: Makes of a tensor what is kept; nothing that shares its memory.
+    """
+
+    def __init__(self, sites: Iterable[Site], keep: Keep) -> None:
         self._fired: dict[Site, list[Tensor]] = {site: [] for site in sites}
+        self._keep = keep
 
     @property
     def edits(self) -> dict[Site, Edit]:
-        """For each site the function that keeps a copy of what it gives.
+        """For each site the function that keeps what it gives."""
+        return {site: self._keeping(site, tensors) for site, tensors in self._fired.items()}
 
-        A copy, since what comes after may change the tensor in place, as FreeU does.
-        """
-        return {site: _keeping(tensors) for site, tensors in self._fired.items()}
+    def _keeping(self, site: Site, tensors: list[Tensor]) -> Edit:
+        def keep(tensor: Tensor) -> None:
+            tensors.append(self._keep(site, tensor))
+
+        return keep
 
     def clear(self) -> None:
         """Forgets what was kept, as after a call that ended in an error."""
@@ -334,16 +346,20 @@ class Capture:
         return {site: tensors.pop() for site, tensors in self._fired.items()}
 
 
-def _keeping(tensors: list[Tensor]) -> Edit:
-    def keep(tensor: Tensor) -> None:
-        tensors.append(tensor.clone())
-
-    return keep
+def _copied(_: Site, tensor: Tensor) -> Tensor:
+    """A copy, since what comes after may change the tensor in place, as FreeU does."""
+    return tensor.clone()
 
 
 @contextmanager
-def capture(unet: nn.Module, sites: Iterable[Site]) -> Iterator[Capture]:
-    """Keeps the tensors at sites; call ``take()`` after each UNet call."""
-    kept = Capture(sites)
+def capture(unet: nn.Module, sites: Iterable[Site], keep: Keep = _copied) -> Iterator[Capture]:
+    """Keeps the tensors at sites; call ``take()`` after each UNet call.
+
+    Args:
+        unet: The model.
+        sites: Where.
+        keep: See `Capture`.
+    """
+    kept = Capture(sites, keep)
     with hooked(unet, kept.edits):
         yield kept

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
-import numpy as np
 import pandas as pd
 import torch
 from einops import rearrange
@@ -24,6 +24,7 @@ ValueType = Literal["float16", "float32"]
 """What values are cast to. NumPy and Zarr have no bfloat16."""
 
 _DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
+_WIDER: Final = {torch.float16: torch.float32, torch.float32: torch.float64}
 
 
 def pattern_of(sites: Sites) -> str:
@@ -57,7 +58,7 @@ def laid_out(tensor: Tensor, site: Site, shape: tuple[int, ...]) -> Tensor:
     """
     if tensor.ndim == 4:
         tensor = rearrange(tensor, "row c y x -> row y x c")
-    if tensor[0].numel() != np.prod(shape):
+    if tensor[0].numel() != math.prod(shape):
         raise CaptureError(
             f"'{site}' gives {tuple(tensor.shape)}, which is not {shape} in each row; "
             "is something loaded into the UNet that changes the number of its tokens?"
@@ -72,12 +73,13 @@ def as_array(tensor: Tensor, dtype: torch.dtype, site: Site) -> NDArray[Any]:
         CaptureError: Some are not finite, or too large for the dtype.
     """
     cast = tensor.to(dtype)
-    if not cast.isfinite().all():
-        largest = float(tensor.abs().max())
+    # A sum in a wider dtype is finite if and only if all of it is, and takes one pass.
+    if not math.isfinite(cast.sum(dtype=_WIDER[dtype])):
+        name = str(dtype).removeprefix("torch.")
         raise CaptureError(
-            f"'{site}' has values up to {largest:g}, which {str(dtype)[6:]} cannot hold; "
-            "record with dtype='float32'"
-            if np.isfinite(largest)
-            else f"'{site}' gives values that are not finite; run the model in float32"
+            f"'{site}' gives values that are not finite; run the model in float32"
+            if cast.isnan().any() or dtype == torch.float32
+            else f"'{site}' has values beyond {torch.finfo(dtype).max:g}, which {name} cannot "
+            "hold; record with dtype='float32'"
         )
     return cast.cpu().numpy()

@@ -17,11 +17,11 @@ import zarr
 from emerdiff_probe.errors import ConfigError, StoreError
 from emerdiff_probe.schema import SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.store.address import Address, local_folder, made_at_once, opened
+from emerdiff_probe.store.making import new_array
 from emerdiff_probe.store.plan import LATENTS, block_length
 from emerdiff_probe.store.reading import open_recording
 from emerdiff_probe.store.summary import LAYOUT
 from emerdiff_probe.store.values import RESTART
-from emerdiff_probe.store.writing import new_array
 
 __all__ = ["Layout", "pack", "rechunk"]
 

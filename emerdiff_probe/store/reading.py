@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError, SiteError, closest
 from emerdiff_probe.schema import X, Y
 from emerdiff_probe.sites import Site, select
 from emerdiff_probe.store.address import Address, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
-from emerdiff_probe.store.values import dims_of, leaves_of, values_of
+from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, values_of
 
 __all__ = ["at", "gather", "open_recording", "site", "sites_of"]
 
@@ -31,19 +30,22 @@ def open_recording(address: Address) -> xr.DataTree:
             gives its file. All others can be read.
     """
     root = opened(address)
+    arrays = {path: node for path, node in root.members(max_depth=None)}
+    restart = restart_of(root)
     nodes: dict[str, xr.Dataset] = {"/": xr.open_zarr(root.store, chunks=None).load()}
-    coords: dict[tuple[str, int], NDArray[Any]] = {}
+    # Pictures have one size, so places are the same on all grids of one size.
+    indexed: dict[tuple[str, int], xr.Coordinates] = {}
     for leaf, array in leaves_of(root):
-        ds = xr.Dataset({"value": (dims_of(array), values_of(root, leaf, str(address)))})
-        for dim in dims_of(array):
-            # Pictures have one size, so places are the same on all grids of one size.
-            key = (dim, ds.sizes[dim])
-            if key not in coords and f"{leaf}/{dim}" in root:
-                labels: Any = root[f"{leaf}/{dim}"]
-                coords[key] = np.asarray(labels[:])
-            if key in coords:
-                ds = ds.assign_coords({dim: coords[key]})
-        nodes[leaf] = ds
+        values = values_of(array, restart, leaf, str(address))
+        coords = xr.Coordinates()
+        for dim, size in zip(dims_of(array), array.shape, strict=True):
+            key = (dim, size)
+            if key not in indexed and f"{leaf}/{dim}" in arrays:
+                labels: Any = arrays[f"{leaf}/{dim}"]
+                indexed[key] = xr.Coordinates({dim: (dim, np.asarray(labels[:]))})
+            if key in indexed:
+                coords = coords.merge(indexed[key]).coords
+        nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=coords)
     return xr.DataTree.from_dict(nodes)
 
 

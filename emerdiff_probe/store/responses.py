@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
 from emerdiff_probe.schema import RESPONSES
+from emerdiff_probe.store.chunks import chunks_of
 from emerdiff_probe.store.plan import size_text
-from emerdiff_probe.store.writing import chunks_of
 
 __all__ = ["ResponseStore", "open_responses"]
 

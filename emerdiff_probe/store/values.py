@@ -41,11 +41,12 @@ def dims_of(array: Any) -> tuple[str, ...]:
     return tuple(array.metadata.dimension_names)
 
 
-def values_of(root: zarr.Group, leaf: str, place: str) -> da.Array:
+def values_of(array: Any, restart: Any, leaf: str, place: str) -> da.Array:
     """The values of a leaf, read chunk by chunk when they are needed.
 
     Args:
-        root: Of the store.
+        array: Of the leaf.
+        restart: What `restart_of` gave for the store.
         leaf: Path of the leaf.
         place: Where the store lies, for messages.
 
@@ -53,9 +54,8 @@ def values_of(root: zarr.Group, leaf: str, place: str) -> da.Array:
         StoreError: On reading: a chunk is damaged, or lost though its block is committed; gives
             its file. Chunks that are not committed are NaN.
     """
-    array: Any = root[f"{leaf}/value"]
     return da.from_array(
-        _Values(array, restart_of(root), place, leaf),
+        _Values(array, restart, place, leaf),
         chunks=array.chunks,
         name=False,
         fancy=False,  # only slices and numbers come to it then

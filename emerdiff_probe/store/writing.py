@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import json
 import queue
-import shutil
 import threading
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,12 +16,13 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
-from emerdiff_probe.schema import SAMPLE
-from emerdiff_probe.store.address import made_at_once, opened
-from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, size_text
+from emerdiff_probe.store.address import opened
+from emerdiff_probe.store.chunks import PARTIAL, chunks_of, write_chunk
+from emerdiff_probe.store.making import make_recording
+from emerdiff_probe.store.plan import IMAGE, Leaf, Plan
 from emerdiff_probe.store.values import RESTART, restart_of
 
-__all__ = ["Memory", "Sink", "Streamed", "chunks_of", "new_array"]
+__all__ = ["Memory", "Sink", "Streamed"]
 
 _WAITING: Final = 1
 """Blocks that wait for the disk; more would let memory grow with the length of a run."""
@@ -105,6 +102,11 @@ def _region(plan: Plan, leaf: Leaf, samples: slice, block: int) -> tuple[slice, 
     return (samples, *halves, plan.blocks[block])
 
 
+def _chunk_index(plan: Plan, leaf: Leaf, sample: int, block: int) -> tuple[int, ...]:
+    halves = [0] * (leaf.guided and bool(plan.guidance))
+    return (sample, *halves, block, *[0] * len(leaf.shape))
+
+
 class Streamed:
     """A recording in a folder, written by a thread of its own while the model runs.
 
@@ -122,14 +124,7 @@ class Streamed:
         if path.exists():
             _check_continues(path, plan)
         else:
-            _create(path, plan)
-        # Zarr leaves out chunks of nothing but the fill value, as a black picture.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            root = zarr.open_group(path, mode="r+")
-            self._arrays: dict[str, Any] = {
-                leaf.path: root[f"{leaf.path}/value"] for leaf in plan.leaves
-            }
-            self._restart: Any = root[f"{RESTART}/value"]
+            make_recording(path, plan)
         self._waiting: queue.Queue[tuple[slice, int, Values, NDArray[np.float32]] | None] = (
             queue.Queue(_WAITING)
         )
@@ -148,7 +143,8 @@ class Streamed:
         if not done:
             return 0, None
         try:
-            return done, self._restart[samples, done - 1]
+            restart: Any = zarr.open_array(self.path / RESTART / "value", mode="r")
+            return done, restart[samples, done - 1]
         except Exception as error:  # every codec has kinds of its own
             marks = [f"{RESTART}/value/c/{sample}/{done - 1}" for sample in _each(samples)]
             raise StoreError(
@@ -175,7 +171,8 @@ class Streamed:
         self._waiting.join()
         self._raise()
         try:
-            self._arrays[IMAGE][samples] = pictures
+            for sample, picture in zip(_each(samples), pictures, strict=True):
+                self._write(IMAGE, (sample, 0, 0, 0), picture[None], (1, *picture.shape))
         except OSError as error:
             self._failure = error
             self._raise()
@@ -204,21 +201,24 @@ class Streamed:
     def _commit(
         self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
     ) -> None:
-        async def write() -> None:
-            # All at once, which takes Zarr half the time of one after the other.
-            await asyncio.gather(
-                *(
-                    self._arrays[leaf.path].async_array.setitem(
-                        _region(self.plan, leaf, samples, block), values[leaf.path]
-                    )
-                    for leaf in self.plan.leaves
-                    if leaf.timed
+        leaves = [leaf for leaf in self.plan.leaves if leaf.timed]
+        for row, sample in enumerate(_each(samples)):
+            for leaf in leaves:
+                self._write(
+                    leaf.path,
+                    _chunk_index(self.plan, leaf, sample, block),
+                    values[leaf.path][row : row + 1],
+                    self.plan.chunks(leaf),
                 )
-            )
-
-        asyncio.run(write())
         # Last: what is committed is whole.
-        self._restart[samples, block] = latents
+        for sample, following in zip(_each(samples), latents, strict=True):
+            index = (sample, block, *[0] * following.ndim)
+            self._write(RESTART, index, following[None, None], (1, 1, *following.shape))
+
+    def _write(
+        self, leaf: str, index: tuple[int, ...], values: NDArray[Any], shape: tuple[int, ...]
+    ) -> None:
+        write_chunk(self.path / leaf / "value", index, values, shape)
 
     def _raise(self) -> None:
         if self._failure is not None:
@@ -230,107 +230,6 @@ class Streamed:
 
 def _each(samples: slice) -> range:
     return range(samples.start, samples.stop)
-
-
-def chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
-    """Indices of the chunks that an array has on disk."""
-    folder = path / array / "c"
-    return {
-        tuple(int(part) for part in file.relative_to(folder).parts)
-        for file in folder.rglob("*")
-        if file.is_file() and file.name.isdigit()
-    }
-
-
-def _create(path: Path, plan: Plan) -> None:
-    """Makes an empty recording at once: a folder with this name is never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if plan.nbytes > free:
-        raise StoreError(
-            f"the recording takes {size_text(plan.nbytes)} and '{path.parent}' has "
-            f"{size_text(free)} free; record fewer sites, samples or timesteps, or choose "
-            "another disk"
-        )
-    with made_at_once(path) as making, warnings.catch_warnings():
-        # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
-        warnings.simplefilter("ignore")
-        plan.root().to_zarr(making, zarr_format=3, consolidated=False)
-        root = zarr.open_group(making, mode="r+")
-        _make_leaves(making, root, plan)
-        latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
-        shape = (len(plan.samples), len(plan.blocks), *latents.shape)
-        new_array(
-            root.create_group(RESTART),
-            "value",
-            (SAMPLE, "block", *latents.dims),
-            shape,
-            (1, 1, *latents.shape),
-            "float32",
-        )
-        # All metadata in one file: opening reads one in place of hundreds.
-        zarr.consolidate_metadata(making)
-
-
-def _make_leaves(folder: Path, root: Any, plan: Plan) -> None:
-    """Makes the empty arrays of leaves: those of each form once, and copies of them for the rest.
-
-    Zarr takes 10 ms for an array, and there are hundreds.
-    """
-    made: dict[Leaf, Path] = {}
-    for leaf in plan.leaves:
-        place, form = folder / leaf.path, dataclasses.replace(leaf, path="")
-        if form in made:
-            shutil.copytree(made[form], place)
-        else:
-            group = root.create_group(leaf.path)
-            new_array(
-                group, "value", plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype
-            )
-            for dim, places in plan.coords(leaf).items():
-                array = group.create_array(
-                    dim, shape=places.shape, dtype=places.dtype, dimension_names=(dim,)
-                )
-                array[:] = places
-            made[form] = place
-        for above in place.relative_to(folder).parents:
-            if not (folder / above / "zarr.json").exists():
-                shutil.copy(place / "zarr.json", folder / above / "zarr.json")
-
-
-def new_array(
-    group: Any,
-    name: str,
-    dims: tuple[str, ...],
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dtype: str,
-    *,
-    shards: tuple[int, ...] | None = None,
-) -> Any:
-    """Makes the empty array of a leaf.
-
-    Args:
-        group: That it is made in.
-        name: Its own.
-        dims: Names of its dims.
-        shape: Sizes of its dims.
-        chunks: Sizes of the pieces that are read.
-        dtype: Of NumPy.
-        shards: Sizes of the files, where they hold several chunks.
-    """
-    return group.create_array(
-        name,
-        shape=shape,
-        chunks=chunks,
-        shards=shards,
-        dtype=dtype,
-        dimension_names=dims,
-        fill_value=np.nan if np.dtype(dtype).kind == "f" else 0,
-        # Activations hardly compress; a checksum finds what was damaged.
-        compressors=zarr.codecs.Crc32cCodec(),
-        config={"write_empty_chunks": True},
-    )
 
 
 def _check_continues(path: Path, plan: Plan) -> None:
@@ -348,5 +247,5 @@ def _check_continues(path: Path, plan: Plan) -> None:
             "or record to another folder"
         )
     # What one that was killed was about to name.
-    for left in path.rglob("*.partial"):
+    for left in path.rglob(f"*{PARTIAL}"):
         left.unlink()

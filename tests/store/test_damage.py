@@ -14,7 +14,7 @@ from zarr.storage import _local
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import StoreError
-from emerdiff_probe.store import Streamed, info
+from emerdiff_probe.store import Streamed, info, writing
 from emerdiff_probe.store import plan as plans
 from tests.store.recordings import equal, filled, small_plan
 
@@ -122,14 +122,17 @@ class Disk:
 
     def __init__(self, folder, monkeypatch, real):
         self.folder, self.real, self.is_full = folder, real, False
-        put = _local._put
 
-        def full(path, value, *rest, **named):
-            if self.is_full:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return put(path, value, *rest, **named)
+        def limited(write):
+            def limited_write(*arguments, **named):
+                if self.is_full:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return write(*arguments, **named)
 
-        monkeypatch.setattr(_local, "_put", full)
+            return limited_write
+
+        monkeypatch.setattr(_local, "_put", limited(_local._put))
+        monkeypatch.setattr(writing, "write_chunk", limited(writing.write_chunk))
 
     def fill(self):
         if self.real:

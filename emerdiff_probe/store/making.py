@@ -1,0 +1,152 @@
+"""Making empty recordings and arrays.
+
+Zarr takes some 10 ms for an array, and a recording has hundreds, in few forms: one of each dtype is
+made by Zarr, and the metadata of the others are copies of its own with another shape.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.codecs
+from numpy.typing import NDArray
+
+from emerdiff_probe.errors import StoreError
+from emerdiff_probe.schema import SAMPLE
+from emerdiff_probe.store.address import made_at_once
+from emerdiff_probe.store.chunks import fill_of, write_chunk
+from emerdiff_probe.store.plan import LATENTS, Plan, size_text
+from emerdiff_probe.store.values import RESTART
+
+__all__ = ["make_recording", "new_array"]
+
+_METADATA = "zarr.json"
+
+
+def make_recording(path: Path, plan: Plan) -> None:
+    """Makes an empty recording at once: a folder with this name is never half of one.
+
+    Raises:
+        StoreError: The disk has too little room, or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if plan.nbytes > free:
+        raise StoreError(
+            f"the recording takes {size_text(plan.nbytes)} and '{path.parent}' has "
+            f"{size_text(free)} free; record fewer sites, samples or timesteps, or choose "
+            "another disk"
+        )
+    with made_at_once(path) as making, warnings.catch_warnings():
+        # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
+        warnings.simplefilter("ignore")
+        plan.root().to_zarr(making, zarr_format=3, consolidated=False)
+        maker = _Maker(making)
+        for leaf in plan.leaves:
+            value = (plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
+            maker.array(f"{leaf.path}/value", *value)
+            for dim, places in plan.coords(leaf).items():
+                maker.coordinate(f"{leaf.path}/{dim}", dim, places)
+        latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
+        shape = (len(plan.samples), len(plan.blocks), *latents.shape)
+        dims, chunks = (SAMPLE, "block", *latents.dims), (1, 1, *latents.shape)
+        maker.array(f"{RESTART}/value", dims, shape, chunks, "float32")
+        maker.consolidate()
+
+
+class _Maker:
+    """Makes the arrays of one new store."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._root = zarr.open_group(folder, mode="r+")
+        self._group = (folder / _METADATA).read_text()
+        self._group = json.dumps({**json.loads(self._group), "attributes": {}})
+        self._forms: dict[str, dict[str, Any]] = {}
+
+    def array(
+        self,
+        path: str,
+        dims: tuple[str, ...],
+        shape: tuple[int, ...],
+        chunks: tuple[int, ...],
+        dtype: str,
+    ) -> None:
+        place = self._folder / path
+        self._make_groups(place.parent)
+        if dtype not in self._forms:
+            new_array(self._root, path, dims, shape, chunks, dtype)
+            self._forms[dtype] = json.loads((place / _METADATA).read_text())
+            return
+        grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
+        own = {"shape": shape, "chunk_grid": grid, "dimension_names": dims}
+        place.mkdir()
+        (place / _METADATA).write_text(json.dumps(self._forms[dtype] | own))
+
+    def coordinate(self, path: str, dim: str, values: NDArray[Any]) -> None:
+        if values.dtype.kind == "U":
+            texts = self._root.create_array(
+                path, shape=values.shape, dtype=values.dtype, dimension_names=(dim,)
+            )
+            texts[:] = values
+        else:
+            self.array(path, (dim,), values.shape, values.shape, values.dtype.name)
+            write_chunk(self._folder / path, (0,), values, values.shape)
+
+    def _make_groups(self, folder: Path) -> None:
+        if not folder.exists():
+            self._make_groups(folder.parent)
+            folder.mkdir()
+            (folder / _METADATA).write_text(self._group)
+
+    def consolidate(self) -> None:
+        """Puts all metadata into the root's file: opening reads one in place of hundreds."""
+        nodes = {
+            str(file.parent.relative_to(self._folder)): json.loads(file.read_text())
+            for file in sorted(self._folder.rglob(_METADATA))
+        }
+        root = nodes.pop(".")
+        inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
+        text = json.dumps(root | {"consolidated_metadata": inline})
+        (self._folder / _METADATA).write_text(text)
+
+
+def new_array(
+    group: Any,
+    name: str,
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: str,
+    *,
+    shards: tuple[int, ...] | None = None,
+) -> Any:
+    """Makes the empty array of a leaf.
+
+    Args:
+        group: That it is made in.
+        name: Its own.
+        dims: Names of its dims.
+        shape: Sizes of its dims.
+        chunks: Sizes of the pieces that are read.
+        dtype: Of NumPy.
+        shards: Sizes of the files, where they hold several chunks.
+    """
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        shards=shards,
+        dtype=dtype,
+        dimension_names=dims,
+        fill_value=fill_of(np.dtype(dtype)),
+        # Activations hardly compress; a checksum finds what was damaged.
+        compressors=zarr.codecs.Crc32cCodec(),
+        config={"write_empty_chunks": True},
+    )
