@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from emerdiff_probe import analysis
+from emerdiff_probe.evaluation import report
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
+from emerdiff_probe.evaluation.task import ENGINE_SEEDS, Task
 from emerdiff_probe.models import Condition, Denoiser, StableDiffusion
 from emerdiff_probe.modulation import ENGINES, EmerDiffConfig, observe
 from emerdiff_probe.modulation.adjoint import gradients
@@ -31,7 +34,8 @@ from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, pixel_centres
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Photo
 
-__all__ = ["VARIANTS", "compare", "costs", "derivatives", "linearity", "random_v1", "trade_off"]
+__all__ = ["VARIANTS", "benchmark", "compare", "costs", "derivatives", "linearity"]
+__all__ += ["random_v1", "trade_off"]
 
 VARIANTS: Final[dict[str, tuple[str, dict[str, object]]]] = {
     "literal": ("literal", {}),
@@ -259,3 +263,59 @@ def _labels(
 
 def _correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+def benchmark(task: Task) -> None:
+    """What engines cost and how far they are from the literal one."""
+    config = EmerDiffConfig.for_model(task.model)
+    seeds = list(ENGINE_SEEDS[: task.scenes])
+    about = dataclasses.asdict(config)
+    scores = compare(task.model, config, seeds, task.journal("modulation", config=about))
+    means = scores.groupby("variant", sort=False).mean(numeric_only=True).drop(columns="seed")
+    for column in ("denoising", "whole"):
+        means[f"{column} / literal"] = means[column] / means[column].iloc[0]
+    means["change of mIoU"] = means["parts_miou"] - means["parts_miou"].iloc[0]
+    picture = Photo(scene(seeds[0]).image)
+    observation = observe(task.model, picture, config)
+    masks = low_resolution_masks(observation.features, SEGMENTS, config)
+    weights = torch.from_numpy(masks.values)
+    cost = costs(task.model, observation.trajectory, weights, config)
+    full = ""
+    if task.full_size:
+        large, trajectory = random_v1()
+        halves = torch.zeros(2, 16, 16)
+        halves[0, :, :8], halves[1, :, 8:] = 1, 1
+        paper = EmerDiffConfig.closest_to_paper().replace(batch=4)
+        full = f"""
+## At Stable Diffusion v1's size
+
+Its UNet with random weights, 64 x 64 latents, 2 masks, 15 steps from t_m = 281.
+
+{report.to_markdown(costs(large, trajectory, halves, paper).round(3))}
+"""
+    text = f"""# What engines cost, and how far they are from the literal one
+
+{len(seeds)} validation scenes from seed {seeds[0]}, {SEGMENTS} masks each, all variants one after
+the other on the same scene; seconds on this machine, comparable in this table only. Model weights
+{task.model.weights}. Made by `make benchmark-modulation`.
+
+"same" is the share of pixels with the literal engine's label, "correlation" that of signed
+responses, mIoU the majority-class one of parts.
+
+{report.to_markdown(means.round(3))}
+
+![Agreement against speed](modulation.png)
+
+## Operations of one scene's denoising
+
+{report.to_markdown(cost.round(3))}
+
+## How linear responses are (one scene)
+
+{report.to_markdown(linearity(task.model, config, seeds[0]).round(3))}
+
+## The adjoint engine against finite differences of the literal one (one scene)
+
+{report.to_markdown(derivatives(task.model, config, seeds[0]).round(3))}
+{full}"""
+    report.write(task.out, "modulation", text, scores, trade_off(scores))
