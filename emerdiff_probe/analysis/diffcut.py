@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import xarray as xr
@@ -17,32 +18,33 @@ __all__ = ["DiffCutConfig", "diffcut", "ncut"]
 
 _Floats = NDArray[np.float64]
 
+_TINY: Final = 1e-9
+
 
 @dataclass(frozen=True)
 class DiffCutConfig:
     """What DiffCut leaves to choose.
 
     Attributes:
-        threshold: Parts are cut as long as the cut's value is at most this (tau; 0.5 in the
+        threshold: Parts are cut as long as the cut's value is below this (tau; 0.5 in the paper).
+        power: Of the similarities; larger ones make weak similarities vanish (alpha; 10 in the
             paper).
-        power: Of the cosine similarities; larger ones make weak similarities vanish (alpha; 10 in
-            the paper).
         candidates: How many thresholds of the eigenvector are tried for each cut.
         smallest: A part with fewer latent locations is not cut.
     """
 
     threshold: float = 0.5
     power: float = 10.0
-    candidates: int = 20
+    candidates: int = 100
     smallest: int = 2
 
 
 def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> xr.DataArray:
     """Groups latent locations by recursive normalised cuts; finds their number itself.
 
-    The graph of all locations, weighted by their cosine similarity to some power (negative ones
-    count as 0), is cut in two at the second smallest generalised eigenvector, and each part again,
-    until a cut would cost more than the threshold.
+    The graph of all locations, weighted by their cosine similarity, which is brought to [0, 1] over
+    the picture, to some power, is cut in two at the second smallest generalised eigenvector, and
+    each part again, until a cut would cost as much as the threshold.
 
     Args:
         features: (source_y, source_x, channel), in any order; finite. The paper takes the output of
@@ -56,14 +58,20 @@ def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> 
     Raises:
         InputError: Unusable features, or settings out of range.
 
-    Source: Couairon et al., NeurIPS 2024 (DiffCut, arXiv 2406.02842), section 3; the recursive cut
-    is Shi and Malik's, IEEE TPAMI 22(8), 2000.
+    Source: Couairon et al., NeurIPS 2024 (DiffCut, arXiv 2406.02842), section 3, and in what it
+    leaves open (the range of similarities, the number of candidates) the authors' code,
+    diffcut/recursive_normalized_cut.py of github.com/PaulCouairon/DiffCut; the recursive cut is Shi
+    and Malik's, IEEE TPAMI 22(8), 2000.
     """
     if config.candidates < 1 or not config.power > 0 or config.smallest < 2:
         raise InputError(f"{config}; candidates is 1 or more, power above 0, smallest 2 or more")
     units = normalised(features, "l2")
     points = units.values.reshape(-1, units.sizes[CHANNEL])
-    weights = np.clip(points @ points.T, 0, None) ** config.power
+    cosines = points @ points.T
+    low, high = cosines.min(), cosines.max()
+    # Where all are alike to the last digit, there is nothing to cut.
+    alike = high - low < _TINY
+    weights = np.ones_like(cosines) if alike else ((cosines - low) / (high - low)) ** config.power
     labels = np.zeros(len(points), np.int64)
     open_parts = [np.arange(len(points))]
     count = 1
@@ -119,4 +127,4 @@ def _cut(weights: _Floats, config: DiffCutConfig) -> NDArray[np.bool_] | None:
         return None
     costs = [ncut(weights, part) for part in parts]
     best = int(np.argmin(costs))
-    return parts[best] if costs[best] <= config.threshold else None
+    return parts[best] if costs[best] < config.threshold else None

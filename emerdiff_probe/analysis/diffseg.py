@@ -94,7 +94,10 @@ def merge_attention(attention: NDArray[Any], config: DiffSegConfig = DiffSegConf
         InputError: Settings out of range.
 
     Source: Tian et al., CVPR 2024 (arXiv 2308.12469), section 3.3 and algorithm 1 (iterative
-    attention merging).
+    attention merging). The authors' code (diffseg/segmentor.py of github.com/google/diffseg) has
+    the same distance; it begins its grid of anchors a place nearer to the corner, lets a proposal
+    that is merged already count in later means again, and can refine the result by k-means, which
+    the paper's algorithm does not.
     """
     rows, columns = attention.shape[:2]
     if config.anchors < 1 or config.iterations < 1:

@@ -17,9 +17,13 @@ from plotly.subplots import make_subplots
 from emerdiff_probe import scenes
 from emerdiff_probe.evaluation import captions, report
 from emerdiff_probe.evaluation.scoring import mean_with_interval
+from emerdiff_probe.evaluation.task import QUALITY_SEEDS, WORLD_SEEDS, Task
 from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.models.playground import folder
+from emerdiff_probe.modulation import EmerDiffConfig
+from emerdiff_probe.scenes import TRAIN
 
-__all__ = ["autoencoder_psnr", "curves", "sample_sheet", "write_card"]
+__all__ = ["autoencoder_psnr", "benchmark", "curves", "sample_sheet", "write_card"]
 
 LIMITS: Final = """\
 - It knows the small world of its scenes and nothing else: photographs come back through its
@@ -169,3 +173,19 @@ The autoencoder rebuilds {len(psnr)} test scenes with {mean:.2f} [{low:.2f}, {hi
 
 {LIMITS}
 """
+
+
+def benchmark(task: Task) -> None:
+    """The bundled model's card, in its own folder."""
+    guidance = EmerDiffConfig.for_model(task.model).guidance
+    known = captions.examples(task.model, TRAIN[500_000 : 500_000 + 60 * task.scenes])
+    classifier = captions.train_classifier(known)
+    unseen = captions.examples(task.model, WORLD_SEEDS[: task.scenes])
+    write_card(
+        folder(),
+        task.model,
+        guidance=guidance,
+        followed=captions.follow(classifier, task.model, seeds=(0, 1), guidance=guidance),
+        reference=captions.judge(classifier, unseen),
+        psnr=autoencoder_psnr(task.model, QUALITY_SEEDS[: task.scenes]),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from emerdiff_probe import analysis
+from emerdiff_probe.evaluation import report
 from emerdiff_probe.evaluation.full_size import stable_diffusion_1
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
+from emerdiff_probe.evaluation.task import ENGINE_SEEDS, Task
 from emerdiff_probe.models import Denoiser, StableDiffusion
-from emerdiff_probe.modulation import ENGINES, EmerDiffConfig, observe
+from emerdiff_probe.modulation import ENGINES, EmerDiffConfig, observe, respond
 from emerdiff_probe.modulation.adjoint import gradients
 from emerdiff_probe.modulation.engines import decoded
 from emerdiff_probe.modulation.literal import Modulated
@@ -33,6 +36,7 @@ from emerdiff_probe.sources import Photo
 
 __all__ = [
     "answers",
+    "benchmark",
     "compare",
     "costs",
     "derivatives",
@@ -346,3 +350,69 @@ def _labels(
 
 def _correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+def benchmark(task: Task) -> None:
+    """What engines cost and how far they are from the literal one."""
+    config = EmerDiffConfig.for_model(task.model)
+    seeds = list(ENGINE_SEEDS[: task.scenes])
+    about = dataclasses.asdict(config)
+    scores = compare(task.model, config, seeds, task.journal("modulation", config=about))
+    means = scores.groupby("variant", sort=False).mean(numeric_only=True).drop(columns="seed")
+    for column in ("denoising", "whole"):
+        means[f"{column} / literal"] = means[column] / means[column].iloc[0]
+    means["change of mIoU"] = means["parts_miou"] - means["parts_miou"].iloc[0]
+    picture = Photo(scene(seeds[0]).image)
+    observation = observe(task.model, picture, config)
+    masks = low_resolution_masks(observation.features, SEGMENTS, config)
+    weights = torch.from_numpy(masks.values)
+    cost = costs(task.model, observation.trajectory, weights, config)
+    responses = respond(task.model, picture, engine="short", config=config)
+    full = ""
+    if task.full_size:
+        costs_v1, decoders = full_size(torch.bfloat16)
+        full = f"""
+## At Stable Diffusion v1's size
+
+Its UNet and autoencoder with random weights in bfloat16, 64 x 64 latents, 2 masks, 15 steps from
+t_m = 281, 5 of them with "short".
+
+{report.to_markdown(costs_v1.round(2).T)}
+
+What decoding one picture costs:
+
+{report.to_markdown(decoders.round(2))}
+"""
+    text = f"""# What engines cost, and how far they are from the literal one
+
+{len(seeds)} validation scenes from seed {seeds[0]}, {SEGMENTS} masks each, all variants one after
+the other on the same scene; seconds on this machine, comparable in this table only. Model weights
+{task.model.weights}. Made by `make benchmark-modulation`.
+
+"same" is the share of pixels with the literal engine's label, "correlation" that of signed
+responses, mIoU the majority-class one of parts.
+
+{report.to_markdown(means.round(3))}
+
+![Agreement against speed](modulation.png)
+
+## Operations of one scene
+
+"bound" is how many times fewer operations an engine takes than the literal one, "fast" how many
+times as fast it was, "reached" the share of the bound.
+
+{report.to_markdown(cost.round(2).T)}
+
+## How linear responses are (one scene)
+
+{report.to_markdown(linearity(task.model, config, seeds[0]).round(3))}
+
+## The adjoint engine against finite differences of the literal one (one scene)
+
+{report.to_markdown(derivatives(task.model, config, seeds[0]).round(3))}
+
+## Answers from stored responses, in milliseconds
+
+{report.to_markdown(answers(responses).round(1))}
+{full}"""
+    report.write(task.out, "modulation", text, scores, trade_off(scores))

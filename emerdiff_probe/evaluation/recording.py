@@ -20,15 +20,17 @@ import torch
 from torch import Tensor
 
 from emerdiff_probe.errors import CaptureError
+from emerdiff_probe.evaluation import report
 from emerdiff_probe.evaluation.full_size import stable_diffusion_1
+from emerdiff_probe.evaluation.task import Task
 from emerdiff_probe.models import StableDiffusion, load
 from emerdiff_probe.probing import record, sample
 from emerdiff_probe.sites import Site
 from emerdiff_probe.sources import Prompt
 from emerdiff_probe.store import info
 
-__all__ = ["ALL", "BARE", "NNSIGHT", "chart", "full_size", "peak", "race", "record_alone"]
-__all__ += ["table", "ways"]
+__all__ = ["ALL", "BARE", "NNSIGHT", "benchmark", "chart", "full_size", "peak", "race"]
+__all__ += ["record_alone", "table", "ways"]
 
 PROMPT: Final = Prompt("a red house", seed=0)
 
@@ -282,3 +284,41 @@ def full_size(dtype: torch.dtype, steps: int = 3) -> dict[str, float]:
         "recorded": recorded,
         "bytes": stored,
     }
+
+
+def benchmark(task: Task) -> None:
+    """What recording costs, beside a bare run and other ways."""
+    steps, dtype = min(task.scenes, 50), str(task.model.dtype).removeprefix("torch.")
+    raced = ways(task.model, steps)
+    timed = race(raced, rounds=3)
+    few = max(steps // 10, 1)
+    memory = {n: peak(task.model.name, dtype, n) for n in (few, steps)}
+    large = full_size(task.model.dtype, steps=min(steps, 3))
+    text = f"""# What recording costs
+
+One prompt of {steps} steps, {dtype} on {task.model.device} with {torch.get_num_threads()} threads;
+ways take turns in one process, medians of {timed["round"].nunique()} rounds after one to warm up.
+Ratios are to the bare run of the same round; the times themselves are those of one machine. Every
+way ends with the picture, and recordings include listing sites, making the store and waiting for
+the disk. Ours and the saved list hold float16, the other lists the model's own {dtype}. Model
+weights {task.model.weights}. Made by `make benchmark-recording`.
+
+{report.to_markdown(table(timed, raced))}
+
+![The table as a picture](recording.png)
+
+## Memory
+
+Most memory of a process of its own that records all sites to a store: {memory[few] / 2**20:.0f} MiB
+in {few} steps, {memory[steps] / 2**20:.0f} MiB in {steps} steps, {memory[steps] / memory[few]:.2f}
+times as much.
+
+## A UNet as large as Stable Diffusion v1's
+
+{large["parameters"] / 1e6:.0f} million random parameters, latents of 64 x 64, {dtype}, queries of
+all cross-attentions: {large["bare"]:.1f} s a step with nothing recorded, {large["recorded"]:.1f} s
+recorded, {large["recorded"] / large["bare"]:.2f} times as long;
+{large["bytes"] / 2**20:.0f} MiB in the store after {min(steps, 3)} steps. Before that, once for a
+model, its weights are hashed to name them: {large["hashed"]:.1f} s.
+"""
+    report.write(task.out, "recording", text, timed, chart(timed))

@@ -20,7 +20,7 @@ from emerdiff_probe.evaluation.scoring import METRICS, Segments, mean_with_inter
 from emerdiff_probe.scenes import PARTS, Scene
 from emerdiff_probe.views import palette
 
-__all__ = ["chart", "contact_sheet", "gallery", "heatmap", "to_markdown", "write"]
+__all__ = ["bullets", "chart", "contact_sheet", "gallery", "heatmap", "to_markdown", "write"]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -30,6 +30,11 @@ def to_markdown(table: pd.DataFrame) -> str:
     # Not `table.values`, in which whole numbers beside fractions are fractions too.
     lines += [list(map(str, row)) for row in table.itertuples()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Sentences as a list in Markdown."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 CHARTED: Final = ("parts_miou", "objects_miou", "boundary_f", "ari")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Final
 
@@ -10,8 +11,10 @@ import xarray as xr
 
 from emerdiff_probe import analysis
 from emerdiff_probe.analysis import Balance
+from emerdiff_probe.evaluation import report
 from emerdiff_probe.evaluation.quality import reassigned, segmented, true_masks
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
+from emerdiff_probe.evaluation.task import SETTINGS_SEEDS, Task
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import EmerDiffConfig, observe, read_features
 from emerdiff_probe.scenes import PARTS, Scene, scene
@@ -22,6 +25,7 @@ from emerdiff_probe.sources import Photo
 __all__ = [
     "FEATURE_TIMESTEPS",
     "balances",
+    "benchmark",
     "best_sigma",
     "compare_features",
     "compare_shifts",
@@ -217,3 +221,81 @@ def compare_shifts(
         for config, seed in itertools.product(configs, seeds)
     }
     return journal.table(pieces, compared, processes=processes)
+
+
+def benchmark(task: Task) -> None:
+    """Which settings are best on validation scenes."""
+    config = EmerDiffConfig.for_model(task.model)
+    seeds = list(SETTINGS_SEEDS[: task.scenes])
+    features = compare_features(
+        task.model,
+        config,
+        seeds[:20],
+        task.journal("settings-features"),
+        processes=task.processes,
+    )
+    by_site = features[features["normalise"] == "none"].pivot_table(
+        index="site", columns="timestep", values="parts_miou", sort=False
+    )
+    by_norm = features.groupby(["site", "timestep", "normalise"])["parts_miou"].mean()
+    best = by_norm.sort_values(ascending=False).head(12).reset_index()
+    few = seeds[:6]
+    about = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name.startswith("feature") or name == "normalise"
+    }
+    configs = shift_grid(task.model, config)
+    shifts = compare_shifts(
+        task.model,
+        configs,
+        few,
+        task.journal("settings-shifts", **about),
+        processes=task.processes,
+    )
+    # All filters and balances are compared at once, so it does not matter which is chosen.
+    compared = ("sigma", "balance", "elsewhere")
+    whole = {k: v for k, v in dataclasses.asdict(config).items() if k not in compared}
+    chosen, exact = (
+        compare_shifts(
+            task.model,
+            [config],
+            seeds[:20],
+            task.journal(f"settings-{name}", **whole),
+            exact=name == "exact",
+            processes=task.processes,
+        )
+        for name in ("balance", "exact")
+    )
+    text = f"""# Settings, compared on validation scenes
+
+Majority-class mIoU of parts at {SEGMENTS} segments, and boundary F at 2 pixels; means over
+scenes. Settings were chosen from these tables and frozen in `EmerDiffConfig.playground()`.
+Model weights {task.model.weights}, {str(task.model.dtype).removeprefix("torch.")}.
+Made by `make benchmark-settings`.
+
+## Where features are read ({len(seeds[:20])} scenes from seed {seeds[0]})
+
+Clusters interpolated bilinearly, no modulation. The best of all sites, timesteps and
+normalisations:
+
+{report.to_markdown(best.round(3).set_index("site"))}
+
+![mIoU by site and timestep](settings.png)
+
+## Where, when and how strongly to shift ({len(few)} scenes)
+
+The paper's argmax, at the best sigma of each row. "Relative" is lambda divided by the root mean
+square of the site's own output at t_m.
+
+{report.to_markdown(best_sigma(shifts).round(3).set_index("site"))}
+
+## Small masks: how maps are compared ({len(seeds[:20])} scenes)
+
+At the chosen site, timestep and lambda, with clusters and with the true parts as low-resolution
+masks. "none" with elsewhere 1 is the paper's.
+
+{report.to_markdown(balances(chosen, exact).round(3).set_index("balance"))}
+"""
+    figure = report.heatmap(by_site, "mIoU of clusters, by site and timestep", "mIoU")
+    report.write(task.out, "settings", text, shifts, figure)

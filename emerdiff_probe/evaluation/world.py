@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from emerdiff_probe import analysis
-from emerdiff_probe.evaluation import rivals
-from emerdiff_probe.evaluation.runs import SEGMENTS, Segmentor
-from emerdiff_probe.evaluation.scoring import Segments
+from emerdiff_probe.evaluation import report, rivals
+from emerdiff_probe.evaluation.runs import SEGMENTS, Segmentor, run
+from emerdiff_probe.evaluation.scoring import Segments, summary
+from emerdiff_probe.evaluation.task import WORLD_SEEDS, Task
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import EmerDiffConfig, observe
-from emerdiff_probe.scenes import Scene
+from emerdiff_probe.scenes import Scene, scene
 from emerdiff_probe.schema import pixel_centres
 from emerdiff_probe.sources import Photo
 
-__all__ = ["world"]
+__all__ = ["benchmark", "world"]
 
 
 def world(model: StableDiffusion) -> Segmentor:
@@ -51,3 +52,36 @@ def _bilinear_features(model: StableDiffusion, subject: Scene, config: EmerDiffC
     centroids = analysis.embeddings(features, analysis.one_hot(low_res, SEGMENTS))
     y, x = (pixel_centres(size, size) for size in subject.parts.shape)
     return Segments(analysis.bilinear_features(features, centroids, y, x).values, centroids)
+
+
+def benchmark(task: Task) -> None:
+    """How hard the scenes are."""
+    seeds = WORLD_SEEDS[: task.scenes]
+    both = [(seed, subset) for subset in (False, True) for seed in seeds]
+    scores = run(world(task.model), both, task.journal("scenes"), processes=task.processes)
+    plain, dissociation = (scores[scores["dissociation"] == subset] for subset in (False, True))
+    text = f"""# What colour, position and an untrained network make of the scenes
+
+Validation seeds {seeds[0]} to {seeds[-1]}, {SEGMENTS} segments for every method;
+means over scenes with 95 % bootstrap intervals. Model weights {task.model.weights}.
+Made by `make benchmark-scenes`.
+
+{report.to_markdown(summary(plain))}
+
+![The table as a picture](scenes.png)
+
+The first 24 of the scenes, and the labels of their parts:
+
+![24 scenes and their labels](scenes-examples.png)
+
+## The dissociation subset
+
+{report.to_markdown(summary(dissociation))}
+
+![24 scenes of the dissociation subset](scenes-dissociation.png)
+"""
+    figure = report.chart(plain, f"{len(seeds)} validation scenes, {SEGMENTS} segments")
+    report.write(task.out, "scenes", text, scores, figure)
+    for name, subset in (("examples", False), ("dissociation", True)):
+        pictures = [scene(seed, dissociation=subset) for seed in seeds[:24]]
+        report.contact_sheet(pictures).save(task.out / f"scenes-{name}.png")
