@@ -1,0 +1,130 @@
+"""`emerdiff-probe evaluate`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
+from emerdiff_probe.cli.report import reported, say
+from emerdiff_probe.errors import InputError
+
+__all__ = ["evaluate"]
+
+
+class DatasetName(StrEnum):
+    """Data sets with the class of every pixel."""
+
+    scenes_parts = "scenes-parts"
+    scenes_objects = "scenes-objects"
+    folder = "folder"
+    ade20k = "ade20k"
+    coco_stuff_27 = "coco-stuff-27"
+    coco_stuff_171 = "coco-stuff-171"
+
+
+def evaluate(
+    dataset: Annotated[
+        DatasetName, typer.Option(help="What to score on; see below.", show_default=False)
+    ],
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data set.", show_default="none, as scenes have none"),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Part of ADE20K or COCO-Stuff.", show_default="the validation part"),
+    ] = None,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="First of the scenes; the default begins the test split.")
+    ] = 1_100_000,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only so many pictures.", show_default="all; of scenes 100"),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a protocol. Can be repeated.", show_default="the usual ones"),
+    ] = None,
+    masks: Annotated[int, typer.Option(min=1, help="Low-resolution masks of a picture.")] = 12,
+    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
+    seed: Seed = 0,
+    out: Annotated[
+        Path, typer.Option(help="Folder for tables; an evaluation begun before is continued.")
+    ] = Path("evaluation"),
+    skip: Annotated[
+        bool,
+        typer.Option(
+            "--skip", help="Leave out pictures without usable labels.", show_default=False
+        ),
+    ] = False,
+    device: Device = None,
+    dtype: RunDtype = None,
+) -> None:
+    """Score EmerDiff, and four ways to enlarge the same masks without a model, on a data set.
+
+    [b]scenes-parts[/b], [b]scenes-objects[/b]: the package's own.
+    [b]folder[/b]: [b]images/[/b], [b]labels/[/b] with a PNG for each, and [b]classes.csv[/b] with
+    name,index or name,red,green,blue. [b]ade20k[/b], [b]coco-stuff-27[/b], [b]coco-stuff-171[/b]:
+    as published, downloaded by you.
+
+    For example:
+
+      emerdiff-probe evaluate --dataset scenes-parts --count 20
+
+      emerdiff-probe evaluate --dataset ade20k --root ADEChallengeData2016 --masks 20
+    """
+    with reported() as console:
+        import dataclasses
+
+        import emerdiff_probe as ep
+        from emerdiff_probe import evaluation
+        from emerdiff_probe.evaluation.methods import emerdiff_and_baselines
+
+        chosen = _dataset(dataset, root, split, first_seed, count)
+        loaded = ep.load(model, device=device, dtype=dtype.value if dtype else None)
+        config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed)
+        found = evaluation.evaluate(
+            emerdiff_and_baselines(loaded, masks, config),
+            chosen,
+            *([protocol] if protocol else []),
+            kept=out,
+            identity={
+                "model": loaded.weights,
+                "dtype": str(loaded.dtype),
+                "masks": masks,
+                "config": dataclasses.asdict(config),
+            },
+            skip=skip,
+        )
+        for key, text in found.skipped.items():
+            say(console, f"left out '{key}': {text}", style="yellow")
+        found.pictures.to_csv(out / "pictures.csv", index=False)
+        summary = found.summary()
+        summary.to_csv(out / "summary.csv")
+        typer.echo(f"{chosen.name}, {found.pictures['picture'].nunique()} pictures, {masks} masks")
+        typer.echo(summary.T.to_string())
+        typer.echo(f"Tables: {out / 'summary.csv'}, {out / 'pictures.csv'}")
+
+
+def _dataset(
+    name: DatasetName, root: Path | None, split: str | None, first_seed: int, count: int | None
+) -> Any:
+    from emerdiff_probe import evaluation
+
+    if name in (DatasetName.scenes_parts, DatasetName.scenes_objects):
+        level: Any = name.value.removeprefix("scenes-")
+        return evaluation.scene_dataset(range(first_seed, first_seed + (count or 100)), level)
+    if root is None:
+        raise InputError(f"--dataset {name} is read from a folder; give it with --root")
+    if name is DatasetName.folder:
+        whole = evaluation.plain_folder(root)
+    elif name is DatasetName.ade20k:
+        whole = evaluation.ade20k(root, split or "validation")
+    else:
+        classes: Any = int(name.value.rpartition("-")[2])
+        whole = evaluation.coco_stuff(root, classes, split or "val2017")
+    return whole.first(count) if count else whole

@@ -1,0 +1,44 @@
+"""`emerdiff-probe info`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from emerdiff_probe.cli.report import reported
+
+__all__ = ["info"]
+
+
+def info(
+    store: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or zip file of a recording, or an address as [b]s3://...[/b]",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Say what is in a recording, how complete and how large it is, and how it was made."""
+    with reported():
+        from emerdiff_probe.store import info as look
+        from emerdiff_probe.store import size_text
+
+        found = look(store)
+        state = "complete" if found.finished else f"{found.committed:.0%} of it is there"
+        rows = {
+            "model": f"{found.model['name']}, weights {found.model['weights']}, "
+            f"{found.model['dtype']} on {found.model['device']}",
+            "samples": "; ".join(found.samples),
+            "timesteps": f"{len(found.timesteps)}, {found.timesteps[0]} to {found.timesteps[-1]}",
+            "sites": f"{len(found.sites)}, {found.sites[0]} to {found.sites[-1]}",
+            "values": found.config["dtype"],
+            "guidance": found.config["guidance"],
+            "state": f"{state}, {size_text(found.nbytes)} on disk, cut by {found.layout}",
+            "versions": ", ".join(" ".join(each) for each in found.versions.items()),
+        }
+        if found.lost:
+            rows["lost"] = f"chunks of {', '.join(found.lost)}"
+        for name, text in rows.items():
+            typer.echo(f"{name:>9}  {text}")

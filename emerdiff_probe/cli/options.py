@@ -1,0 +1,32 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, TypeAlias
+
+import typer
+
+__all__ = ["MODELS", "Device", "Dtype", "RunDtype", "Seed"]
+
+
+class Dtype(StrEnum):
+    """Types that a model can run in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+MODELS = "[b]playground[/b], a folder of a diffusers pipeline, a .safetensors file, or a hub id."
+
+Seed: TypeAlias = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")
+]
+Device: TypeAlias = Annotated[
+    str | None, typer.Option(help="Where to run.", show_default="cuda if there is one, else cpu")
+]
+RunDtype: TypeAlias = Annotated[
+    Dtype | None,
+    typer.Option(help="Type to run in.", show_default="float16 on cuda, else float32"),
+]

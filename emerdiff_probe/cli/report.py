@@ -1,0 +1,57 @@
+"""What is said on the terminal: errors and warnings as one line each."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from emerdiff_probe.errors import ProbeError
+
+__all__ = ["reported", "say"]
+
+
+@contextmanager
+def reported() -> Iterator[Console]:
+    """Errors and warnings as one line each on stderr; quiets the libraries underneath."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("DIFFUSERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    console = Console(stderr=True)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(console, f"warning: {message}", style="yellow")
+
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", module="emerdiff_probe")
+        warnings.showwarning = show
+        try:
+            yield console
+        except ProbeError as error:
+            say(console, f"error: {error}", style="red")
+            raise typer.Exit(1) from None
+        except OSError as error:
+            where = f"'{error.filename}': " if error.filename else ""
+            say(console, f"error: {where}{error.strerror or error}", style="red")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as error:
+            say(console, f"interrupted; {str(error) or 'finished results are kept'}", style="red")
+            raise typer.Exit(130) from None
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a text as it is, wrapped by the terminal alone."""
+    # Texts hold prompts, in which brackets are no markup, and names, in which bytes can be no text.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,98 @@
+"""`emerdiff-probe segment`."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
+from emerdiff_probe.cli.report import reported, say
+from emerdiff_probe.cli.sources import described, sources_of, title
+from emerdiff_probe.errors import InputError, ProbeError
+from emerdiff_probe.sources import Photo, Prompt
+
+__all__ = ["segment"]
+
+
+def segment(
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE", help="Pictures to segment.", show_default=False),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", "-p", help="Text to draw and segment. Can be repeated.", show_default=False
+        ),
+    ] = None,
+    seed: Seed = 0,
+    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
+    masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("segments"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace older results.", show_default=False)
+    ] = False,
+    device: Device = None,
+    dtype: RunDtype = None,
+) -> None:
+    """Segment pictures, or what a model draws from prompts, as EmerDiff does.
+
+    Each input gets a folder in [b]--out[/b] with [b]index.html[/b] (open it in a browser),
+    [b]overlay.png[/b], [b]labels.png[/b] (a pixel's value is its segment) and
+    [b]dataset.zarr[/b] (for [b]xarray.open_zarr[/b]).
+
+    For example:
+
+      emerdiff-probe segment --prompt "a red house"
+
+      emerdiff-probe segment cat.jpg dog.png --masks 20 --out animals
+    """
+    sources = sources_of(prompt, images, seed)
+    with reported() as console:
+        from emerdiff_probe import results
+
+        folders = [out / name for name in results.names(title(source) for source in sources)]
+        _check(sources, folders, out, overwrite)
+        import emerdiff_probe as ep
+
+        loaded = ep.load(model, device=device, dtype=dtype.value if dtype else None)
+        config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed)
+        written, failed = [], 0
+        for number, (source, folder) in enumerate(zip(sources, folders, strict=True), start=1):
+            text = textwrap.shorten(described(source), 70, placeholder=" ...")
+            say(console, f"{number} of {len(sources)}: {text}")
+            try:
+                ds = ep.segment(loaded, source, masks=masks, config=config)
+                results.write(ds, folder, overwrite=overwrite)
+            except ProbeError as error:
+                failed += 1
+                say(console, f"error: {described(source)}: {error}", style="red")
+            else:
+                written.append(folder)
+        if written:
+            say(Console(), "Open in a browser:", style="bold")
+        for folder in written:
+            say(Console(), f"  {folder / 'index.html'}")
+        if failed:
+            raise typer.Exit(1)
+
+
+def _check(sources: list[Prompt | Photo], folders: list[Path], out: Path, overwrite: bool) -> None:
+    """Finds out all that is wrong with inputs and outputs before a model is loaded."""
+    from emerdiff_probe import results
+
+    wrong = []
+    for source, folder in zip(sources, folders, strict=True):
+        try:
+            if isinstance(source, Photo):
+                source.rgb()
+            results.check_free(folder, overwrite=overwrite)
+        except ProbeError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError("\n".join(wrong))
+    results.check_writable(out)

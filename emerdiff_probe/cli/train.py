@@ -1,0 +1,63 @@
+"""`emerdiff-probe train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emerdiff_probe.cli.report import reported
+
+__all__ = ["train"]
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the trained model.", show_default=False)],
+    minutes: Annotated[
+        float, typer.Option(min=0.001, help="Time for training; making pictures comes on top.")
+    ] = 105,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures, with captions in text files beside them.",
+            show_default="the package's own scenes",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a model trained here, to train it further.", show_default="anew"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Start of all random numbers.")] = 0,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is kept between runs.", show_default="OUT.work"),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="How many make pictures at the same time.")
+    ] = 2,
+) -> None:
+    """Train a small model like the bundled one, on scenes or pictures of your own.
+
+    Ctrl-C saves the state and stops; the same command continues it.
+
+    For example:
+
+      emerdiff-probe train --minutes 105 --out my-model
+
+      emerdiff-probe segment --model my-model --prompt "a red house"
+    """
+    with reported():
+        from emerdiff_probe.models.playground.train import train as train_model
+
+        train_model(
+            out,
+            minutes=minutes,
+            images=images,
+            start=start,
+            seed=seed,
+            work=work,
+            processes=processes,
+        )
