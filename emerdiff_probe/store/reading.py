@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,8 +80,11 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
 
 
 def sites_of(run: xr.DataTree) -> list[Site]:
-    """The sites that a recording has."""
+    """The sites that a recording has, in the model's order where it tells of one."""
     names = [_site_name(leaf.path.strip("/")) for leaf in run.leaves]
+    recorded = json.loads(run.attrs.get("config", "{}")).get("sites", [])
+    order = {name: number for number, name in enumerate(recorded)}
+    names.sort(key=lambda name: order.get(name, len(order)))
     return [Site.parse(name) for name in names if name not in (IMAGE, LATENTS)]
 
 

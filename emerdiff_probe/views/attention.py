@@ -35,8 +35,9 @@ def attention(
     """How much attention each location pays to each token, over the picture.
 
     Args:
-        paid: Probabilities with y, x, and perhaps token (with coordinate ``token_text``), sample,
-            guidance, timestep and head, as `emerdiff_probe.attention` gives them.
+        paid: Probabilities with y, x, and perhaps token, sample, guidance, timestep and
+            head, as `emerdiff_probe.attention` gives them. Tokens are named by the coordinate
+            ``token_text``; those that it does not name, by their number.
         shown: The picture, (y, x, rgb) or (sample, y, x, rgb), uint8.
         timestep: By default the last, of the least noise.
         head: By default the mean over all.
@@ -110,11 +111,7 @@ def _chosen(
 def _by_token(values: xr.DataArray, special: bool) -> list[tuple[str, NDArray[np.float32]]]:
     if TOKEN not in values.dims:
         return [(str(values.name or "attention"), values.transpose(Y, X).values)]
-    count = values.sizes[TOKEN]
-    if "token_text" in values.coords:
-        names = [str(name) for name in values["token_text"].values]
-    else:
-        names = [f"token {number}" for number in range(count)]
+    names = _names(values)
     kept = [
         number
         for number, name in enumerate(names)
@@ -124,6 +121,21 @@ def _by_token(values: xr.DataArray, special: bool) -> list[tuple[str, NDArray[np
         raise InputError("the prompt is empty: all tokens are special; ask for special=True")
     maps = values.transpose(TOKEN, Y, X).values
     return [(names[number], maps[number]) for number in kept]
+
+
+def _names(values: xr.DataArray) -> list[str]:
+    """The text of each token; where it is not known, its number."""
+    numbers = (
+        values[TOKEN].values.tolist() if TOKEN in values.coords else range(values.sizes[TOKEN])
+    )
+    texts = values.coords.get("token_text")
+    # Of several samples or halves that share their probabilities only numbers are in common.
+    if texts is None or texts.dims != (TOKEN,):
+        return [f"token {number}" for number in numbers]
+    return [
+        str(name) if isinstance(name, str) and name else f"token {number}"
+        for number, name in zip(numbers, texts.values, strict=True)
+    ]
 
 
 def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,11 +11,11 @@ import plotly.graph_objects as go
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram as tree
-from scipy.cluster.hierarchy import linkage
 from scipy.optimize import linear_sum_assignment
 
+from emerdiff_probe import analysis
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import CHANNEL, MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
+from emerdiff_probe.schema import MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.colours import palette
 from emerdiff_probe.views.panels import panels, picture, pixel_map, text, title
 from emerdiff_probe.views.segments import outlined, thinned
@@ -136,25 +136,19 @@ def tradeoff(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def dendrogram(ds: xr.Dataset) -> go.Figure:
-    """Which masks of a segmentation have like embeddings: a tree that joins the likest first.
-
-    Average linkage of cosine distances (Sokal and Michener 1958).
+def dendrogram(ds: xr.Dataset, by: analysis.MergeBy = "embeddings") -> go.Figure:
+    """Which masks of a segmentation are alike: a tree that joins the likest first.
 
     Args:
         ds: A segmentation, as `emerdiff_probe.segment` makes it.
+        by: What is compared; see `emerdiff_probe.analysis.dendrogram`.
 
     Raises:
-        InputError: It has one mask only, or an embedding of nothing but zeros.
+        InputError: It has one mask only, or no such ``by``.
     """
-    embeddings = ds["embeddings"].transpose(MASK, CHANNEL).values.astype(np.float64)
-    if len(embeddings) < 2:
-        raise InputError("one mask alone has none to be compared with; segment with more masks")
-    if not np.linalg.norm(embeddings, axis=1).all():
-        raise InputError("an embedding is zero, which has no cosine to others")
-    joined = tree(linkage(embeddings, "average", metric="cosine"), no_plot=True)
+    joined = tree(analysis.dendrogram(ds, by).values, no_plot=True)
     low_res = ds["low_res"].transpose(SOURCE_Y, SOURCE_X).values
-    shares = np.bincount(low_res.ravel(), minlength=len(embeddings)) / low_res.size
+    shares = np.bincount(low_res.ravel(), minlength=ds.sizes[MASK]) / low_res.size
     lines: dict[str, list[float | None]] = {"x": [], "y": []}
     for places, distances in zip(joined["icoord"], joined["dcoord"], strict=True):
         lines["x"] += [*distances, None]
@@ -187,7 +181,9 @@ def dendrogram(ds: xr.Dataset) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         title={
-            "text": title(f"{ds.attrs['model']}: masks by likeness", ds.attrs["source"], 80),
+            "text": title(
+                f"{ds.attrs['model']}: masks by likeness of {by}", ds.attrs["source"], 80
+            ),
             "font_size": 14,
             "x": 0,
             "pad": {"l": 14},

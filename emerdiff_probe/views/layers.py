@@ -10,20 +10,18 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from emerdiff_probe import store
+from emerdiff_probe import analysis, store
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import RGB, TIMESTEP, X, Y
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
 from emerdiff_probe.views.maps import (
     chosen_sites,
     chosen_timesteps,
-    cosine,
     described,
     extent,
     magnitude,
     one_channel,
     places,
-    principal_colours,
 )
 from emerdiff_probe.views.panels import (
     panels,
@@ -114,7 +112,7 @@ def layers(
 def _shown(values: xr.DataArray, show: str | int) -> xr.DataArray:
     if isinstance(show, int):
         return one_channel(values, show)
-    return magnitude(values) if show == "magnitude" else principal_colours(values)
+    return magnitude(values) if show == "magnitude" else analysis.principal_colours(values)[0]
 
 
 def _scales(
@@ -198,9 +196,9 @@ def similarity(
     for number, name in enumerate(names, start=1):
         at = number // across + 1, number % across + 1
         values = places(store.site(run, name), sample=sample, guidance=guidance, head=head)
-        alike = cosine(values.sel({TIMESTEP: step}), y, x).transpose(Y, X)
+        alike = analysis.similarity_to_point(values.sel({TIMESTEP: step}), y, x)[0]
         template = f"{text(site_text(name))}<br>similarity %{{z:.2f}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
-        figure.add_trace(pixel_map(alike.values, size, template, scale=1), *at)
+        figure.add_trace(pixel_map(alike.transpose(Y, X).values, size, template, scale=1), *at)
         figure.add_trace(marker(y, x), *at)
     return figure
 

@@ -8,10 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from emerdiff_probe import store
+from emerdiff_probe import analysis, store
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import RGB, SAMPLE, TIMESTEP, X, Y
-from emerdiff_probe.views.maps import chosen_timesteps, described, places, principal_colours
+from emerdiff_probe.views.maps import chosen_timesteps, described, places
 from emerdiff_probe.views.panels import panels, picture, title
 
 __all__ = ["trajectory"]
@@ -44,7 +44,8 @@ def trajectory(
     latents = places(store.site(run, store.LATENTS), sample=sample).sel({TIMESTEP: steps}).load()
     end = store.site(run, store.IMAGE).isel({SAMPLE: sample}).transpose(Y, X, RGB)
     size = end.sizes[Y], end.sizes[X]
-    colours = principal_colours(latents, of=latents.isel({TIMESTEP: -1}))
+    last = analysis.principal_components(latents.isel({TIMESTEP: -1}))
+    colours = last.colours(latents).isel({SAMPLE: 0})
     strips = {"latents x_t, principal colours": colours}
     if predicted is not None:
         one = predicted.isel({SAMPLE: sample}) if SAMPLE in predicted.dims else predicted

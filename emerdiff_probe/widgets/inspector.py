@@ -11,18 +11,16 @@ import plotly.graph_objects as go
 import traitlets
 import xarray as xr
 
-from emerdiff_probe import store, views
+from emerdiff_probe import analysis, store, views
 from emerdiff_probe.errors import InputError, SiteError, closest
 from emerdiff_probe.schema import GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL, shaded
 from emerdiff_probe.views.maps import (
     chosen_sites,
     chosen_timesteps,
-    cosine,
     magnitude,
     one_channel,
     places,
-    principal_colours,
 )
 from emerdiff_probe.views.panels import site_text
 from emerdiff_probe.widgets.parts import Explorer
@@ -260,9 +258,10 @@ class Inspector(Explorer):
 
     def _painted(self, values: xr.DataArray) -> tuple[Any, str]:
         if self.show == "colours":
-            colours = principal_colours(values)
+            colours = analysis.principal_colours(values)[0]
             pixels = np.rint(colours.transpose(Y, X, RGB).values * 255).astype(np.uint8)
-            return pixels, f"principal colours, {colours.attrs['share']:.0%} of the variance"
+            share = sum(colours.attrs["share"])
+            return pixels, f"principal colours, {share:.0%} of the variance"
         one = magnitude(values) if self.show == "magnitude" else one_channel(values, self.channel)
         numbers = one.transpose(Y, X).values
         low, high = float(numbers.min()), float(numbers.max())
@@ -293,7 +292,8 @@ class Inspector(Explorer):
                 each.png = b""
                 continue
             name, (y, x), which = wanted[number]
-            alike = cosine(self._values(name), y, x).transpose(Y, X).values
+            likeness = analysis.similarity_to_point(self._values(name), y, x)[0]
+            alike = likeness.transpose(Y, X).values
             low = float(alike.min())
             each.show(
                 shaded(alike, low, 1.0),

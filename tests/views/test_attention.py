@@ -52,6 +52,18 @@ def test_attention_to_one_word_has_one_map(run, paid):
     assert "to 'house'" in texts(figure)
 
 
+def test_tokens_without_a_text_are_named_by_their_number(run, paid):
+    picture = ep.site(run, "image")
+    bare = paid.drop_vars("token_text")
+    assert {"token 0", "token 4"} <= set(texts(views.attention(bare, picture)))
+    some = bare.isel(token=[1, 3]).assign_coords(token=[1, 3])
+    assert {"token 1", "token 3"} <= set(texts(views.attention(some, picture)))
+    named = some.assign_coords(token_text=("token", np.array(["red", None], object)))
+    assert {"red", "token 3"} <= set(texts(views.attention(named, picture)))
+    subset = paid.isel(token=[1, 3])
+    assert {"red", "house"} <= set(texts(views.attention(subset, picture)))
+
+
 def test_what_is_not_there_is_refused(run, paid):
     picture = ep.site(run, "image")
     with pytest.raises(InputError, match="choices: 981, 281, 1"):

@@ -79,8 +79,13 @@ def test_the_likest_masks_are_joined_first():
     assert_escaped(figure)
 
 
+def test_masks_are_compared_by_what_they_move_too():
+    ds = bands(masks=3)
+    ds["difference"][:, 0, :3] = np.float32([[1, 0, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    lines = views.dendrogram(ds, by="responses").data[0]
+    assert sorted({round(x, 5) for x in lines.x if x is not None}) == [0, 0.4, 1]
+
+
 def test_masks_that_cannot_be_compared_are_refused():
-    with pytest.raises(InputError, match="one mask"):
+    with pytest.raises(InputError, match="1 mask"):
         views.dendrogram(bands(masks=1))
-    with pytest.raises(InputError, match="zero"):
-        views.dendrogram(bands())

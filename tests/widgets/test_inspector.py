@@ -9,7 +9,7 @@ from PIL import Image
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, SiteError
 from emerdiff_probe.views.colours import SEQUENTIAL, shaded
-from emerdiff_probe.views.maps import cosine, places
+from emerdiff_probe.views.maps import places
 from emerdiff_probe.widgets import Inspector
 from tests.datasets import recording
 
@@ -49,7 +49,8 @@ def test_a_click_asks_for_likeness_in_this_layer_and_its_neighbours(inspector):
     inspector.pictures[1].clicked = {"y": 20.0, "x": 50.0, "shift": False, "count": 1}
     assert inspector.point == (20, 50)
     own, neighbour, unused = inspector.pictures[2:]
-    alike = cosine(places(ep.site(recording(), QUERY)).sel(timestep=1), 20, 50).values
+    values = places(ep.site(recording(), QUERY)).sel(timestep=1)
+    alike = ep.analysis.similarity_to_point(values, 20, 50)[0].values
     np.testing.assert_array_equal(pixels(own), shaded(alike, alike.min(), 1))
     assert "mid: cosine" in neighbour.caption
     assert own.layout.display is None
