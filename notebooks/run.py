@@ -1,7 +1,8 @@
 """Runs notebooks and stores their outputs: `python notebooks/run.py notebooks/*.ipynb`.
 
-What a reader cannot use is left out: the state and the bars of widgets, and clock times. A digest
-of the code is kept beside the outputs, by which a test sees that they are of this code.
+What a reader cannot use is left out: the state and the bars of widgets, and clock times. Of a
+widget that brings a static view that view stays. A digest of the code is kept beside the outputs,
+by which a test sees that they are of this code.
 """
 
 from __future__ import annotations
@@ -16,12 +17,23 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
+STATIC: Final = {"image/png", "text/html"}
 
 
 def digest(notebook: NotebookNode) -> str:
     """Of the sources of all code cells, in order."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.blake2b("\0".join(sources).encode(), digest_size=16).hexdigest()
+
+
+def readable(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs without what needs a kernel: of widgets their static view, or nothing."""
+    kept = []
+    for output in outputs:
+        data = output.get("data", {})
+        if data.pop(WIDGET, None) is None or STATIC & data.keys():
+            kept.append(output)
+    return kept
 
 
 def run(path: Path) -> None:
@@ -40,7 +52,7 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [each for each in cell.outputs if WIDGET not in each.get("data", {})]
+            cell.outputs = readable(cell.outputs)
     notebook.metadata["digest"] = digest(notebook)
     nbformat.write(notebook, path)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_output
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-digest = runpy.run_path(str(FOLDER / "run.py"))["digest"]
+RUN = runpy.run_path(str(FOLDER / "run.py"))
+digest, readable, WIDGET = RUN["digest"], RUN["readable"], RUN["WIDGET"]
 
 
 def code_cells(notebook):
@@ -38,11 +40,26 @@ def test_a_changed_source_is_noticed(path):
     assert notebook.metadata["digest"] != digest(notebook)
 
 
+def test_of_widgets_the_static_view_is_kept():
+    explorer = {WIDGET: {"model_id": "1"}, "image/png": "", "text/plain": "Inspector()"}
+    bar = {WIDGET: {"model_id": "2"}, "text/plain": "HBox()"}
+    plain = {"text/plain": "4"}
+    shown = [new_output("display_data", data=dict(each)) for each in (explorer, bar, plain)]
+    printed = new_output("stream", text="4")
+    assert [each.get("data") for each in readable([*shown, printed])] == [
+        {"image/png": "", "text/plain": "Inspector()"},
+        plain,
+        None,
+    ]
+
+
 def test_form(path):
     """Small, without state of widgets, with reasons for what is not compared, and with claims."""
     notebook = nbformat.read(path, as_version=4)
     assert path.stat().st_size < 2_000_000
     assert "widgets" not in notebook.metadata
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not any(WIDGET in output.get("data", {}) for output in outputs)
     lines = [line for cell in code_cells(notebook) for line in cell.source.splitlines()]
     assert any(line.startswith("assert ") for line in lines)
     for cell in code_cells(notebook):

@@ -75,6 +75,14 @@ class SiteBrowser(ipywidgets.VBox):
         if not self.selection:
             self._chosen()
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The widget, and the table for readers without a kernel."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if data is not None:
+            data["text/html"] = self._summary.value + self._rows.value
+        return bundle
+
     @property
     def table(self) -> pd.DataFrame:
         """The rows that pass."""

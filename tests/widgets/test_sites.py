@@ -74,3 +74,10 @@ def test_a_model_is_asked_for_its_table_once(table):
     model = Model()
     SiteBrowser(model).pattern = "mid_block"
     assert model.asked == 1
+
+
+def test_readers_without_a_kernel_see_the_rows_that_pass(table):
+    shown = SiteBrowser(table, "mid_block")._repr_mimebundle_()["text/html"]
+    assert "<b>1</b> of 4 sites" in shown
+    assert "mid_block:out" in shown
+    assert "down_blocks" not in shown
