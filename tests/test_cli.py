@@ -83,7 +83,11 @@ def test_recordings_are_made_and_described(run, tiny):
     described = run("info", "run.zarr").output
     for text in (tiny.weights, "'a red house', seed 0", "1, mid_block:out", "complete", "MiB"):
         assert text in described
+    assert "reduced" not in described
     assert "begun with other settings" in run("record", *options, "--seed", 3).output
+    pooled = ep.reduce.pool(2)
+    ep.record(tiny, ep.Prompt("a"), "mid_block", steps=2, reduce=pooled, store="pooled.zarr")
+    assert "reduced  pool(" in run("info", "pooled.zarr").output
     wrong = run("info", ".")
     assert wrong.exit_code == 1
     assert "is no recording" in wrong.output

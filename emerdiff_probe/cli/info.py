@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +38,14 @@ def info(
             "state": f"{state}, {size_text(found.nbytes)} on disk, cut by {found.layout}",
             "versions": ", ".join(" ".join(each) for each in found.versions.items()),
         }
+        if reducers := found.config.get("reduce"):
+            rows["reduced"] = ", ".join(map(_described, reducers))
         if found.lost:
             rows["lost"] = f"chunks of {', '.join(found.lost)}"
         for name, text in rows.items():
             typer.echo(f"{name:>9}  {text}")
+
+
+def _described(reducer: dict[str, Any]) -> str:
+    settings = (f"{name}={value}" for name, value in reducer.items() if name != "kind")
+    return f"{reducer['kind']}({', '.join(settings)})"
