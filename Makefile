@@ -8,6 +8,7 @@ VENV   ?= .venv
 PROMPT ?= a red house
 OUT    ?= demo
 PYTEST_FLAGS ?=
+MODELS ?=
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -20,7 +21,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint lab notebooks results benchmark-scenes benchmark-settings \
-    benchmark-quality benchmark-recording benchmark-modulation card pictures test-lowest wheel clean
+    benchmark-quality benchmark-recording benchmark-modulation benchmark-atlas benchmark-claims \
+    card pictures test-lowest wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -82,6 +84,13 @@ benchmark-recording: $(STAMP)  ## what recording costs in time and memory, besid
 benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agreement with the literal one
 	$(BENCHMARK) modulation --count 20
 
+benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model knows what
+	$(BENCHMARK) atlas --count 24
+
+# Further models as in 'make MODELS="seed1 seed2" benchmark-claims'.
+benchmark-claims: $(STAMP)  ## which of the paper's claims hold on the bundled model (hours)
+	$(BIN)/emerdiff-probe claims --out docs/results $(MODELS:%=--model %)
+
 card: $(STAMP)  ## the bundled model's card, with its curves and samples
 	$(BENCHMARK) card
 
@@ -90,7 +99,7 @@ pictures: $(STAMP)  ## the pictures of the README
 
 # All that is stored and depends on the weights. Unchanged parts are kept in build/ and go on.
 results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recording \
-    benchmark-modulation card pictures notebooks  ## all stored results
+    benchmark-modulation benchmark-atlas benchmark-claims card pictures notebooks  ## all stored results
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)

@@ -24,6 +24,7 @@ from emerdiff_probe.analysis.diffseg import (
     DiffSegConfig,
     aggregate_attention,
     diffseg,
+    diffseg_recorded,
     merge_attention,
 )
 from emerdiff_probe.analysis.merging import MergeBy, dendrogram, merge, normalised_cut, silhouettes
@@ -160,6 +161,7 @@ __all__ = [
     "dendrogram",
     "diffcut",
     "diffseg",
+    "diffseg_recorded",
     "effective_rank",
     "embeddings",
     "explained",

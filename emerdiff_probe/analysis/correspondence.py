@@ -147,7 +147,8 @@ class PCK:
     """Percentage of correct key points, as a share; ``update`` gives a new one.
 
     A point is correct where it lies within ``alpha`` times a size of the true one: that of the
-    thing (the longer side of its bounding box) or of the picture, whichever the protocol says.
+    thing (the longer side of its bounding box in the picture that is searched) or of the picture,
+    whichever the protocol says.
 
     Attributes:
         alpha: Tolerance, relative to the size.
@@ -158,7 +159,8 @@ class PCK:
     0.5
 
     Source: Yang and Ramanan, TPAMI 35(12), 2013; per image and per point as in Tang et al.,
-    NeurIPS 2023 (arXiv 2306.03881), section 5.
+    NeurIPS 2023 (DIFT, arXiv 2306.03881), section 5, and its code (eval_spair.py of
+    github.com/Tsingularity/dift), where both maps are enlarged to pixels before they are compared.
     """
 
     alpha: float

@@ -10,11 +10,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from emerdiff_probe.analysis.attention import KEY_X, KEY_Y, attention
 from emerdiff_probe.analysis.upsampling import linear_weights
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import X, Y, pixel_centres
+from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, pixel_centres
+from emerdiff_probe.sites import Site
+from emerdiff_probe.store import IMAGE, site, sites_of
 
-__all__ = ["DiffSegConfig", "aggregate_attention", "diffseg", "merge_attention"]
+__all__ = ["DiffSegConfig", "aggregate_attention", "diffseg", "diffseg_recorded"]
+__all__ += ["merge_attention"]
 
 _Maps = NDArray[np.float32]
 
@@ -151,6 +155,68 @@ def diffseg(
         best = np.maximum(best, plane)
     numbered = np.unique(labels, return_inverse=True)[1].reshape(size).astype(np.int16)
     return xr.DataArray(numbered, dims=(Y, X), coords={Y: y, X: x}, name="labels")
+
+
+def diffseg_recorded(
+    run: xr.DataTree,
+    timestep: int,
+    *,
+    sample: int = 0,
+    attentions: Sequence[str] | None = None,
+    config: DiffSegConfig = DiffSegConfig(),
+) -> xr.DataArray:
+    """DiffSeg of a recording, from the queries and keys of its self-attentions.
+
+    Args:
+        run: A recording that has ``query`` and ``key`` of self-attentions, as one of the sites
+            ``"*attn1:query, *attn1:key"``.
+        timestep: One that was recorded.
+        sample: Position of the picture.
+        attentions: Paths of self-attentions, as
+            ``mid_block.attentions.0.transformer_blocks.0.attn1``; by default all that were
+            recorded.
+        config: How.
+
+    Returns:
+        ``labels`` (y, x), int16, in the size of the recording's picture. Of guidance's two halves
+        it is that of the empty prompt, as in the paper.
+
+    Raises:
+        SiteError: The recording has not both of an attention.
+        InputError: It has no self-attention, or not this sample or timestep; or as
+            :func:`diffseg`.
+    """
+    paths = list(attentions or _self_attentions(run))
+    if not paths:
+        raise InputError(
+            "this recording has queries and keys of no self-attention; record them, as with "
+            "sites='*attn1:query, *attn1:key'"
+        )
+    picture = site(run, IMAGE)
+    if not 0 <= sample < picture.sizes[SAMPLE]:
+        raise InputError(f"sample {sample} of {picture.sizes[SAMPLE]}; they count from 0")
+    layers = []
+    for path in paths:
+        paid = attention(run, path).isel({SAMPLE: sample})
+        if KEY_Y not in paid.dims:
+            raise InputError(f"{path!r} is no self-attention; choose from {_self_attentions(run)}")
+        recorded = paid[TIMESTEP].values
+        if timestep not in recorded:
+            raise InputError(f"timestep {timestep} was not recorded; choose from {list(recorded)}")
+        paid = paid.sel({TIMESTEP: timestep})
+        if GUIDANCE in paid.dims:
+            paid = paid.sel({GUIDANCE: "uncond"})
+        layers.append(paid.mean(HEAD).transpose(Y, X, KEY_Y, KEY_X).values)
+    return diffseg(layers, (picture.sizes[Y], picture.sizes[X]), config)
+
+
+def _self_attentions(run: xr.DataTree) -> list[str]:
+    """Paths of those whose queries and keys were recorded."""
+    known = set(sites_of(run))
+    keys = [each.path for each in sites_of(run) if each.port == "key"]
+    return [
+        path for path in keys if Site(path, "query") in known and Y in site(run, f"{path}:key").dims
+    ]
 
 
 def _merged(proposals: _Maps, threshold: float) -> _Maps:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from emerdiff_probe.cli.claims import claims
 from emerdiff_probe.cli.evaluate import evaluate
 from emerdiff_probe.cli.info import info
 from emerdiff_probe.cli.record import record
@@ -59,6 +60,8 @@ for _name, _command in (
     ("sites", list_sites),
     ("record", record),
     ("evaluate", evaluate),
+    ("claims", claims),
     ("info", info),
 ):
-    app.command(_name, no_args_is_help=True)(_command)
+    # Claims alone need nothing to be told.
+    app.command(_name, no_args_is_help=_command is not claims)(_command)

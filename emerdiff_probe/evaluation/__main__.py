@@ -8,7 +8,16 @@ from typing import Final
 
 from joblib import cpu_count
 
-from emerdiff_probe.evaluation import card, engines, pictures, quality, recording, settings, world
+from emerdiff_probe.evaluation import (
+    atlas,
+    card,
+    engines,
+    pictures,
+    quality,
+    recording,
+    settings,
+    world,
+)
 from emerdiff_probe.evaluation.task import Task
 from emerdiff_probe.models import load
 
@@ -18,6 +27,7 @@ BENCHMARKS: Final = {
     "settings": settings.benchmark,
     "quality": quality.benchmark,
     "modulation": engines.benchmark,
+    "atlas": atlas.benchmark,
     "card": card.benchmark,
     "recording": recording.benchmark,
 }

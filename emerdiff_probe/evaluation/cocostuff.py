@@ -4,6 +4,8 @@ A pixel of a published label map is the class's number minus 1; 255 is unlabelle
 
 Source: Caesar, Uijlings and Ferrari, CVPR 2018 (COCO-Stuff, arXiv 1612.03716), figure 2, whose 27
 groups are those that Ji et al., ICCV 2019 (IIC) and later work on unsupervised segmentation use.
+The group of every value is that of Hamilton et al., ICLR 2022 (STEGO; src/data.py of
+github.com/mhamilton723/STEGO, ``fine_to_coarse``).
 """
 
 from __future__ import annotations

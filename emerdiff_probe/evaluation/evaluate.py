@@ -23,7 +23,7 @@ from emerdiff_probe.evaluation.runs import Journal, Row
 from emerdiff_probe.evaluation.scoring import Segments, paired, summary
 from emerdiff_probe.schema import CHANNEL, MASK
 
-__all__ = ["PROTOCOLS", "Evaluation", "Method", "evaluate"]
+__all__ = ["PROTOCOLS", "Evaluation", "Method", "counted", "evaluate"]
 
 Method = Callable[[NDArray[np.uint8]], Mapping[str, Segments]]
 """Segments a picture (y, x, rgb) in one or several ways, by name; they share what they can."""
@@ -147,7 +147,7 @@ def _scored(
             raise InputError(f"'{key}': {problem}; leave it out with skip=True")
         return [{"picture": key, "problem": problem}]
     rows: list[Row] = []
-    counted: dict[str, NDArray[Any]] = {}
+    kept: dict[str, NDArray[Any]] = {}
     for name, segments in method(picture).items():
         if segments.labels.shape != truth.shape:
             raise InputError(
@@ -171,29 +171,33 @@ def _scored(
                     f"{name} gives label {used[-1]} of '{key}' no embedding; there are "
                     f"{len(points)}"
                 )
-            counted[f"{name}/counts"] = confusion.counts[used]
-            counted[f"{name}/embeddings"] = points[used]
+            kept[f"{name}/counts"] = confusion.counts[used]
+            kept[f"{name}/embeddings"] = points[used]
     if set(protocols) & set(OVER_DATASET):
         path = _path(folder, key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, allow_pickle=False, **counted)
+        np.savez_compressed(path, allow_pickle=False, **kept)
     return rows
 
 
 def _over_dataset(table: pd.DataFrame, protocols: Sequence[str], folder: Path) -> pd.DataFrame:
     """A row for each method, a column for each protocol over the data set."""
     names = [name for name in protocols if name in OVER_DATASET]
-    rows = {
-        method: {
-            name: float(OVER_DATASET[name](partial(_kept, folder, list(group["picture"]), method)))
-            for name in names
-        }
-        for method, group in table.groupby("method", sort=False)
-    }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("method")
+    scores = {}
+    for method, rows in table.groupby("method", sort=False):
+        pictures = partial(counted, folder, list(rows["picture"]), method)
+        scores[method] = {name: float(OVER_DATASET[name](pictures)) for name in names}
+    return pd.DataFrame.from_dict(scores, orient="index", columns=names).rename_axis("method")
 
 
-def _kept(folder: Path, keys: Iterable[str], method: str) -> Iterator[Counted]:
+def counted(folder: Path, keys: Iterable[str], method: str) -> Iterator[Counted]:
+    """What an evaluation kept of a method's segments for the scores over a data set.
+
+    Args:
+        folder: Where the evaluation was kept.
+        keys: Of the pictures.
+        method: By its name; of one without embeddings nothing was kept.
+    """
     for key in keys:
         with np.load(_path(folder, key), allow_pickle=False) as arrays:
             if f"{method}/counts" in arrays:

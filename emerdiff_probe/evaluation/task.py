@@ -9,16 +9,20 @@ from emerdiff_probe.evaluation.runs import SEGMENTS, Journal
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.scenes import TEST_START, VALIDATION
 
-__all__ = ["ENGINE_SEEDS", "EXAMPLE_SEED", "QUALITY_SEEDS", "SETTINGS_SEEDS", "WORLD_SEEDS", "Task"]
+__all__ = ["ATLAS_SEEDS", "CLAIM_SEEDS", "ENGINE_SEEDS", "EXAMPLE_SEED", "QUALITY_SEEDS"]
+__all__ += ["SETTINGS_SEEDS", "WORLD_SEEDS", "Task"]
 
 SETTINGS_SEEDS: Final = VALIDATION[:100]
 """Settings are chosen on the first of these; no other result uses them."""
 
 ENGINE_SEEDS: Final = VALIDATION[200:300]
 EXAMPLE_SEED: Final = VALIDATION[317]
+ATLAS_SEEDS: Final = VALIDATION[400:500]
 WORLD_SEEDS: Final = VALIDATION[1000:1100]
 QUALITY_SEEDS: Final = range(TEST_START + 100_000, TEST_START + 100_100)
 """Scenes that nothing was chosen on."""
+CLAIM_SEEDS: Final = range(TEST_START + 200_000, TEST_START + 200_100)
+"""Scenes that nothing else was measured on."""
 
 
 class Task(NamedTuple):

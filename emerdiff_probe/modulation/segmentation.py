@@ -25,7 +25,7 @@ from emerdiff_probe.modulation.observation import (
 )
 from emerdiff_probe.sources import Photo, Prompt
 
-__all__ = ["segment"]
+__all__ = ["assigned", "segment"]
 
 
 def segment(
@@ -77,17 +77,9 @@ def segment(
         config,
         progress=progress,
     )
-    difference = analysis.smooth(
-        _difference_maps(model, modulated, observation, config, progress=progress),
-        config.sigma,
-    )
-    height, width = observation.picture.shape[:2]
-    y, x = schema.pixel_centres(height, height), schema.pixel_centres(width, width)
-    fair = analysis.balanced(difference, weights, config.balance, config.elsewhere)
-    result = analysis.assign(fair, y, x)
+    result = assigned(model, observation, weights, modulated, config, progress=progress)
     result["low_res"] = weights.argmax(schema.MASK).astype(np.int16)
     result["masks"] = weights
-    result["difference"] = difference
     result["embeddings"] = analysis.embeddings(features, weights).astype(np.float32)
     result["features"] = features
     result["picture"] = ((schema.Y, schema.X, schema.RGB), observation.picture)
@@ -114,6 +106,38 @@ def segment(
     }
     schema.check(result)
     return result
+
+
+def assigned(
+    model: Denoiser,
+    observation: Observation,
+    weights: xr.DataArray,
+    modulated: Modulated,
+    config: EmerDiffConfig,
+    *,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Pixels given to the masks whose shift moves them most.
+
+    Args:
+        model: Its decoder is used.
+        observation: Of the picture.
+        weights: The low-resolution masks (mask, source_y, source_x).
+        modulated: Their runs.
+        config: How maps are filtered and compared.
+        progress: Shows a bar with the time left.
+
+    Returns:
+        ``labels``, ``strength`` and ``margin`` (y, x), and ``difference`` (mask, model_y, model_x).
+    """
+    difference = analysis.smooth(
+        _difference_maps(model, modulated, observation, config, progress=progress),
+        config.sigma,
+    )
+    height, width = observation.picture.shape[:2]
+    y, x = schema.pixel_centres(height, height), schema.pixel_centres(width, width)
+    fair = analysis.balanced(difference, weights, config.balance, config.elsewhere)
+    return analysis.assign(fair, y, x).assign(difference=difference)
 
 
 def _difference_maps(

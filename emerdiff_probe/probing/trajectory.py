@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -43,6 +44,23 @@ class Trajectory:
             return self.latents
         steps = list(self.run(model))
         return (*(step.latents for step in steps), steps[-1].next_latents)
+
+    def since(self, timestep: int) -> Trajectory:
+        """What is left of it from a timestep on: that run again.
+
+        Args:
+            timestep: One of its own.
+        """
+        if not self.latents:  # x_t is known only by running to it
+            return self
+        first = self.timesteps.index(timestep)
+        return dataclasses.replace(
+            self,
+            timesteps=self.timesteps[first:],
+            start=self.latents[first],
+            noises=self.noises[first:],
+            latents=self.latents[first:],
+        )
 
     def advance(self, model: Denoiser, index: int, latents: Tensor, eps: Tensor) -> Tensor:
         """Takes the trajectory's step at `index` with a predicted noise.

@@ -43,7 +43,8 @@ def test_the_first_cut_is_the_best_of_all():
     points = np.abs(RNG.normal(size=(2, 4, 3))) + np.repeat([[[4, 0, 0]], [[0, 4, 0]]], 4, 1)
     found = diffcut(grid(points), DiffCutConfig(power=3, threshold=0.2)).values.ravel()
     units = points.reshape(8, 3) / np.linalg.norm(points.reshape(8, 3), axis=1)[:, None]
-    weights = (units @ units.T) ** 3
+    cosines = units @ units.T
+    weights = ((cosines - cosines.min()) / np.ptp(cosines)) ** 3
     best = min(
         (
             np.array((False, *rest))

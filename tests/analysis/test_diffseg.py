@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score
 
@@ -9,10 +10,13 @@ from emerdiff_probe.analysis import (
     DiffSegConfig,
     aggregate_attention,
     diffseg,
+    diffseg_recorded,
     merge_attention,
 )
+from emerdiff_probe.analysis.attention import attention as recorded_attention
 from emerdiff_probe.analysis.diffseg import _distances
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.schema import pixel_centres
 
 RNG = np.random.default_rng(0)
 
@@ -89,3 +93,54 @@ def test_refusals():
         aggregate_attention([attention(TRUTH), attention(TRUTH[:5, :5])])
     with pytest.raises(InputError, match="anchors and iterations are 1 or more"):
         merge_attention(attention(TRUTH), DiffSegConfig(anchors=0))
+
+
+def recorded(truths, heads=2, **root):
+    """A recording of self-attentions whose places attend to those of their own object."""
+    leaves = {"image": {"value": (("sample", "y", "x", "rgb"), np.zeros((2, 24, 24, 3), np.uint8))}}
+    for number, truth in enumerate(truths):
+        rows, columns = truth.shape
+        # Of the second sample the first timestep has the objects and the other nothing.
+        sharp = np.eye(4)[truth] * np.array([[0, 0], [5, 0]])[..., None, None, None]
+        values = np.repeat(sharp[..., None, :], heads, -2)  # sample, timestep, y, x, head, channel
+        for port in ("query", "key"):
+            leaves[f"mid_block/attn{number}/{port}"] = xr.Dataset(
+                {"value": (("sample", "timestep", "y", "x", "head", "channel"), values)},
+                {"y": pixel_centres(rows, 24), "x": pixel_centres(columns, 24)},
+            )
+    leaves["image"] = xr.Dataset(leaves["image"])
+    return xr.DataTree.from_dict({"/": xr.Dataset(coords={"timestep": [281, 1]}), **leaves})
+
+
+def test_of_a_recording_in_one_call():
+    run = recorded([TRUTH, TRUTH[::2, ::2]])
+    found = diffseg_recorded(run, 281, sample=1)
+    assert found.shape == (24, 24)
+    truth = np.kron(TRUTH, np.ones((2, 2), int))
+    assert adjusted_rand_score(truth.ravel(), found.values.ravel()) > 0.9
+    # The same as by hand, from the layers' probabilities.
+    layers = [
+        recorded_attention(run, f"mid_block.attn{number}")
+        .isel(sample=1)
+        .sel(timestep=281)
+        .mean("head")
+        .values
+        for number in range(2)
+    ]
+    assert np.array_equal(found, diffseg(layers, (24, 24)))
+    one = diffseg_recorded(run, 281, sample=1, attentions=["mid_block.attn1"])
+    assert np.array_equal(one, diffseg(layers[1:], (24, 24)))
+    # Where every place attends to all alike there is one segment.
+    assert diffseg_recorded(run, 1, sample=1).max() == 0
+    assert diffseg_recorded(run, 281, sample=0).max() == 0
+
+
+def test_refusals_of_a_recording():
+    run = recorded([TRUTH])
+    with pytest.raises(InputError, match="timestep 5 was not recorded; choose from"):
+        diffseg_recorded(run, 5)
+    with pytest.raises(InputError, match="sample 2 of 2"):
+        diffseg_recorded(run, 281, sample=2)
+    del run["mid_block/attn0/key"]
+    with pytest.raises(InputError, match="no self-attention; record them"):
+        diffseg_recorded(run, 281)

@@ -68,7 +68,8 @@ def boundary_iou(
     Returns:
         From 0 to 1.
 
-    Source: Cheng et al., CVPR 2021 (arXiv 2103.16562), eq. 3 and section 5.
+    Source: Cheng et al., CVPR 2021 (arXiv 2103.16562), eq. 3 and section 5. Width and border are
+    those of the authors' code (boundary_utils.py of github.com/bowenc0221/boundary-iou-api).
     """
     ours, theirs = pair(classes, truth)
     counted(classes, truth, ignore)
