@@ -90,8 +90,14 @@ def jupyterlab(cells: Sequence[str], folder: Path) -> Iterator[str]:
             time.sleep(0.2)
         yield f"{address}/lab/tree/{NOTEBOOK}?token={token}"
     finally:
+        # It shuts its kernel down, which takes a while where much goes on; a kernel whose server is
+        # killed ends by itself.
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 def free_port() -> int:
@@ -155,6 +161,14 @@ class Lab:
             raise RuntimeError(f"{expression}: {found['ename']}: {found['evalue']}")
         return ast.literal_eval(found["data"]["text/plain"])
 
+    def wait_for(self, expression: str, expected: Any) -> None:
+        """Waits until an expression is as expected in the kernel."""
+        until = time.monotonic() + PATIENCE / 1000
+        while (found := self.ask(expression)) != expected:
+            if time.monotonic() > until:
+                raise RuntimeError(f"{expression} is {found!r}, not {expected!r}")
+            time.sleep(0.05)
+
     def theme(self, name: str) -> None:
         """ "Light" or "Dark"."""
         self.page.evaluate(
@@ -163,6 +177,14 @@ class Lab:
         )
         light = "true" if name == "Light" else "false"
         self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{light}'")
+
+    def screenshot(self, path: Path, width: int) -> None:
+        """Of all cells, in a window of this width that they fit in."""
+        self.page.set_viewport_size({"width": width, "height": 1400})
+        self.page.wait_for_timeout(300)
+        tall = self.page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+        self.page.set_viewport_size({"width": width, "height": tall + 200})
+        self.page.screenshot(path=path)
 
     def output(self, number: int) -> Any:
         """Where a cell's output is shown."""

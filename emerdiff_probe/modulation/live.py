@@ -111,6 +111,26 @@ class Responder:
             if progress is not None:
                 progress(len(self._kept), rows * columns)
 
+    def movers(self, y: float, x: float) -> xr.DataArray:
+        """How much each location moves a pixel, of what is there so far.
+
+        Args:
+            y, x: Position in pixels; the nearest pixel answers.
+
+        Returns:
+            The norm over RGB, (source_y, source_x), float32; NaN where nothing is yet.
+        """
+        row, column = (
+            int(np.abs(self.frame[dim].values - position).argmin())
+            for dim, position in ((schema.Y, y), (schema.X, x))
+        )
+        moved = np.full(self.grid, np.nan, np.float32)
+        for place, response in list(self._kept.items()):
+            moved[place] = np.linalg.norm(response[:, row, column].astype(np.float32))
+        dims = (schema.SOURCE_Y, schema.SOURCE_X)
+        coords = {dim: self.frame[dim] for dim in dims}
+        return xr.DataArray(moved, dims=dims, coords=coords, name="moved")
+
     def responses(self) -> xr.Dataset:
         """What is there so far, as `respond` gives it; NaN where nothing is yet."""
         height, width = self.frame.sizes[schema.Y], self.frame.sizes[schema.X]

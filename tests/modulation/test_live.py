@@ -47,6 +47,14 @@ def test_a_location_is_there_at_once_and_computed_once(responder, expected, mode
     assert len(responder) == 1
 
 
+def test_what_moves_a_pixel_is_told_of_what_is_there(responder, expected):
+    responder.location(1, 2)
+    moved = responder.movers(5.2, 9.9)
+    assert np.isfinite(moved.values).sum() == 1
+    true = np.linalg.norm(expected["response"][1, 2, :, 5, 9].astype(float))
+    assert float(moved[1, 2]) == pytest.approx(true, abs=4e-3)
+
+
 def test_the_rest_comes_nearest_first_and_stops_when_told(responder, expected):
     stop, counts = threading.Event(), []
 
