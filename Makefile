@@ -20,7 +20,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint lab notebooks results benchmark-scenes benchmark-settings \
-    benchmark-quality benchmark-recording benchmark-modulation card pictures test-lowest wheel clean
+    benchmark-quality benchmark-recording benchmark-modulation benchmark-widgets card pictures animation \
+    test-lowest wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -82,15 +83,21 @@ benchmark-recording: $(STAMP)  ## what recording costs in time and memory, besid
 benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agreement with the literal one
 	$(BENCHMARK) modulation --count 20
 
+benchmark-widgets: $(STAMP)  ## from a click to the changed picture, in JupyterLab
+	$(BIN)/python -m tests.widgets.benchmark
+
 card: $(STAMP)  ## the bundled model's card, with its curves and samples
 	$(BENCHMARK) card
 
 pictures: $(STAMP)  ## the pictures of the README
 	$(BENCHMARK) pictures
 
+animation: $(STAMP)  ## the README's moving picture of the correspondence explorer
+	$(BIN)/python -m tests.widgets.animation
+
 # All that is stored and depends on the weights. Unchanged parts are kept in build/ and go on.
 results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recording \
-    benchmark-modulation card pictures notebooks  ## all stored results
+    benchmark-modulation benchmark-widgets card pictures animation notebooks  ## all stored results
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)

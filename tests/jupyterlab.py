@@ -130,17 +130,34 @@ _ASK = """async (code) => {
 class Lab:
     """The notebook in a page of a browser, all its cells run.
 
+    Args:
+        browser: Playwright's.
+        address: Of the notebook.
+        width: Of the window.
+        listen: Grows by the bytes of each message that the kernel sends.
+
     Attributes:
         page: Playwright's.
         errors: What the browser's console said went wrong.
     """
 
-    def __init__(self, browser: Any, address: str, width: int = 1280) -> None:
+    def __init__(
+        self,
+        browser: Any,
+        address: str,
+        width: int = 1280,
+        listen: list[int] | None = None,
+    ) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 1400})
         self.page.set_default_timeout(PATIENCE)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._hear)
+        if listen is not None:
+            self.page.on(
+                "websocket",
+                lambda socket: socket.on("framereceived", lambda data: listen.append(len(data))),
+            )
         self.page.goto(address)
         # Where there is no kernel yet, running cells would ask for one, and wait for an answer.
         self.page.wait_for_function(_CONNECTED)
@@ -184,6 +201,8 @@ class Lab:
         self.page.wait_for_timeout(300)
         tall = self.page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
         self.page.set_viewport_size({"width": width, "height": tall + 200})
+        self.page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
+        self.page.wait_for_timeout(300)
         self.page.screenshot(path=path)
 
     def output(self, number: int) -> Any:

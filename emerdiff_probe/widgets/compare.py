@@ -16,7 +16,7 @@ from emerdiff_probe.views.panels import png
 from emerdiff_probe.views.segments import thinned
 from emerdiff_probe.widgets.inspector import Inspector
 from emerdiff_probe.widgets.overlay import stained
-from emerdiff_probe.widgets.parts import Explorer, written
+from emerdiff_probe.widgets.parts import Explorer, with_static, written
 from emerdiff_probe.widgets.picture import Picture
 
 __all__ = ["Compare", "CompareSegments"]
@@ -75,6 +75,16 @@ class Compare(ipywidgets.VBox):
             other.say(f"{name} {value} was not recorded here, so this stays as it is")
             return
         setattr(other, name, value)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The widget, and both recordings' pictures for readers without a kernel."""
+        views = [each.snapshot() for each in self.inspectors]
+        wide = max(each.shape[1] for each in views)
+        rows = [
+            np.pad(each, ((0, 8), (0, wide - each.shape[1]), (0, 0)), constant_values=255)
+            for each in views
+        ]
+        return with_static(super()._repr_mimebundle_(**kwargs), np.concatenate(rows))
 
     def code(self, a: str = "a", b: str = "b") -> str:
         """The cell that makes the present view again.

@@ -51,6 +51,7 @@ class CorrespondenceExplorer(Explorer):
         strength: What the response is multiplied by in the moved picture; half of it is what one
             modulated run does, since a response is the difference of two.
         masks: How many clusters of the features make segments; 0 for none.
+        engine: How a model computes responses; empty where they are stored.
         known: How many locations' responses are there, read-only.
     """
 
@@ -58,6 +59,7 @@ class CorrespondenceExplorer(Explorer):
     pixel = traitlets.Tuple()
     strength = traitlets.Float(1.0)
     masks = traitlets.Int(0)
+    engine = traitlets.Unicode()
     known = traitlets.Int(read_only=True)
 
     def __init__(self, responses: xr.Dataset | Responder, **state: Any) -> None:
@@ -75,19 +77,26 @@ class CorrespondenceExplorer(Explorer):
             Picture(width=360) for _ in range(4)
         )
         pictures = [self._shown, self._grid, self._moved, self._segments]
-        usual = {"selection": (), "pixel": (), "strength": 1.0, "masks": 0}
+        engine = self.answers.engine if isinstance(self.answers, LiveAnswers) else ""
+        usual = {"selection": (), "pixel": (), "strength": 1.0, "masks": 0, "engine": engine}
         super().__init__(self._controls(), pictures, usual=usual, names=("responses",))
-        self.begin(**state)
+        self.begin(**{"engine": engine, **state})
         traitlets.link((self, "strength"), (self._strength, "value"))
         traitlets.link((self, "masks"), (self._masks, "value"))
+        if engine:
+            traitlets.link((self, "engine"), (self._engine, "value"))
         self._shown.observe(self._picture_clicked, "clicked")
         self._grid.observe(self._grid_clicked, "clicked")
         self._grid.observe(self._grid_dragged, "dragged")
         self._segments.observe(self._segment_clicked, "clicked")
-        self._draw()
-        self._draw_segments()
+        if self.engine != engine:
+            self._use(None)
+        else:
+            self._draw()
+            self._draw_segments()
         self.observe(self._draw, ["selection", "pixel", "strength"])
         self.observe(self._draw_segments, "masks")
+        self.observe(self._use, "engine")
 
     def _controls(self) -> list[ipywidgets.Widget]:
         self._strength = ipywidgets.FloatSlider(
@@ -108,7 +117,10 @@ class CorrespondenceExplorer(Explorer):
             )
             self._filling = ipywidgets.Button(description="compute all")
             self._filling.on_click(lambda _: self._toggle())
-            controls += [self._progress, self._filling]
+            self._engine = ipywidgets.Dropdown(
+                description="engine", options=self.answers.engines, layout={"width": "200px"}
+            )
+            controls += [self._engine, self._progress, self._filling]
         return controls
 
     def choose(
@@ -145,6 +157,14 @@ class CorrespondenceExplorer(Explorer):
         if count and "features" not in self.answers.frame:
             raise InputError("these responses have no features to cluster; leave masks at 0")
         return count
+
+    @traitlets.validate("engine")
+    def _known_engine(self, proposal: Any) -> str:
+        engines = self.answers.engines if isinstance(self.answers, LiveAnswers) else ("",)
+        if proposal["value"] not in engines:
+            choices = ", ".join(map(repr, engines))
+            raise InputError(f"engine is {proposal['value']!r}; choose one of {choices}")
+        return str(proposal["value"])
 
     def _most(self) -> int:
         rows, columns = self.answers.grid
@@ -266,6 +286,17 @@ class CorrespondenceExplorer(Explorer):
                 caption=f"segments from {self._clusters.sizes[MASK]} masks: click one for its "
                 "locations",
             )
+
+    def _use(self, _: Any) -> None:
+        if not isinstance(self.answers, LiveAnswers):
+            return
+        with self.working(f"making {self.engine} ready"):
+            self.answers.use(self.engine)
+            self._told()
+        self._filling.layout.display = "none" if self.known == self._progress.max else None
+        self._draw_segments()
+        self._draw()
+        self._label()
 
     def _fill(self) -> None:
         """What is not known yet is computed behind, around the location chosen last."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from emerdiff_probe.views.panels import png
 
 __all__ = ["stained"]
 
+_FINE: Final = 512
 _LINES = np.array([[255, 255, 255, 255], [0, 0, 0, 255], [255, 212, 0, 255]], np.uint8)
 """Of borders, and in yellow of masks drawn by hand."""
 
@@ -46,6 +47,9 @@ def stained(
         colours[receding, :3] *= alpha / 3 / (1 - through)
         colours[receding, 3] = 255 * (1 - through)
     table = np.concatenate([np.rint(colours).astype(np.uint8), _LINES])
+    # Lines are thin on small pictures, too.
+    repeats = max(1, _FINE // max(labels.shape))
+    labels, *own = (each.repeat(repeats, 0).repeat(repeats, 1) for each in (labels, *own))
     drawn = labels.astype(np.intp)
     every: list[NDArray[Any]] = [labels, *own] if lines else [*own]
     for number, parts in enumerate(every):

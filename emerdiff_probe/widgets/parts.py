@@ -21,7 +21,7 @@ from emerdiff_probe.views.layers import marker
 from emerdiff_probe.views.panels import panels, picture, png
 from emerdiff_probe.widgets.picture import Picture
 
-__all__ = ["Explorer", "enlarged", "styles", "written"]
+__all__ = ["Explorer", "enlarged", "styles", "with_static", "written"]
 
 _SIDE: Final = 256  # pixels of a static view
 _LINE: Final = 88  # characters of code
@@ -64,7 +64,8 @@ class Explorer(ipywidgets.VBox):
         # Room for a line, so that pictures do not move when it comes and goes.
         self._said = ipywidgets.HTML(layout={"min_height": "24px"})
         wrapped = {"flex_flow": "row wrap"}
-        self._row = ipywidgets.HBox(layout=wrapped)
+        # Captions have one line or three; the pictures below them stand on one line.
+        self._row = ipywidgets.HBox(layout={**wrapped, "align_items": "flex-end"})
         self._file = ipywidgets.Text(
             f"{type(self).__name__.lower()}.svg",
             description="figure",
@@ -99,10 +100,13 @@ class Explorer(ipywidgets.VBox):
         Raises:
             InputError: There is no such trait.
         """
-        for name, value in state.items():
+        for name in state:
             if name not in self.usual:
                 raise InputError(f"no trait {name!r}; {closest(name, list(self.usual))}")
-            setattr(self, name, value)
+        # In this order: what later traits can be depends on earlier ones.
+        for name in self.usual:
+            if name in state:
+                setattr(self, name, state[name])
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
@@ -198,14 +202,10 @@ class Explorer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget, and its pictures for readers without a kernel."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data is not None:
-            data["image/png"] = base64.b64encode(self.snapshot()).decode()
-        return bundle
+        return with_static(super()._repr_mimebundle_(**kwargs), self.snapshot())
 
-    def snapshot(self) -> bytes:
-        """All pictures side by side, a PNG file."""
+    def snapshot(self) -> NDArray[np.uint8]:
+        """All pictures side by side, (y, x, rgb)."""
         shown = [each for each in self.pictures if each.image and each.layout.display != "none"]
         tiles = [enlarged(each.pixels(), each.extent, _SIDE) for each in shown]
         height = max((tile.shape[0] for tile in tiles), default=1)
@@ -214,7 +214,7 @@ class Explorer(ipywidgets.VBox):
         for tile in tiles:
             below = ((0, height - tile.shape[0]), (0, 0), (0, 0))
             row += [np.pad(tile, below, constant_values=255), gap]
-        return png(np.concatenate(row, 1))
+        return np.concatenate(row, 1)
 
 
 def written(widget: str, arguments: Sequence[str], state: Mapping[str, Any]) -> str:
@@ -228,6 +228,14 @@ def written(widget: str, arguments: Sequence[str], state: Mapping[str, Any]) -> 
     if len(line := f"{call}({', '.join(every)})") <= _LINE:
         return line
     return "\n".join([f"{call}(", *(f"    {each}," for each in every), ")"])
+
+
+def with_static(bundle: Any, pixels: NDArray[np.uint8]) -> Any:
+    """What a notebook stores of a widget, with a picture (y, x, rgb) for where no kernel is."""
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    if data is not None:
+        data["image/png"] = base64.b64encode(png(pixels)).decode()
+    return bundle
 
 
 def enlarged(pixels: NDArray[np.uint8], extent: Sequence[int], side: int) -> NDArray[np.uint8]:

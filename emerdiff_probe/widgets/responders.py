@@ -40,6 +40,20 @@ class Responder(Protocol):
         """Rows and columns of latent locations."""
         ...
 
+    @property
+    def engine(self) -> str:
+        """How modulated runs are computed at present."""
+        ...
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Ways to compute them."""
+        ...
+
+    def use(self, engine: str) -> None:
+        """Another engine answers from now on."""
+        ...
+
     def location(self, row: int, column: int) -> xr.DataArray:
         """The signed response of one location, (rgb, y, x); computed where it is not there yet."""
         ...
@@ -145,6 +159,21 @@ class LiveAnswers:
     def filling(self) -> bool:
         """Whether the rest is being computed."""
         return self._thread is not None and self._thread.is_alive() and not self._stop.is_set()
+
+    @property
+    def engine(self) -> str:
+        """How modulated runs are computed at present."""
+        return self._responder.engine
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Ways to compute them."""
+        return self._responder.engines
+
+    def use(self, engine: str) -> None:
+        """Another engine answers from now on; nothing goes on behind then."""
+        self.stop()
+        self._responder.use(engine)
 
     def response(self, locations: Sequence[Location]) -> _Floats:
         """The signed sum of locations' responses, (rgb, y, x)."""

@@ -317,18 +317,15 @@ class SegmentationExplorer(Explorer):
         )
 
     def _draw_moved(self, found: xr.Dataset, common: Any) -> None:
-        values, what = None, "difference map: choose a segment"
+        values, what = None, ""
         if self.selection >= 0:
             maps = found["difference"].transpose(MASK, MODEL_Y, MODEL_X)
             values, what = maps[self.selection].values, f"difference map of {self.selection}"
         elif self.own:
             values = self._segmenter.moved_by(self.own[-1])
             what = f"pixels moved by your mask {len(self.own)}"
-            if values is None:
-                what = f"{len(self.own)} masks of your own; with responses, what they move"
-        most = 0.0 if values is None else float(values.max())
-        self._moved.show(
-            image=map_file(np.zeros((1, 1), np.float32) if values is None else values, 0, most),
-            caption=what if values is None else f"{what}, at most {most:.3g}",
-            **common,
-        )
+        self._moved.layout.display = "none" if values is None else None
+        if values is not None:
+            most = float(values.max())
+            caption = f"{what}, at most {most:.3g}"
+            self._moved.show(image=map_file(values, 0, most), caption=caption, **common)

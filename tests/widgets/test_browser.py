@@ -123,7 +123,9 @@ def test_sites_are_filtered_by_typing_and_by_menus(lab):
     assert lab.ask("browser.pattern") == "*attn2*"
     shown.root.get_by_label("level").select_option("8")
     shown.root.get_by_text("1 of 4 sites").wait_for()
-    assert lab.ask("browser.selection") == ("mid_block.attentions.0.transformer_blocks.0.attn2:out",)
+    assert lab.ask("browser.selection") == (
+        "mid_block.attentions.0.transformer_blocks.0.attn2:out",
+    )
     shown.root.get_by_label("pattern").fill("zebra")
     shown.root.get_by_label("pattern").press("Enter")
     shown.root.get_by_text("zebra").last.wait_for()
@@ -220,7 +222,9 @@ def test_a_mask_is_drawn_with_the_mouse_and_exported(lab, segments, folder):
 def test_code_and_figures_are_a_click_away(lab, segments, folder):
     lab.ask("segments.set_trait('alpha', 0.25)")
     segments.root.get_by_role("button", name="code").click()
-    segments.root.get_by_text("ep.widgets.SegmentationExplorer(result, responses, alpha=0.25)").wait_for()
+    segments.root.get_by_text(
+        "ep.widgets.SegmentationExplorer(result, responses, alpha=0.25)"
+    ).wait_for()
     segments.root.get_by_role("button", name="code").click()
     segments.root.get_by_label("figure").fill("view.html")
     segments.root.get_by_role("button", name="save").click()

@@ -1,7 +1,11 @@
 """Two of a kind: recordings with one cursor, and segmentations that agree or not."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError
@@ -43,6 +47,14 @@ def test_samples_of_one_recording_and_the_code_that_makes_the_view_again():
     for one, other in zip(compare.inspectors, again.inspectors, strict=True):
         assert one.code() == other.code()
         assert one.sample == other.sample
+
+
+def test_a_view_without_a_kernel_has_both():
+    bundle = Compare(recording(), recording(), point=(3, 4))._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "application/vnd.jupyter.widget-view+json" in data
+    shown = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert shown.size == (4 * 264 + 8, 2 * 136)
 
 
 @pytest.fixture

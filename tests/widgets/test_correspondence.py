@@ -82,13 +82,19 @@ class Live:
 
     grid = (2, 4)
     frame = responses().drop_vars("response")
+    engines = ("shared", "jump")
 
     def __init__(self, hold=None):
-        self.kept = {}
         self.hold = hold
+        self.use("shared")
+
+    def use(self, engine):
+        self.engine = engine
+        self.kept = {}
 
     def location(self, row, column):
-        self.kept[row, column] = responses()["response"][row, column]
+        response = responses()["response"][row, column]
+        self.kept[row, column] = response if self.engine == "shared" else response / 2
         return self.kept[row, column]
 
     def movers(self, y, x):
@@ -157,6 +163,26 @@ def test_computing_the_rest_can_be_stopped_and_gone_on_with():
     assert explorer.known == 8
     assert explorer.error == ""
     assert explorer.pictures[3].over, "segments come once all is known"
+
+
+def test_another_engine_answers_anew():
+    explorer = CorrespondenceExplorer(Live())
+    explorer.choose(((1, 2),))
+    wait(explorer)
+    shared = explorer.response()
+    explorer._engine.value = "jump"
+    assert explorer.engine == "jump"
+    np.testing.assert_allclose(explorer.response(), shared / 2)
+    wait(explorer)
+    assert explorer.known == 8, "the rest is computed with it, too"
+    assert "engine='jump'" in explorer.code()
+    again = CorrespondenceExplorer(Live(), engine="jump", selection=((1, 2),))
+    np.testing.assert_allclose(again.response(), shared / 2)
+    wait(again)
+    with pytest.raises(InputError, match="'shared', 'jump'"):
+        explorer.engine = "leap"
+    with pytest.raises(InputError, match="choose one of ''"):
+        CorrespondenceExplorer(responses(), engine="jump")
 
 
 def test_errors_of_a_responder_are_shown():

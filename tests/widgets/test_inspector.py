@@ -1,5 +1,6 @@
 """The inspector without a browser: traits in, pictures out."""
 
+import base64
 import io
 
 import numpy as np
@@ -153,7 +154,9 @@ def test_a_view_without_a_kernel(inspector):
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["image/png"]
-    assert np.asarray(Image.open(io.BytesIO(inspector.snapshot()))).shape == (128, 2 * 264 + 8, 3)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/png"]))))
+    assert shown.shape == (128, 2 * 264 + 8, 3)
+    np.testing.assert_array_equal(shown, inspector.snapshot())
 
 
 def test_saving_writes_a_page_that_needs_no_network(inspector, tmp_path):
