@@ -22,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint lab notebooks results benchmark-scenes benchmark-settings \
     benchmark-quality benchmark-recording benchmark-modulation benchmark-atlas benchmark-claims \
-    card pictures test-lowest wheel clean
+    benchmark-widgets card pictures animation test-lowest wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -91,15 +91,22 @@ benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model know
 benchmark-claims: $(STAMP)  ## which of the paper's claims hold on the bundled model (hours)
 	$(BIN)/emerdiff-probe claims --out docs/results $(MODELS:%=--model %)
 
+benchmark-widgets: $(STAMP)  ## from a click to the changed picture, in JupyterLab
+	$(BIN)/python -m tests.widgets.benchmark
+
 card: $(STAMP)  ## the bundled model's card, with its curves and samples
 	$(BENCHMARK) card
 
 pictures: $(STAMP)  ## the pictures of the README
 	$(BENCHMARK) pictures
 
+animation: $(STAMP)  ## the README's moving picture of the correspondence explorer
+	$(BIN)/python -m tests.widgets.animation
+
 # All that is stored and depends on the weights. Unchanged parts are kept in build/ and go on.
 results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recording \
-    benchmark-modulation benchmark-atlas benchmark-claims card pictures notebooks  ## all stored results
+    benchmark-modulation benchmark-atlas benchmark-claims benchmark-widgets card pictures \
+    animation notebooks  ## all stored results
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)

@@ -1,5 +1,6 @@
 """The files of one segmentation: written whole or not at all."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -8,16 +9,17 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from PIL import Image
 
 from emerdiff_probe import schema, views
-from emerdiff_probe.errors import StoreError
+from emerdiff_probe.errors import InputError, StoreError
 
-__all__ = ["FILES", "check_free", "check_writable", "names", "write"]
+__all__ = ["FILES", "check_free", "check_writable", "names", "run_lengths", "write", "write_masks"]
 
 FILES: Final = ("overlay.png", "labels.png", "dataset.zarr", "index.html")
 """What a result's folder holds."""
@@ -109,7 +111,7 @@ def write(ds: xr.Dataset, folder: Path, *, overwrite: bool = False) -> None:
             new, old = hidden / "new", hidden / "old"
             new.mkdir()
             Image.fromarray(views.overlay_image(ds)).save(new / "overlay.png")
-            _labels_image(ds).save(new / "labels.png")
+            _labels_image(ds["labels"], ds.sizes[schema.MASK]).save(new / "labels.png")
             _write_dataset(ds, new / "dataset.zarr")
             # A file's name can hold bytes that are no text.
             (new / "index.html").write_text(views.page(ds), "utf-8", errors="replace")
@@ -142,12 +144,101 @@ def _made(folder: Path) -> Iterator[None]:
                 each.rmdir()
 
 
-def _labels_image(ds: xr.Dataset) -> Image.Image:
-    labels = ds["labels"].transpose(schema.Y, schema.X).values
-    if ds.sizes[schema.MASK] > 256:
-        return Image.fromarray(labels.astype(np.uint16))
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(views.palette(ds.sizes[schema.MASK]).tobytes())
+def write_masks(segments: xr.Dataset, path: str | Path) -> Path:
+    """Write segments as a file that other tools read, in a form that the file's ending says.
+
+    ``.png``: every pixel's segment as its value (a palette of the segments' colours; with more than
+    256 of them 16-bit greys). ``.json``: annotations in COCO's format, each mask as run lengths.
+    ``.zarr``: the dataset, Zarr v3.
+
+    Args:
+        segments: ``labels`` (y, x), from 0 up; perhaps ``own`` (own_mask, y, x), bool: further
+            masks, which may overlap, and which a PNG file has no room for.
+        path: Where to. A file there is replaced, a folder is not.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: Another ending.
+        StoreError: It cannot be written there.
+
+    Source: https://cocodataset.org/#format-data (object detection), where "iscrowd" is 1 for masks
+    that are given as uncompressed run lengths.
+    """
+    path = Path(path)
+    labels = segments["labels"].transpose(schema.Y, schema.X)
+    if path.suffix not in (".png", ".json", ".zarr"):
+        raise InputError(f"'{path}' ends in none of .png, .json, .zarr")
+    if path.is_dir():
+        raise StoreError(f"'{path}' is a folder and is not replaced; choose another name")
+    with _made(path.absolute().parent):
+        hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+        try:
+            new = hidden / path.name
+            if path.suffix == ".png":
+                _labels_image(labels, int(labels.max()) + 1).save(new)
+            elif path.suffix == ".json":
+                new.write_text(json.dumps(_coco(segments)))
+            else:
+                _write_dataset(segments, new)
+            new.rename(path)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+    return path
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
+    """COCO's uncompressed run lengths: of zeros, ones, zeros, ..., column by column.
+
+    >>> run_lengths(np.array([[False, True], [True, True]]))
+    [1, 3]
+    >>> run_lengths(np.array([[True, False]]))
+    [0, 1, 1]
+    """
+    flat = mask.ravel(order="F")
+    ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
+    lengths = np.diff(ends).tolist()
+    return [0, *lengths] if flat[0] else lengths
+
+
+def _coco(segments: xr.Dataset) -> dict[str, Any]:
+    labels = segments["labels"].transpose(schema.Y, schema.X).values
+    masks = [(1, labels == number) for number in range(int(labels.max()) + 1)]
+    if "own" in segments:
+        masks += [(2, each) for each in segments["own"].transpose("own_mask", ...).values]
+    height, width = labels.shape
+    annotations = []
+    for number, (category, mask) in enumerate(masks, start=1):
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        if not len(rows):
+            continue
+        box = [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+        annotations.append(
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": category,
+                "iscrowd": 1,
+                "area": int(mask.sum()),
+                "bbox": [int(each) for each in box],
+                "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
+            }
+        )
+    source = str(segments.attrs.get("source", ""))
+    return {
+        "images": [{"id": 1, "height": height, "width": width, "file_name": source}],
+        "categories": [{"id": 1, "name": "segment"}, {"id": 2, "name": "own mask"}],
+        "annotations": annotations,
+    }
+
+
+def _labels_image(labels: xr.DataArray, count: int) -> Image.Image:
+    values = labels.transpose(schema.Y, schema.X).values
+    if count > 256:
+        return Image.fromarray(values.astype(np.uint16))
+    image = Image.fromarray(values.astype(np.uint8))
+    image.putpalette(views.palette(count).tobytes())
     return image
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from emerdiff_probe.schema import RECORDING, SEGMENTATION, pixel_centres
@@ -133,6 +134,18 @@ def responses(height=16, width=32, grid=(2, 4), **attrs):
                 ("y", "x", "rgb"),
                 rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
             ),
+            # Rows are alike, and so are, a little less, the halves of a row.
+            "features": (
+                ("source_y", "source_x", "channel"),
+                np.stack(
+                    np.broadcast_arrays(
+                        np.arange(rows, dtype=np.float32)[:, None],
+                        (np.arange(columns, dtype=np.float32) * 2 // columns) / 4,
+                        np.float32(1),
+                    ),
+                    -1,
+                ),
+            ),
         },
         coords={
             "y": pixel_centres(height, height),
@@ -142,4 +155,19 @@ def responses(height=16, width=32, grid=(2, 4), **attrs):
             "rgb": ["r", "g", "b"],
         },
         attrs={"model": "playground", "source": "photo 'cat'"} | attrs,
+    )
+
+
+def sites_table():
+    """Of four sites of two levels, as ``model.sites()`` gives it."""
+    attention = "attentions.0.transformer_blocks.0.attn2"
+    names = ["mid_block:out", f"mid_block.{attention}:out", "up_blocks.1:out"]
+    return pd.DataFrame(
+        {
+            "kind": ["block", "attention", "block", "attention"],
+            "level": [8, 8, 16, 16],
+            "shape": ["(64, 8, 8)", "(64, 8, 8)", "(32, 16, 16)", "(32, 16, 16)"],
+            "bytes": [2**13, 2**13, 2**14, 2**14],
+        },
+        index=[*names, f"up_blocks.1.{attention}:out"],
     )

@@ -90,8 +90,14 @@ def jupyterlab(cells: Sequence[str], folder: Path) -> Iterator[str]:
             time.sleep(0.2)
         yield f"{address}/lab/tree/{NOTEBOOK}?token={token}"
     finally:
+        # It shuts its kernel down, which takes a while where much goes on; a kernel whose server is
+        # killed ends by itself.
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 def free_port() -> int:
@@ -124,17 +130,34 @@ _ASK = """async (code) => {
 class Lab:
     """The notebook in a page of a browser, all its cells run.
 
+    Args:
+        browser: Playwright's.
+        address: Of the notebook.
+        width: Of the window.
+        listen: Grows by the bytes of each message that the kernel sends.
+
     Attributes:
         page: Playwright's.
         errors: What the browser's console said went wrong.
     """
 
-    def __init__(self, browser: Any, address: str, width: int = 1280) -> None:
+    def __init__(
+        self,
+        browser: Any,
+        address: str,
+        width: int = 1280,
+        listen: list[int] | None = None,
+    ) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 1400})
         self.page.set_default_timeout(PATIENCE)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._hear)
+        if listen is not None:
+            self.page.on(
+                "websocket",
+                lambda socket: socket.on("framereceived", lambda data: listen.append(len(data))),
+            )
         self.page.goto(address)
         # Where there is no kernel yet, running cells would ask for one, and wait for an answer.
         self.page.wait_for_function(_CONNECTED)
@@ -155,6 +178,14 @@ class Lab:
             raise RuntimeError(f"{expression}: {found['ename']}: {found['evalue']}")
         return ast.literal_eval(found["data"]["text/plain"])
 
+    def wait_for(self, expression: str, expected: Any) -> None:
+        """Waits until an expression is as expected in the kernel."""
+        until = time.monotonic() + PATIENCE / 1000
+        while (found := self.ask(expression)) != expected:
+            if time.monotonic() > until:
+                raise RuntimeError(f"{expression} is {found!r}, not {expected!r}")
+            time.sleep(0.05)
+
     def theme(self, name: str) -> None:
         """ "Light" or "Dark"."""
         self.page.evaluate(
@@ -163,6 +194,16 @@ class Lab:
         )
         light = "true" if name == "Light" else "false"
         self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{light}'")
+
+    def screenshot(self, path: Path, width: int) -> None:
+        """Of all cells, in a window of this width that they fit in."""
+        self.page.set_viewport_size({"width": width, "height": 1400})
+        self.page.wait_for_timeout(300)
+        tall = self.page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+        self.page.set_viewport_size({"width": width, "height": tall + 200})
+        self.page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
+        self.page.wait_for_timeout(300)
+        self.page.screenshot(path=path)
 
     def output(self, number: int) -> Any:
         """Where a cell's output is shown."""

@@ -53,6 +53,7 @@ from emerdiff_probe.analysis.metrics import (
 from emerdiff_probe.analysis.responses import (
     additivity_error,
     compress,
+    latent_grid,
     movers,
     pixels_moved,
     response_of,
@@ -171,6 +172,7 @@ __all__ = [
     "image_hungarian_miou",
     "joined",
     "labels_on",
+    "latent_grid",
     "linear_probe",
     "majority_class_miou",
     "majority_classes",

@@ -37,6 +37,7 @@ from emerdiff_probe.schema import (
 __all__ = [
     "additivity_error",
     "compress",
+    "latent_grid",
     "movers",
     "pixels_moved",
     "response_of",
@@ -64,7 +65,7 @@ def response_of(responses: xr.Dataset, masks: ArrayLike) -> xr.DataArray:
         InputError: The masks have other locations, or these are not responses of locations.
     """
     weights = np.asarray(masks, np.float32)
-    rows, columns = _grid(responses)
+    rows, columns = latent_grid(responses)
     if weights.ndim not in (2, 3) or weights.shape[-2:] != (rows, columns):
         raise InputError(
             f"masks of shape {weights.shape}; responses have {rows} x {columns} locations, so give "
@@ -120,7 +121,7 @@ def movers(responses: xr.Dataset, y: float, x: float) -> xr.DataArray:
         tiles = responses["tiles"].isel(at).values.astype(np.float32)
         values = tiles * responses["scale"].values[..., None]
     else:
-        _grid(responses)
+        latent_grid(responses)
         values = responses["response"].isel(at).values.astype(np.float32)
     coords = {dim: responses[dim] for dim in _SOURCE}
     norms = np.linalg.norm(values, axis=-1)
@@ -134,7 +135,7 @@ def pixels_moved(responses: xr.Dataset, source_y: float, source_x: float) -> xr.
         responses: Of single locations, whole or compressed.
         source_y, source_x: Position in pixels; the nearest location answers.
     """
-    mask = np.zeros(_grid(responses), np.float32)
+    mask = np.zeros(latent_grid(responses), np.float32)
     mask[_nearest(responses[SOURCE_Y], source_y), _nearest(responses[SOURCE_X], source_x)] = 1
     norms = _moved(responses, mask.reshape(1, -1))[0]
     coords = {dim: responses[dim] for dim in (Y, X)}
@@ -187,7 +188,7 @@ def segment_from(
         )
         weights = one_hot(low_res, int(masks))
     else:
-        weights = as_masks(masks, _grid(responses))
+        weights = as_masks(masks, latent_grid(responses))
     norms = _moved(responses, weights.values.reshape(len(weights), -1))
     places = {MODEL_Y: responses[Y].values, MODEL_X: responses[X].values}
     difference = xr.DataArray(norms, dims=(MASK, MODEL_Y, MODEL_X), coords=places)
@@ -231,7 +232,7 @@ def compress(
     Raises:
         InputError: Neither a rank nor bits, or what is asked for does not fit.
     """
-    rows, columns = _grid(responses)
+    rows, columns = latent_grid(responses)
     size = responses.sizes[Y], responses.sizes[X]
     if (rank is None and bits is None) or bits not in (None, 8):
         raise InputError(f"rank is {rank} and bits is {bits}; give a rank, bits=8, or both")
@@ -269,7 +270,15 @@ def compress(
     return found.assign_attrs({**responses.attrs, "schema": COMPRESSED})
 
 
-def _grid(responses: xr.Dataset) -> tuple[int, int]:
+def latent_grid(responses: xr.Dataset) -> tuple[int, int]:
+    """Rows and columns of the latent locations that responses are of.
+
+    Args:
+        responses: Of single locations, whole or compressed.
+
+    Raises:
+        InputError: They are of something else.
+    """
     for name in ("response", "left", "tiles"):
         if name in responses and set(_SOURCE) <= set(responses[name].dims):
             return responses.sizes[SOURCE_Y], responses.sizes[SOURCE_X]
@@ -329,8 +338,11 @@ def _terms(responses: xr.Dataset, weights: _Floats) -> Iterator[tuple[_Floats, N
     else:
         columns = responses.sizes[SOURCE_X]
         for row in np.flatnonzero(weights.reshape(len(weights), -1, columns).any((0, 2))):
-            block = responses["response"].isel({SOURCE_Y: row}).transpose(SOURCE_X, RGB, Y, X)
-            yield weights[:, row * columns : (row + 1) * columns], block.values
+            part = weights[:, row * columns : (row + 1) * columns]
+            # Of a store no more is read than is asked for.
+            asked = np.flatnonzero(part.any(0))
+            block = responses["response"].isel({SOURCE_Y: row, SOURCE_X: asked})
+            yield part[:, asked], block.transpose(SOURCE_X, RGB, Y, X).values
 
 
 def _floats(pictures: NDArray[Any]) -> _Floats:
@@ -362,7 +374,7 @@ def _errors(responses: xr.Dataset, compressed: xr.Dataset) -> _Floats:
     down = linear_weights(compressed[Y].values, responses[Y].values).astype(np.float32)
     across = linear_weights(compressed[X].values, responses[X].values).astype(np.float32)
     whole = compressed.sizes[Y] == responses.sizes[Y]
-    rows, columns = _grid(responses)
+    rows, columns = latent_grid(responses)
     units = np.eye(rows * columns, dtype=np.float32).reshape(rows, columns, -1)
     errors = []
     for unit, true in zip(units, _blocks(responses), strict=True):

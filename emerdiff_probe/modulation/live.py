@@ -17,7 +17,7 @@ from emerdiff_probe import schema
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.models import Denoiser
 from emerdiff_probe.modulation.config import EmerDiffConfig
-from emerdiff_probe.modulation.engines import decoded, prepared
+from emerdiff_probe.modulation.engines import ENGINES, decoded, prepared
 from emerdiff_probe.modulation.observation import observe
 from emerdiff_probe.modulation.responses import cast, frame, located
 from emerdiff_probe.sources import Photo, Prompt
@@ -41,7 +41,11 @@ class Responder:
         frame: ``picture``, ``reconstruction``, ``features`` and all coordinates, as `respond`
             gives them.
         grid: Rows and columns of latent locations.
+        engine: Present engine; see `use`.
+        engines: All that there are.
     """
+
+    engines = tuple(ENGINES)
 
     def __init__(
         self,
@@ -56,10 +60,13 @@ class Responder:
             raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
         self._model = model
         observation = observe(model, source, self._config)
-        self._run = prepared(engine, model, observation.trajectory, self._config)
+        self._trajectory = observation.trajectory
+        self._run = prepared(engine, model, self._trajectory, self._config)
+        self.engine = engine
         self.frame = frame(model, source, observation, engine, self._config)
         self.grid: tuple[int, int] = self.frame.attrs.pop("grid")
         self._kept: dict[tuple[int, int], NDArray[Any]] = {}
+        self._kept_by = {engine: self._kept}
         self._turn = threading.Condition()
         self._busy = False
         self._urgent = 0
@@ -83,6 +90,22 @@ class Responder:
             with self._model_mine(urgent=True):
                 self._compute([place])
         return located(self._kept[place], self.frame)
+
+    def use(self, engine: str) -> None:
+        """Another engine answers from now on; what each has answered is kept.
+
+        Args:
+            engine: One of `emerdiff_probe.modulation.ENGINES`.
+
+        Raises:
+            ConfigError: There is no such engine.
+        """
+        with self._model_mine(urgent=True):
+            with torch.inference_mode():
+                self._run = prepared(engine, self._model, self._trajectory, self._config)
+            self.engine = engine
+            self.frame = self.frame.assign_attrs(engine=engine)
+            self._kept = self._kept_by.setdefault(engine, {})
 
     def fill(
         self,
@@ -110,6 +133,26 @@ class Responder:
                 self._compute([(row, column) for row, column in missing])
             if progress is not None:
                 progress(len(self._kept), rows * columns)
+
+    def movers(self, y: float, x: float) -> xr.DataArray:
+        """How much each location moves a pixel, of what is there so far.
+
+        Args:
+            y, x: Position in pixels; the nearest pixel answers.
+
+        Returns:
+            The norm over RGB, (source_y, source_x), float32; NaN where nothing is yet.
+        """
+        row, column = (
+            int(np.abs(self.frame[dim].values - position).argmin())
+            for dim, position in ((schema.Y, y), (schema.X, x))
+        )
+        moved = np.full(self.grid, np.nan, np.float32)
+        for place, response in list(self._kept.items()):
+            moved[place] = np.linalg.norm(response[:, row, column].astype(np.float32))
+        dims = (schema.SOURCE_Y, schema.SOURCE_X)
+        coords = {dim: self.frame[dim] for dim in dims}
+        return xr.DataArray(moved, dims=dims, coords=coords, name="moved")
 
     def responses(self) -> xr.Dataset:
         """What is there so far, as `respond` gives it; NaN where nothing is yet."""

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import RGB, X, Y
 
-__all__ = ["DIVERGING", "SEQUENTIAL", "overlay_image", "paint", "palette", "ramp", "shaded"]
+__all__ = [
+    "DIVERGING",
+    "SEQUENTIAL",
+    "borders",
+    "overlay_image",
+    "paint",
+    "palette",
+    "ramp",
+    "shaded",
+    "shades",
+]
 
 SEQUENTIAL: Final = "Cividis"
 """From little to much; alike to readers with and without red and green cones (Nunez, Anderton and
@@ -158,6 +168,20 @@ def paint(picture: _Pixels, labels: NDArray[np.integer], alpha: float, *, line: 
         painted[..., channel] = np.rint(
             picture[..., channel] * (1 - alpha) + colours[labels, channel]
         )
+    before, after = borders(labels, line)
+    painted[after] = 0
+    painted[before] = 255
+    return painted
+
+
+def borders(
+    labels: NDArray[np.integer] | NDArray[np.bool_], line: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pixels at borders of segments: on the upper left side, and on the lower right one.
+
+    >>> [side.tolist() for side in borders(np.array([[0, 0, 1, 1]]), 1)]
+    [[[False, True, False, False]], [[False, False, True, False]]]
+    """
     before, after = np.zeros(labels.shape, np.bool_), np.zeros(labels.shape, np.bool_)
     for step in range(1, line + 1):
         across = labels[:, step:] != labels[:, :-step]
@@ -166,9 +190,7 @@ def paint(picture: _Pixels, labels: NDArray[np.integer], alpha: float, *, line: 
         before[:-step] |= down
         after[:, step:] |= across
         after[step:] |= down
-    painted[after] = 0
-    painted[before] = 255
-    return painted
+    return before, after
 
 
 @cache
@@ -181,6 +203,16 @@ def ramp(scale: str) -> _Pixels:
     shares = np.linspace(0, 1, 256).tolist()
     colours = plotly.colors.sample_colorscale(scale.lower(), shares, colortype="tuple")
     return np.rint(np.array(colours) * 255).astype(np.uint8)
+
+
+def shades(values: NDArray[np.floating], low: float, high: float) -> NDArray[np.uint8]:
+    """Places of values on a scale of 256 colours whose ends have the values low and high.
+
+    >>> shades(np.array([-1.0, 0.0, 0.5, 1.0]), 0, 1).tolist()
+    [0, 0, 128, 255]
+    """
+    shares = (values.astype(np.float64) - low) / (high - low if high > low else 1)
+    return np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
 
 
 def shaded(
@@ -196,9 +228,7 @@ def shaded(
     Returns:
         uint8, with RGB as a last axis.
     """
-    shares = (values.astype(np.float64) - low) / (high - low if high > low else 1)
-    missing = np.isnan(shares)
-    places = np.rint(np.where(missing, 0, shares).clip(0, 1) * 255).astype(np.intp)
-    painted = ramp(scale)[places]
+    missing = np.isnan(values)
+    painted = ramp(scale)[shades(np.where(missing, low, values), low, high)]
     painted[missing] = 128
     return painted

@@ -125,8 +125,8 @@ def one_channel(values: xr.DataArray, channel: int) -> xr.DataArray:
     return _at(values, CHANNEL, channel).astype(np.float32).rename(f"channel {channel}")
 
 
-def extent(values: xr.DataArray) -> tuple[int, int]:
-    """Height and width of the picture that an array with y and x spans, in pixels.
+def extent(values: xr.DataArray | xr.Dataset) -> tuple[int, int]:
+    """Height and width of the picture that what has y and x spans, in pixels.
 
     Its places are centres of cells, so the first is half a cell from the edge.
     """

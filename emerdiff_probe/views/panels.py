@@ -37,6 +37,7 @@ Extent = tuple[int, int]
 
 _GAP: Final = 14  # pixels of the screen between panels
 _TITLE: Final = 22
+_LINE: Final = 14
 _LEFT: Final = 60
 _BELOW: Final = 50
 _BAR: Final = 110  # for a colour bar
@@ -104,18 +105,20 @@ def panels(
     height, width = extent
     down, across = grid
     tall = round(side * min(max(height / width, 0.4), 2))
-    gaps = _GAP + _TITLE * bool(titles), _GAP
+    wrapped = [textwrap.wrap(name, max(side // 6, 20)) for name in titles]
+    above = _TITLE + _LINE * (max(map(len, wrapped)) - 1) if wrapped else _TITLE * bool(columns)
+    gaps = _GAP + (above if titles else 0), _GAP
     margin = {
         "l": _LEFT + (min(7 * max(map(len, rows)), 180) + 20 if rows else 0),
         "r": _BAR if scales else 30,
-        "t": 36 + 18 * heading.count("<br>") + _TITLE * bool(titles or columns),
+        "t": 36 + 18 * heading.count("<br>") + above,
         "b": _BELOW,
     }
     inner = side * across + gaps[1] * (across - 1), tall * down + gaps[0] * (down - 1)
     figure = make_subplots(
         down,
         across,
-        subplot_titles=[text(name) for name in titles] or None,
+        subplot_titles=["<br>".join(map(text, lines)) for lines in wrapped] or None,
         column_titles=[text(name) for name in columns] or None,
         horizontal_spacing=gaps[1] / inner[0],
         vertical_spacing=gaps[0] / inner[1],
@@ -216,10 +219,21 @@ def picture(pixels: NDArray[np.uint8], extent: Extent) -> go.Image:
     return go.Image(source=source, hoverinfo="skip", **cells(extent, *pixels.shape[:2]))
 
 
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels, (y, x) or (y, x, rgb), as a PNG file."""
+def png(pixels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:
+    """Pixels as a PNG file.
+
+    Args:
+        pixels: Greys (y, x), or (y, x, rgb); with a palette the number of each pixel's colour.
+        palette: At most 256 colours, (number, rgb) or (number, rgba).
+    """
+    image, options = Image.fromarray(pixels), {}
+    if palette is not None:
+        image.putpalette(palette[:, :3].tobytes())
+        if palette.shape[1] == 4:
+            options["transparency"] = palette[:, 3].tobytes()
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    # The highest level takes twice the time of the default for next to nothing.
+    image.save(file, "PNG", **options)
     return file.getvalue()
 
 

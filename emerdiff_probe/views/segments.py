@@ -112,9 +112,11 @@ def outlined(
     return paint(large, borders, alpha, line=3)
 
 
-def thinned(sides: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def thinned(
+    sides: tuple[int, int], most: int = _SHOWN
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns to show of a picture: all, or of a large one evenly spaced ones."""
-    scale = min(1.0, _SHOWN / max(sides))
+    scale = min(1.0, most / max(sides))
     rows, columns = (spaced(side, max(1, round(side * scale))) for side in sides)
     return rows, columns
 

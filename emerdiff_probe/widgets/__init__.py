@@ -11,23 +11,21 @@ except ImportError as error:
         "widgets need ipywidgets and anywidget: pip install 'emerdiff-probe[notebooks]'"
     ) from error
 
-from emerdiff_probe.widgets.correspondence import (
-    CorrespondenceExplorer,
-    Responder,
-    StoredResponses,
-)
+from emerdiff_probe.widgets.compare import Compare, CompareSegments
+from emerdiff_probe.widgets.correspondence import CorrespondenceExplorer
 from emerdiff_probe.widgets.inspector import Inspector
 from emerdiff_probe.widgets.picture import Picture
-from emerdiff_probe.widgets.segmentation import Compare, SegmentationExplorer
+from emerdiff_probe.widgets.responders import Responder
+from emerdiff_probe.widgets.segmentation import SegmentationExplorer
 from emerdiff_probe.widgets.sites import SiteBrowser
 
 __all__ = [
     "Compare",
+    "CompareSegments",
     "CorrespondenceExplorer",
     "Inspector",
     "Picture",
     "Responder",
     "SegmentationExplorer",
     "SiteBrowser",
-    "StoredResponses",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final
 
 import ipywidgets
 import numpy as np
@@ -11,77 +11,38 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import RGB, SOURCE_X, SOURCE_Y, X, Y
-from emerdiff_probe.views.colours import shaded
+from emerdiff_probe.schema import MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
+from emerdiff_probe.views.maps import extent
+from emerdiff_probe.views.panels import png, spaced
+from emerdiff_probe.widgets.overlay import stained
 from emerdiff_probe.widgets.parts import Explorer
-from emerdiff_probe.widgets.picture import Picture
+from emerdiff_probe.widgets.picture import Picture, map_file, photo_file
+from emerdiff_probe.widgets.responders import Answers, LiveAnswers, Responder, StoredAnswers
 
-__all__ = ["CorrespondenceExplorer", "Responder", "StoredResponses"]
+__all__ = ["CorrespondenceExplorer"]
 
-_OVER = 0.75
-"""Share of a map's colours over the picture."""
+_OVER: Final = 0.75
+"""Opacity of a map over the picture."""
 
+_SENT: Final = 256
+"""Pixels on a side of a map, which is 360 pixels wide on the screen."""
 
-@runtime_checkable
-class Responder(Protocol):
-    """What answers how a picture moves: stored responses, or a model asked when needed."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of latent locations."""
-        ...
-
-    @property
-    def picture(self) -> xr.DataArray:
-        """The picture, uint8 (y, x, rgb)."""
-        ...
-
-    def location(self, row: int, column: int) -> xr.DataArray:
-        """The signed response of one location, (rgb, y, x), in the picture's values of 0 to 1."""
-        ...
-
-
-class StoredResponses:
-    """Responses that were computed before, as a `Responder`.
-
-    Args:
-        responses: Of single locations, as `emerdiff_probe.respond` gives them.
-
-    Raises:
-        InputError: They are of something else.
-    """
-
-    def __init__(self, responses: xr.Dataset) -> None:
-        dims = {SOURCE_Y, SOURCE_X, RGB, Y, X}
-        if "response" not in responses or set(responses["response"].dims) != dims:
-            raise InputError(
-                "no responses of single locations, whole, among "
-                f"{sorted(map(str, responses.data_vars))}; make them by "
-                "ep.respond(model, source, to='locations')"
-            )
-        self._response = responses["response"].transpose(SOURCE_Y, SOURCE_X, RGB, Y, X)
-        self.picture = responses["picture"].transpose(Y, X, RGB)
-        self.grid = self._response.sizes[SOURCE_Y], self._response.sizes[SOURCE_X]
-
-    def location(self, row: int, column: int) -> xr.DataArray:
-        """The signed response of one location, (rgb, y, x)."""
-        return self._response[row, column]
-
-    def pixel(self, row: int, column: int) -> NDArray[np.float32]:
-        """How much every location moves a pixel, (source_y, source_x): the norm over RGB."""
-        values = self._response[..., row, column].values.astype(np.float32)
-        return np.linalg.norm(values, axis=-1)
+_MOST: Final = 40
+"""Masks; the paper tries 10 to 40."""
 
 
 class CorrespondenceExplorer(Explorer):
     """Click a latent location to see which pixels it moves; a pixel, to see what moves it.
 
     Locations can be brushed, and added with the shift key: their signed responses are added before
-    the norm is taken. The last picture shows the whole picture moved by them.
+    the norm is taken. The third picture shows the whole picture moved by them, the fourth its
+    segments from so many masks as the slider says; a click there chooses a mask's locations.
 
     Args:
-        responses: Of single locations, as `emerdiff_probe.respond` gives them; or a `Responder`,
-            which is asked for chosen locations alone; pixels are then answered from those.
+        responses: Of single locations, as `emerdiff_probe.respond` gives them or
+            `emerdiff_probe.analysis.compress` makes them smaller; or a model that computes them,
+            an `emerdiff_probe.Responder`: it is asked for the location chosen first and for the
+            rest behind, which the button stops.
         state: Traits to begin with.
 
     Attributes:
@@ -89,37 +50,78 @@ class CorrespondenceExplorer(Explorer):
         pixel: The pixel asked for, (y, x); empty while locations are chosen.
         strength: What the response is multiplied by in the moved picture; half of it is what one
             modulated run does, since a response is the difference of two.
+        masks: How many clusters of the features make segments; 0 for none.
+        engine: How a model computes responses; empty where they are stored.
+        known: How many locations' responses are there, read-only.
     """
 
     selection = traitlets.Tuple()
     pixel = traitlets.Tuple()
     strength = traitlets.Float(1.0)
+    masks = traitlets.Int(0)
+    engine = traitlets.Unicode()
+    known = traitlets.Int(read_only=True)
 
     def __init__(self, responses: xr.Dataset | Responder, **state: Any) -> None:
-        self.responder: Responder = (
-            StoredResponses(responses) if isinstance(responses, xr.Dataset) else responses
+        self.answers: Answers = (
+            StoredAnswers(responses)
+            if isinstance(responses, xr.Dataset)
+            else LiveAnswers(responses)
         )
-        self._asked: dict[tuple[int, int], NDArray[np.float32]] = {}
-        self._pixels = self.responder.picture.transpose(Y, X, RGB).values
-        self._extent = self._pixels.shape[0], self._pixels.shape[1]
-        self._shown, self._grid, self._moved = (Picture(width=360) for _ in range(3))
-        self._slider = ipywidgets.FloatSlider(
-            description="strength", min=-4, max=4, step=0.25, continuous_update=False
+        self._pixels = self.answers.frame["picture"].transpose(Y, X, RGB).values
+        self._extent = extent(self.answers.frame)
+        self._image = png(self._pixels)
+        self._clusters: xr.Dataset | None = None
+        self.set_trait("known", self.answers.known)
+        self._shown, self._grid, self._moved, self._segments = (
+            Picture(width=360) for _ in range(4)
         )
-        self._slider.style.description_width = "initial"
-        clear = ipywidgets.Button(description="clear")
-        clear.on_click(lambda _: self.choose())
-        super().__init__([self._slider, clear], [self._shown, self._grid, self._moved])
-        for name, value in state.items():
-            if name not in ("selection", "pixel", "strength"):
-                raise InputError(f"no trait {name!r}; choices: selection, pixel, strength")
-            setattr(self, name, value)
-        traitlets.link((self, "strength"), (self._slider, "value"))
+        pictures = [self._shown, self._grid, self._moved, self._segments]
+        engine = self.answers.engine if isinstance(self.answers, LiveAnswers) else ""
+        usual = {"selection": (), "pixel": (), "strength": 1.0, "masks": 0, "engine": engine}
+        super().__init__(self._controls(), pictures, usual=usual, names=("responses",))
+        self.begin(**{"engine": engine, **state})
+        traitlets.link((self, "strength"), (self._strength, "value"))
+        traitlets.link((self, "masks"), (self._masks, "value"))
+        if engine:
+            traitlets.link((self, "engine"), (self._engine, "value"))
         self._shown.observe(self._picture_clicked, "clicked")
         self._grid.observe(self._grid_clicked, "clicked")
         self._grid.observe(self._grid_dragged, "dragged")
-        self._draw()
+        self._segments.observe(self._segment_clicked, "clicked")
+        if self.engine != engine:
+            self._use(None)
+        else:
+            self._draw()
+            self._draw_segments()
         self.observe(self._draw, ["selection", "pixel", "strength"])
+        self.observe(self._draw_segments, "masks")
+        self.observe(self._use, "engine")
+
+    def _controls(self) -> list[ipywidgets.Widget]:
+        self._strength = ipywidgets.FloatSlider(
+            description="strength", min=-4, max=4, step=0.25, continuous_update=False
+        )
+        self._masks = ipywidgets.IntSlider(
+            description="masks", max=self._most(), continuous_update=False
+        )
+        if "features" not in self.answers.frame:
+            self._masks.layout.display = "none"
+        clear = ipywidgets.Button(description="clear", layout={"width": "80px"})
+        clear.on_click(lambda _: self.choose())
+        controls = [self._strength, self._masks, clear]
+        if isinstance(self.answers, LiveAnswers):
+            rows, columns = self.answers.grid
+            self._progress = ipywidgets.IntProgress(
+                max=rows * columns, value=self.known, description="known"
+            )
+            self._filling = ipywidgets.Button(description="compute all")
+            self._filling.on_click(lambda _: self._toggle())
+            self._engine = ipywidgets.Dropdown(
+                description="engine", options=self.answers.engines, layout={"width": "200px"}
+            )
+            controls += [self._engine, self._progress, self._filling]
+        return controls
 
     def choose(
         self, selection: tuple[tuple[int, int], ...] = (), pixel: tuple[float, ...] = ()
@@ -130,7 +132,7 @@ class CorrespondenceExplorer(Explorer):
 
     @traitlets.validate("selection")
     def _locations(self, proposal: Any) -> tuple[tuple[int, int], ...]:
-        rows, columns = self.responder.grid
+        rows, columns = self.answers.grid
         found = tuple(dict.fromkeys((int(row), int(column)) for row, column in proposal["value"]))
         for row, column in found:
             if not (0 <= row < rows and 0 <= column < columns):
@@ -147,35 +149,48 @@ class CorrespondenceExplorer(Explorer):
             raise InputError(f"no pixel {place} in a picture of {height} x {width} pixels")
         return place
 
+    @traitlets.validate("masks")
+    def _count(self, proposal: Any) -> int:
+        count = int(proposal["value"])
+        if not 0 <= count <= self._most():
+            raise InputError(f"masks is {count}; choose 1 to {self._most()}, or 0 for none")
+        if count and "features" not in self.answers.frame:
+            raise InputError("these responses have no features to cluster; leave masks at 0")
+        return count
+
+    @traitlets.validate("engine")
+    def _known_engine(self, proposal: Any) -> str:
+        engines = self.answers.engines if isinstance(self.answers, LiveAnswers) else ("",)
+        if proposal["value"] not in engines:
+            choices = ", ".join(map(repr, engines))
+            raise InputError(f"engine is {proposal['value']!r}; choose one of {choices}")
+        return str(proposal["value"])
+
+    def _most(self) -> int:
+        rows, columns = self.answers.grid
+        return min(_MOST, rows * columns)
+
     def response(self) -> NDArray[np.float32]:
         """The signed sum of the chosen locations' responses, (rgb, y, x)."""
-        total = np.zeros((3, *self._extent), np.float32)
-        for row, column in self.selection:
-            total += self._response(row, column)
-        return total
-
-    def _response(self, row: int, column: int) -> NDArray[np.float32]:
-        if isinstance(self.responder, StoredResponses):
-            return self.responder.location(row, column).values.astype(np.float32)
-        if (row, column) not in self._asked:
-            found = self.responder.location(row, column).transpose(RGB, Y, X)
-            self._asked[row, column] = found.values.astype(np.float32)
-        return self._asked[row, column]
+        return self.answers.response(self.selection)
 
     def movers(self) -> NDArray[np.float32]:
         """How much each location moves the pixel, (source_y, source_x); NaN where it is unknown."""
-        row, column = (
-            min(int(each), size - 1) for each, size in zip(self.pixel, self._extent, strict=True)
-        )
-        if isinstance(self.responder, StoredResponses):
-            return self.responder.pixel(row, column)
-        found = np.full(self.responder.grid, np.nan, np.float32)
-        for place, response in self._asked.items():
-            found[place] = np.linalg.norm(response[:, row, column])
-        return found
+        y, x = self.pixel
+        return self.answers.movers(y, x)
+
+    def segments(self) -> xr.Dataset:
+        """The segments of so many masks, at all pixels; see `emerdiff_probe.analysis.segment_from`.
+
+        Raises:
+            InputError: There are none, ``masks`` being 0.
+        """
+        if not self.masks:
+            raise InputError("masks is 0; choose how many")
+        return self.answers.segments(self.masks, quick=False)
 
     def _cell(self, y: float, x: float) -> tuple[int, int]:
-        rows, columns = self.responder.grid
+        rows, columns = self.answers.grid
         height, width = self._extent
         return min(int(y / height * rows), rows - 1), min(int(x / width * columns), columns - 1)
 
@@ -195,68 +210,131 @@ class CorrespondenceExplorer(Explorer):
     def _picture_clicked(self, change: Any) -> None:
         self.choose(pixel=(change["new"]["y"], change["new"]["x"]))
 
+    def _segment_clicked(self, change: Any) -> None:
+        if self._clusters is None:
+            return
+        at = {Y: change["new"]["y"], X: change["new"]["x"]}
+        number = int(self._clusters["labels"].sel(at, method="nearest"))
+        inside = self._clusters["low_res"].transpose(SOURCE_Y, SOURCE_X).values == number
+        self.choose(tuple((int(row), int(column)) for row, column in np.argwhere(inside)))
+
     def _draw(self, _: Any = None) -> None:
         names = ", ".join(f"({row}, {column})" for row, column in self.selection[:4])
-        names += " ..." if len(self.selection) > 4 else ""
+        names += f" and {len(self.selection) - 4} more" if len(self.selection) > 4 else ""
         with self.working("asking for responses"):
             height, width = self._extent
-            rows, columns = self.responder.grid
-            cursor = [
-                size * (each + 0.5) / count
-                for each, size, count in zip(
-                    self.selection[-1] if self.selection else (), self._extent, (rows, columns),
-                    strict=False,
-                )
-            ]  # fmt: skip
-            marks = [list(self.pixel)] if self.pixel else []
-            cells = [list(each) for each in self.selection]
-            common = {"marks": marks, "cells": cells}
-            pixels, caption = self._pixels, "picture: click a pixel"
-            grid, grid_caption = self._pixels, "latent locations: click or brush"
-            moved, moved_caption = self._pixels, "picture, moved: choose a location"
+            rows, columns = self.answers.grid
+            common = {
+                "extent": [height, width],
+                "grid": [rows, columns],
+                "opacity": _OVER,
+                "marks": [list(self.pixel)] if self.pixel else [],
+                "cells": [list(each) for each in self.selection],
+            }
+            over, caption = b"", "picture: click a pixel"
+            moved, moved_caption = self._image, "picture, moved: choose a location"
             if self.selection:
                 response = self.response()
                 norms = np.linalg.norm(response, axis=0)
-                pixels = self._over(norms)
+                over = map_file(_sent(norms), 0, float(norms.max()))
                 caption = f"pixels moved by {names}, at most {norms.max():.3g}"
                 signed = self._pixels / 255 + self.strength / 2 * response.transpose(1, 2, 0)
-                moved = np.rint(signed.clip(0, 1) * 255).astype(np.uint8)
+                moved = photo_file(np.rint(signed.clip(0, 1) * 255).astype(np.uint8))
                 moved_caption = f"picture + {self.strength / 2:g} x response"
+            movers, grid_caption = b"", "latent locations: click or brush"
             if self.pixel:
-                movers = self.movers()
-                known = int(np.isfinite(movers).sum())
-                most = float(np.nanmax(movers)) if known else 0.0
-                grid = self._over(movers)
-                grid_caption = (
-                    f"locations that move y {int(self.pixel[0])}, x {int(self.pixel[1])}, at most "
-                    f"{most:.3g}"
+                movers, grid_caption = self._drawn_movers()
+            last = self.selection[-1:]
+            cursor = [[(r + 0.5) * height / rows, (c + 0.5) * width / columns] for r, c in last]
+            common["cursor"] = cursor[0] if cursor else []
+            pixel = {**common, "cursor": list(self.pixel)}
+            self._shown.show(image=self._image, over=over, caption=caption, **pixel)
+            self._grid.show(image=self._image, over=movers, caption=grid_caption, **common)
+            self._moved.show(image=moved, caption=moved_caption, **common)
+        if self.selection:
+            self._fill()
+
+    def _drawn_movers(self) -> tuple[bytes, str]:
+        movers = self.movers()
+        known = int(np.isfinite(movers).sum())
+        most = float(np.nanmax(movers)) if known else 0.0
+        y, x = map(int, self.pixel)
+        caption = f"locations that move y {y}, x {x}, at most {most:.3g}"
+        if known < movers.size:
+            caption += f"; {known} of {movers.size} are known so far"
+        return map_file(movers, 0, most), caption
+
+    def _draw_segments(self, _: Any = None) -> None:
+        self._segments.layout.display = None if self.masks else "none"
+        if not self.masks:
+            self._clusters = None
+            return
+        with self.working("clustering"):
+            rows, columns = self.answers.grid
+            if self.known < rows * columns:
+                raise InputError(
+                    f"{self.known} of {rows * columns} locations are known so far, and segments "
+                    "need all; wait for the rest"
                 )
-                if known < movers.size:
-                    grid_caption += f"; {known} of {movers.size} were asked for so far"
-            own = {"grid": [height, width], "cursor": list(self.pixel)}
-            self._shown.show(pixels, self._extent, caption=caption, **own, **common)
-            own = {"grid": [rows, columns], "cursor": cursor}
-            self._grid.show(grid, self._extent, caption=grid_caption, **own, **common)
-            own = {"grid": [rows, columns]}
-            self._moved.show(moved, self._extent, caption=moved_caption, cells=cells, **own)
+            self._clusters = self.answers.segments(self.masks, quick=True)
+            labels = self._clusters["labels"].transpose(Y, X).values
+            self._segments.show(
+                image=self._image,
+                over=stained(labels, 0.6),
+                extent=list(self._extent),
+                grid=[rows, columns],
+                caption=f"segments from {self._clusters.sizes[MASK]} masks: click one for its "
+                "locations",
+            )
 
-    def _over(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """A map over the picture, each value on the pixels of its cell."""
-        height, width = self._extent
-        rows = np.arange(height) * values.shape[0] // height
-        columns = np.arange(width) * values.shape[1] // width
-        most = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
-        colours = shaded(values, 0, most)[rows][:, columns]
-        blended = _OVER * colours + (1 - _OVER) * self._pixels
-        return np.rint(blended).astype(np.uint8)
+    def _use(self, _: Any) -> None:
+        if not isinstance(self.answers, LiveAnswers):
+            return
+        with self.working(f"making {self.engine} ready"):
+            self.answers.use(self.engine)
+            self._told()
+        self._filling.layout.display = "none" if self.known == self._progress.max else None
+        self._draw_segments()
+        self._draw()
+        self._label()
 
-    def code(self, responses: str = "responses") -> str:
-        """The cell that makes the present view again.
+    def _fill(self) -> None:
+        """What is not known yet is computed behind, around the location chosen last."""
+        if isinstance(self.answers, LiveAnswers):
+            self._told()
+            self.answers.fill(self.selection[-1], self._told, self._failed)
+            self._label()
 
-        Args:
-            responses: Their name in it.
-        """
-        state = {name: getattr(self, name) for name in ("selection", "pixel", "strength")}
-        usual = {"selection": (), "pixel": (), "strength": 1.0}
-        given = "".join(f", {k}={v!r}" for k, v in state.items() if v != usual[k])
-        return f"ep.widgets.CorrespondenceExplorer({responses}{given})"
+    def _toggle(self) -> None:
+        assert isinstance(self.answers, LiveAnswers)
+        if self.answers.filling:
+            self.answers.stop()
+        else:
+            rows, columns = self.answers.grid
+            self.answers.fill((rows // 2, columns // 2), self._told, self._failed)
+        self._label()
+
+    def _label(self) -> None:
+        assert isinstance(self.answers, LiveAnswers)
+        self._filling.description = "stop" if self.answers.filling else "compute all"
+
+    def _told(self) -> None:
+        """More responses are there; called from the thread that computes them."""
+        self.set_trait("known", self.answers.known)
+        self._progress.value = self.known
+        if self.pixel:
+            over, caption = self._drawn_movers()
+            self._grid.show(over=over, caption=caption)
+        if self.known == self._progress.max:
+            self._filling.layout.display = "none"
+            self._draw_segments()
+
+    def _failed(self, error: Exception) -> None:
+        with self.working("computing the rest"):
+            raise error
+
+
+def _sent(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of a large map evenly spaced pixels, enough for the screen."""
+    kept = [spaced(side, min(side, _SENT)) for side in values.shape]
+    return values[np.ix_(*kept)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 import ipywidgets
@@ -14,7 +13,7 @@ import xarray as xr
 from emerdiff_probe import analysis, store, views
 from emerdiff_probe.errors import InputError, SiteError, closest
 from emerdiff_probe.schema import GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
-from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL, shaded
+from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
 from emerdiff_probe.views.maps import (
     chosen_sites,
     chosen_timesteps,
@@ -22,15 +21,16 @@ from emerdiff_probe.views.maps import (
     one_channel,
     places,
 )
-from emerdiff_probe.views.panels import site_text
+from emerdiff_probe.views.panels import png, site_text
 from emerdiff_probe.widgets.parts import Explorer
-from emerdiff_probe.widgets.picture import Picture
+from emerdiff_probe.widgets.picture import Picture, map_file
 
 __all__ = ["Inspector"]
 
 _SHOWS: Final = ("magnitude", "colours", "channel")
-_FORMATS: Final = (".html", ".svg", ".png", ".pdf")
 _EACH: Final = "all"
+_KEPT: Final = 4
+"""Maps in memory: of a site and of those before and after it, which each click asks for."""
 
 
 class Inspector(Explorer):
@@ -55,6 +55,8 @@ class Inspector(Explorer):
         head: Number of a head; -1 for all.
         sample: Position of the sample.
         guidance: Half of a guided recording; empty without guidance.
+        sites, timesteps: That can be chosen.
+        extent: Height and width of the pictures.
 
     Raises:
         SiteError: The recording has no such site.
@@ -73,46 +75,48 @@ class Inspector(Explorer):
 
     def __init__(self, run: xr.DataTree, **state: Any) -> None:
         self._run = run
-        self._sites = chosen_sites(run, "*")
+        self.sites = chosen_sites(run, "*")
         root = run.to_dataset()
-        self._steps = [int(each) for each in root[TIMESTEP].values]
+        self.timesteps = [int(each) for each in root[TIMESTEP].values]
         self._halves = root[GUIDANCE].values.tolist() if GUIDANCE in root.coords else [""]
         self._images = store.site(run, store.IMAGE)
-        self._kept: tuple[tuple[Any, ...], xr.DataArray] | None = None
+        self.extent = self._images.sizes[Y], self._images.sizes[X]
+        self._kept: dict[tuple[Any, ...], xr.DataArray] = {}
+        self._drawn: dict[int, bytes] = {}
         self._ready = False
         self._picture = Picture()
         self._map = Picture()
         self._likeness = [Picture(layout={"display": "none"}) for _ in range(3)]
         self._of_pins: list[Picture] = []
         controls = self._controls()
-        super().__init__(controls, [self._picture, self._map, *self._likeness])
-        first = {"site": self._sites[0], "timestep": self._steps[-1], "guidance": self._halves[-1]}
-        for name, value in {**first, **state}.items():
-            if name not in self._own():
-                raise InputError(f"no trait {name!r}; {closest(name, self._own())}")
-            setattr(self, name, value)
+        pictures = [self._picture, self._map, *self._likeness]
+        # Site and timestep are always told.
+        usual = {"site": None, "timestep": None, "point": (), "pins": (), "show": "magnitude",
+                 "channel": 0, "head": -1, "sample": 0, "guidance": self._halves[-1]}  # fmt: skip
+        super().__init__(controls, pictures, usual=usual, names=("run",))
+        first = {
+            "site": self.sites[0],
+            "timestep": self.timesteps[-1],
+            "guidance": self._halves[-1],
+        }
+        self.begin(**{**first, **state})
         self._link()
         for each in self.pictures:
             each.observe(self._clicked, "clicked")
         self._ready = True
         self._draw()
-        self.observe(self._draw, self._own())
-
-    @staticmethod
-    def _own() -> list[str]:
-        return ["site", "timestep", "point", "pins", "show", "channel", "head", "sample",
-                "guidance"]  # fmt: skip
+        self.observe(self._draw, list(self.usual))
 
     def _controls(self) -> list[ipywidgets.Widget]:
         narrow, wide = {"width": "150px"}, {"width": "420px"}
         self._menus = {
             "site": ipywidgets.Dropdown(
                 description="site",
-                options=[(site_text(name), name) for name in self._sites],
+                options=[(site_text(name), name) for name in self.sites],
                 layout=wide,
             ),
             "timestep": ipywidgets.SelectionSlider(
-                description="timestep", options=self._steps, layout=wide
+                description="timestep", options=self.timesteps, layout=wide
             ),
             "show": ipywidgets.Dropdown(
                 description="show", options=_SHOWS, layout={"width": "200px"}
@@ -126,7 +130,7 @@ class Inspector(Explorer):
                 description="guidance", options=self._halves, layout={"width": "200px"}
             ),
         }
-        self._play = ipywidgets.Play(max=len(self._steps) - 1, interval=600)
+        self._play = ipywidgets.Play(max=len(self.timesteps) - 1, interval=600)
         self._clear = ipywidgets.Button(description="clear points", layout={"width": "120px"})
         self._clear.on_click(lambda _: self.set(point=(), pins=()))
         if len(self._halves) == 1:
@@ -153,10 +157,10 @@ class Inspector(Explorer):
     @traitlets.validate("site")
     def _known_site(self, proposal: Any) -> str:
         name = str(proposal["value"])
-        if name not in self._sites:
-            name = f"{name}:out" if f"{name}:out" in self._sites else name
-        if name not in self._sites:
-            raise SiteError(f"no site {name!r} here that has places; {closest(name, self._sites)}")
+        if name not in self.sites:
+            name = f"{name}:out" if f"{name}:out" in self.sites else name
+        if name not in self.sites:
+            raise SiteError(f"no site {name!r} here that has places; {closest(name, self.sites)}")
         return name
 
     @traitlets.validate("timestep")
@@ -186,15 +190,12 @@ class Inspector(Explorer):
         return str(proposal["value"])
 
     def _inside(self, place: Any) -> tuple[float, ...]:
-        height, width = self._extent()
+        height, width = self.extent
         if len(place) != 2 or not (0 <= place[0] <= height and 0 <= place[1] <= width):
             raise InputError(
                 f"{tuple(place)} is no place (y, x) in a picture of {height} x {width} pixels"
             )
         return tuple(map(float, place))
-
-    def _extent(self) -> tuple[int, int]:
-        return self._images.sizes[Y], self._images.sizes[X]
 
     def _clicked(self, change: Any) -> None:
         place = change["new"]["y"], change["new"]["x"]
@@ -204,10 +205,10 @@ class Inspector(Explorer):
             self.point = place
 
     def _values(self, name: str) -> xr.DataArray:
-        """Places of a site at this timestep: (y, x, channel); of this layer kept in memory."""
+        """Places of a site at this timestep: (y, x, channel); the last few are kept in memory."""
         key = (name, self.timestep, self.sample, self.guidance, self.head)
-        if self._kept and self._kept[0] == key:
-            return self._kept[1]
+        if key in self._kept:
+            return self._kept[key]
         recorded = store.site(self._run, name).sel({TIMESTEP: self.timestep})
         heads = recorded.sizes.get(HEAD, 0)
         values = places(
@@ -216,8 +217,9 @@ class Inspector(Explorer):
             guidance=self.guidance if GUIDANCE in recorded.dims else None,
             head=self.head if heads and self.head >= 0 else None,
         ).load()
-        if name == self.site:
-            self._kept = key, values
+        if len(self._kept) >= _KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = values
         return values
 
     def _fit_menus(self) -> None:
@@ -245,23 +247,32 @@ class Inspector(Explorer):
                 self._fit_menus()
             finally:
                 self._ready = True
-            extent = self._extent()
+            extent = self.extent
             marks = [list(each) for each in (*([self.point] if self.point else []), *self.pins)]
             common = {"marks": marks, "cursor": list(self.point)}
-            shown = self._images.isel({SAMPLE: self.sample}).transpose(Y, X, RGB).values
-            self._picture.show(shown, extent, caption="picture", grid=list(extent), **common)
+            common["extent"] = list(extent)
+            self._picture.show(
+                image=self._image(self.sample), caption="picture", grid=list(extent), **common
+            )
             values = self._values(self.site)
-            pixels, what = self._painted(values)
+            image, what = self._painted(values)
             caption = f"{site_text(self.site)}, t = {self.timestep}: {what}"
-            self._map.show(pixels, extent, caption=caption, grid=list(pixels.shape[:2]), **common)
+            grid = [values.sizes[Y], values.sizes[X]]
+            self._map.show(image=image, caption=caption, grid=grid, **common)
             self._draw_likeness(common)
 
-    def _painted(self, values: xr.DataArray) -> tuple[Any, str]:
+    def _image(self, sample: int) -> bytes:
+        if sample not in self._drawn:
+            values = self._images.isel({SAMPLE: sample}).transpose(Y, X, RGB).values
+            self._drawn[sample] = png(values)
+        return self._drawn[sample]
+
+    def _painted(self, values: xr.DataArray) -> tuple[bytes, str]:
         if self.show == "colours":
             colours = analysis.principal_colours(values)[0]
             pixels = np.rint(colours.transpose(Y, X, RGB).values * 255).astype(np.uint8)
             share = sum(colours.attrs["share"])
-            return pixels, f"principal colours, {share:.0%} of the variance"
+            return png(pixels), f"principal colours, {share:.0%} of the variance"
         one = magnitude(values) if self.show == "magnitude" else one_channel(values, self.channel)
         numbers = one.transpose(Y, X).values
         low, high = float(numbers.min()), float(numbers.max())
@@ -269,7 +280,7 @@ class Inspector(Explorer):
         if low < 0 < high:
             high = max(-low, high)
             low, ends = -high, f"{one.name}, {-high:.3g} (blue) to {high:.3g} (red)"
-        return shaded(numbers, low, high, DIVERGING if low < 0 < high else SEQUENTIAL), ends
+        return map_file(numbers, low, high, DIVERGING if low < 0 < high else SEQUENTIAL), ends
 
     def _draw_likeness(self, common: dict[str, Any]) -> None:
         neighbours = self._neighbours() if self.point else []
@@ -278,26 +289,23 @@ class Inspector(Explorer):
             (self.site, pin, f" to place {number}")
             for number, pin in enumerate(self.pins, start=1 + bool(self.point))
         ]
-        row = self.children[-1]
         while len(self._likeness) < len(wanted):
             more = Picture()
             more.observe(self._clicked, "clicked")
             self._likeness.append(more)
-        self.pictures = (self._picture, self._map, *self._likeness)
-        if row.children != self.pictures:
-            row.children = self.pictures
+        if len(self.pictures) != 2 + len(self._likeness):
+            self.show_pictures([self._picture, self._map, *self._likeness])
         for number, each in enumerate(self._likeness):
             if number >= len(wanted):
                 each.layout.display = "none"
-                each.png = b""
+                each.image = b""
                 continue
             name, (y, x), which = wanted[number]
             likeness = analysis.similarity_to_point(self._values(name), y, x)[0]
             alike = likeness.transpose(Y, X).values
             low = float(alike.min())
             each.show(
-                shaded(alike, low, 1.0),
-                self._extent(),
+                image=map_file(alike, low, 1.0),
                 caption=f"{site_text(name)}: cosine similarity{which}, {low:.2f} (dark) to 1",
                 grid=list(alike.shape),
                 **common,
@@ -306,8 +314,8 @@ class Inspector(Explorer):
 
     def _neighbours(self) -> list[str]:
         """This site and those recorded before and after it."""
-        at = self._sites.index(self.site)
-        return [self.site, *self._sites[max(at - 1, 0) : at], *self._sites[at + 1 : at + 2]]
+        at = self.sites.index(self.site)
+        return [self.site, *self.sites[max(at - 1, 0) : at], *self.sites[at + 1 : at + 2]]
 
     def figure(self) -> go.Figure:
         """The present view as a plotly figure: the similarity where there is a point, else maps."""
@@ -321,31 +329,3 @@ class Inspector(Explorer):
         show: Any = self.channel if self.show == "channel" else self.show
         head = self.head if has_heads and self.head >= 0 else None
         return views.layers(self._run, [self.site], [self.timestep], show=show, head=head, **common)
-
-    def save(self, path: str | Path) -> Path:
-        """Writes `figure` to a file: HTML that needs no network, SVG, PNG or PDF by its ending.
-
-        Raises:
-            InputError: Another ending.
-        """
-        path = Path(path)
-        if path.suffix not in _FORMATS:
-            raise InputError(f"'{path}' ends in none of {', '.join(_FORMATS)}")
-        if path.suffix == ".html":
-            self.figure().write_html(path, include_plotlyjs=True)
-        else:
-            self.figure().write_image(path, scale=2)
-        return path
-
-    def code(self, run: str = "run") -> str:
-        """The cell that makes the present view again.
-
-        Args:
-            run: Name of the recording in it.
-        """
-        usual = {"point": (), "pins": (), "show": "magnitude", "channel": 0, "head": -1,
-                 "sample": 0, "guidance": self._halves[-1]}  # fmt: skip
-        state = {name: getattr(self, name) for name in self._own()}
-        lines = [f"    {name}={value!r}," for name, value in state.items()
-                 if name not in usual or value != usual[name]]  # fmt: skip
-        return "\n".join([f"ep.widgets.Inspector(\n    {run},", *lines, ")"])

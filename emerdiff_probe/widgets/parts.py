@@ -1,28 +1,31 @@
-"""What explorers share: saying what goes on and what went wrong, and a view without a kernel."""
+"""What explorers share: status, errors, files, the cell that makes a view again, a static view."""
 
 from __future__ import annotations
 
 import base64
 import html
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ipywidgets
 import numpy as np
+import plotly.graph_objects as go
 import traitlets
 from numpy.typing import NDArray
 from PIL import Image
 
-from emerdiff_probe.errors import ProbeError
-from emerdiff_probe.views.panels import png
+from emerdiff_probe.errors import InputError, ProbeError, closest
+from emerdiff_probe.views.layers import marker
+from emerdiff_probe.views.panels import panels, picture, png
 from emerdiff_probe.widgets.picture import Picture
 
-__all__ = ["Explorer", "enlarged", "styles"]
+__all__ = ["Explorer", "enlarged", "styles", "with_static", "written"]
 
-_SIDE = 256  # pixels on the screen of a picture
+_SIDE: Final = 256  # pixels of a static view
+_LINE: Final = 88  # characters of code
+_FORMATS: Final = (".html", ".svg", ".png", ".pdf")
 
 
 def styles() -> ipywidgets.HTML:
@@ -32,9 +35,16 @@ def styles() -> ipywidgets.HTML:
 
 
 class Explorer(ipywidgets.VBox):
-    """Controls, pictures and a line of status.
+    """Controls, a line of status, pictures, and a row for files and code.
+
+    Args:
+        controls: Above the pictures.
+        pictures: Side by side.
+        usual: See below.
+        names: What is explored is called so in `code`.
 
     Attributes:
+        usual: Names of the traits that make up a view, with their usual values.
         error: What went wrong last, which stands in red below the controls; empty when all is well.
         busy: What is being computed; empty when nothing is.
     """
@@ -42,17 +52,61 @@ class Explorer(ipywidgets.VBox):
     error = traitlets.Unicode(read_only=True)
     busy = traitlets.Unicode(read_only=True)
 
-    def __init__(self, controls: Sequence[ipywidgets.Widget], pictures: Sequence[Picture]) -> None:
-        self._said = ipywidgets.HTML()
-        self.pictures = tuple(pictures)
+    def __init__(
+        self,
+        controls: Sequence[ipywidgets.Widget],
+        pictures: Sequence[Picture],
+        *,
+        usual: Mapping[str, Any],
+        names: tuple[str, ...],
+    ) -> None:
+        self.usual, self._names = usual, names
+        # Room for a line, so that pictures do not move when it comes and goes.
+        self._said = ipywidgets.HTML(layout={"min_height": "24px"})
         wrapped = {"flex_flow": "row wrap"}
+        # Captions have one line or three; the pictures below them stand on one line.
+        self._row = ipywidgets.HBox(layout={**wrapped, "align_items": "flex-end"})
+        self._file = ipywidgets.Text(
+            f"{type(self).__name__.lower()}.svg",
+            description="figure",
+            layout={"width": "300px"},
+            tooltip="HTML, SVG, PNG or PDF by the ending",
+        )
+        save = ipywidgets.Button(description="save", layout={"width": "80px"})
+        save.on_click(lambda _: self._save())
+        shown = ipywidgets.ToggleButton(description="code", layout={"width": "80px"})
+        shown.observe(lambda change: self._show_code(change["new"]), "value")
+        self._code = ipywidgets.HTML()
+        self.files = ipywidgets.HBox([self._file, save, shown], layout=wrapped)
         super().__init__(
             [
                 ipywidgets.HBox(list(controls), layout=wrapped),
                 self._said,
-                ipywidgets.HBox(list(pictures), layout=wrapped),
+                self._row,
+                self.files,
+                self._code,
             ]
         )
+        self.show_pictures(pictures)
+
+    def show_pictures(self, pictures: Sequence[Picture]) -> None:
+        """Puts pictures side by side, in place of those that were there."""
+        self.pictures = tuple(pictures)
+        self._row.children = self.pictures
+
+    def begin(self, **state: Any) -> None:
+        """Sets the traits that a view begins with.
+
+        Raises:
+            InputError: There is no such trait.
+        """
+        for name in state:
+            if name not in self.usual:
+                raise InputError(f"no trait {name!r}; {closest(name, list(self.usual))}")
+        # In this order: what later traits can be depends on earlier ones.
+        for name in self.usual:
+            if name in state:
+                setattr(self, name, state[name])
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
@@ -70,34 +124,121 @@ class Explorer(ipywidgets.VBox):
             self.set_trait("busy", "")
             said = html.escape(self.error)
             self._said.value = f'<span class="ep-error" role="alert">{said}</span>' if said else ""
+        if self._code.value:
+            self._show_code(True)
 
     def say(self, what: str) -> None:
         """A line below the controls."""
         self._said.value = html.escape(what)
 
+    def code(self, *names: str) -> str:
+        """The cell that makes the present view again.
+
+        Args:
+            names: Of what is explored, in that cell.
+        """
+        return written(type(self).__name__, names or self._names, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """The traits that are not as usual."""
+        return {
+            name: value
+            for name, usual in self.usual.items()
+            if (value := getattr(self, name)) != usual
+        }
+
+    def _show_code(self, shown: bool) -> None:
+        self._code.value = f"<pre>{html.escape(self.code())}</pre>" if shown else ""
+
+    def figure(self) -> go.Figure:
+        """The present view as a plotly figure."""
+        shown = [each for each in self.pictures if each.image and each.layout.display != "none"]
+        tall, wide = shown[0].extent
+        figure = panels(
+            (tall, wide),
+            (1, len(shown)),
+            side=340,
+            heading="",
+            titles=[each.caption for each in shown],
+        )
+        for column, each in enumerate(shown, start=1):
+            height, width = each.extent
+            figure.add_trace(picture(each.pixels(), (height, width)), 1, column)
+            down, across = height / each.grid[0], width / each.grid[1]
+            for row, place in each.cells:
+                figure.add_shape(
+                    type="rect",
+                    **{"y0": row * down, "y1": (row + 1) * down},
+                    **{"x0": place * across, "x1": (place + 1) * across},
+                    line={"color": "white", "width": 2},
+                    row=1,
+                    col=column,
+                )
+            for y, x in each.marks:
+                figure.add_trace(marker(y, x), 1, column)
+        return figure
+
+    def save(self, path: str | Path) -> Path:
+        """Writes `figure` to a file: HTML that needs no network, SVG, PNG or PDF by its ending.
+
+        Raises:
+            InputError: Another ending.
+        """
+        path = Path(path)
+        if path.suffix not in _FORMATS:
+            raise InputError(f"'{path}' ends in none of {', '.join(_FORMATS)}")
+        if path.suffix == ".html":
+            self.figure().write_html(path, include_plotlyjs=True)
+        else:
+            self.figure().write_image(path, scale=2)
+        return path
+
+    def _save(self) -> None:
+        path = None
+        with self.working(f"writing {self._file.value}"):
+            path = self.save(self._file.value)
+        if path:
+            self.say(f"written: {path.absolute()}")
+
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget, and its pictures for readers without a kernel."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data is not None:
-            data["image/png"] = base64.b64encode(self.snapshot()).decode()
-        return bundle
+        return with_static(super()._repr_mimebundle_(**kwargs), self.snapshot())
 
-    def snapshot(self) -> bytes:
-        """All pictures side by side, a PNG file."""
-        shown = [each for each in self.pictures if each.png]
-        tiles = [enlarged(each.png, each.extent, _SIDE) for each in shown]
+    def snapshot(self) -> NDArray[np.uint8]:
+        """All pictures side by side, (y, x, rgb)."""
+        shown = [each for each in self.pictures if each.image and each.layout.display != "none"]
+        tiles = [enlarged(each.pixels(), each.extent, _SIDE) for each in shown]
         height = max((tile.shape[0] for tile in tiles), default=1)
         gap = np.full((height, 8, 3), 255, np.uint8)
         row = [gap]
         for tile in tiles:
             below = ((0, height - tile.shape[0]), (0, 0), (0, 0))
             row += [np.pad(tile, below, constant_values=255), gap]
-        return png(np.concatenate(row, 1))
+        return np.concatenate(row, 1)
 
 
-def enlarged(file: bytes, extent: Sequence[int], side: int) -> NDArray[np.uint8]:
-    """A PNG file's pixels at a width of ``side``, none of them blurred."""
-    image = Image.open(io.BytesIO(file)).convert("RGB")
+def written(widget: str, arguments: Sequence[str], state: Mapping[str, Any]) -> str:
+    """A call as a cell has it, in one line where there is room.
+
+    >>> written("Compare", ["a", "b"], {"site": "mid_block:out"})
+    "ep.widgets.Compare(a, b, site='mid_block:out')"
+    """
+    every = [*arguments, *(f"{name}={value!r}" for name, value in state.items())]
+    call = f"ep.widgets.{widget}"
+    if len(line := f"{call}({', '.join(every)})") <= _LINE:
+        return line
+    return "\n".join([f"{call}(", *(f"    {each}," for each in every), ")"])
+
+
+def with_static(bundle: Any, pixels: NDArray[np.uint8]) -> Any:
+    """What a notebook stores of a widget, with a picture (y, x, rgb) for where no kernel is."""
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    if data is not None:
+        data["image/png"] = base64.b64encode(png(pixels)).decode()
+    return bundle
+
+
+def enlarged(pixels: NDArray[np.uint8], extent: Sequence[int], side: int) -> NDArray[np.uint8]:
+    """Pixels at a width of ``side``, none of them blurred."""
     size = side, max(1, round(side * extent[0] / extent[1]))
-    return np.asarray(image.resize(size, Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

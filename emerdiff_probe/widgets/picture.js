@@ -21,21 +21,22 @@ function render({ model, el }) {
   const caption = document.createElement("figcaption");
   const frame = document.createElement("div");
   frame.className = "ep-frame";
-  const image = document.createElement("img");
-  image.alt = "";
-  image.draggable = false;
+  const files = { image: document.createElement("img"), over: document.createElement("img") };
+  for (const image of Object.values(files)) Object.assign(image, { alt: "", draggable: false });
   const cover = shape("svg", { tabindex: 0, role: "application", preserveAspectRatio: "none" });
   const where = document.createElement("div");
   where.className = "ep-where";
-  frame.append(image, cover);
+  frame.append(files.image, files.over, cover);
   root.append(caption, frame, where);
   el.append(root);
 
-  let address = null;
-  function drawImage() {
-    if (address) URL.revokeObjectURL(address);
-    address = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
-    image.src = address;
+  const addresses = {};
+  function drawFile(name) {
+    const content = model.get(name);
+    files[name].style.display = content.byteLength ? "" : "none";
+    if (addresses[name]) URL.revokeObjectURL(addresses[name]);
+    addresses[name] = content.byteLength ? URL.createObjectURL(new Blob([content])) : "";
+    if (content.byteLength) files[name].src = addresses[name];
   }
 
   function drawCover() {
@@ -62,6 +63,7 @@ function render({ model, el }) {
   function drawRest() {
     caption.textContent = model.get("caption");
     cover.setAttribute("aria-label", `${model.get("caption")}. Click, or move with arrow keys.`);
+    files.over.style.opacity = model.get("opacity");
     frame.style.width = `${model.get("width")}px`;
     const [height, width] = model.get("extent");
     frame.style.aspectRatio = `${width} / ${height}`;
@@ -86,18 +88,27 @@ function render({ model, el }) {
   }
 
   let path = null;
+  let way = [];
   cover.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     path = [place(event)];
+    way = outlined("polyline", {});
+    cover.append(...way);
     cover.setPointerCapture(event.pointerId);
   });
   cover.addEventListener("pointermove", (event) => {
     const [y, x] = place(event);
     where.textContent = `y ${Math.floor(y)}, x ${Math.floor(x)}`;
-    if (path) path.push([y, x]);
+    if (!path) return;
+    path.push([y, x]);
+    for (const line of way) line.setAttribute("points", path.map(([y, x]) => `${x},${y}`).join(" "));
   });
   cover.addEventListener("pointerleave", () => (where.textContent = ""));
-  cover.addEventListener("pointercancel", () => (path = null));
+  function endWay() {
+    for (const line of way) line.remove();
+    path = null;
+  }
+  cover.addEventListener("pointercancel", () => path && endWay());
   cover.addEventListener("pointerup", (event) => {
     if (!path) return;
     const [begin, end] = [path[0], place(event)];
@@ -109,7 +120,7 @@ function render({ model, el }) {
     );
     if (far > 4) tell("dragged", { path: [...path, end], shift: event.shiftKey });
     else tell("clicked", { y: begin[0], x: begin[1], shift: event.shiftKey });
-    path = null;
+    endWay();
   });
   cover.addEventListener("keydown", (event) => {
     const step = STEPS[event.key];
@@ -125,13 +136,13 @@ function render({ model, el }) {
     tell("clicked", { ...next, shift: event.shiftKey });
   });
 
-  model.on("change:png", drawImage);
+  for (const name of Object.keys(files)) model.on(`change:${name}`, () => drawFile(name));
   model.on("change:marks change:cells change:extent change:grid", drawCover);
-  model.on("change:caption change:width change:extent", drawRest);
-  drawImage();
+  model.on("change:caption change:width change:extent change:opacity", drawRest);
+  Object.keys(files).forEach(drawFile);
   drawCover();
   drawRest();
-  return () => address && URL.revokeObjectURL(address);
+  return () => Object.values(addresses).forEach((address) => address && URL.revokeObjectURL(address));
 }
 
 export default { render };

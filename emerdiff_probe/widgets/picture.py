@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anywidget
 import numpy as np
 import traitlets
 from numpy.typing import NDArray
+from PIL import Image
 
+from emerdiff_probe.views.colours import SEQUENTIAL, ramp, shaded, shades
 from emerdiff_probe.views.panels import png
 
-__all__ = ["Picture"]
+__all__ = ["Picture", "map_file", "photo_file"]
 
 _HERE = Path(__file__).parent
+_Pixels = NDArray[np.uint8]
+
+_EXACT: Final = 256
+"""Pixels on a side up to which a photograph that changes with each click is sent as it is."""
 
 
 class Picture(anywidget.AnyWidget):
-    """A picture, marks and cells on it, and what was done to it. Positions are y and x in pixels.
+    """A picture, a layer over it, marks and cells, and what was done to it with mouse and keys.
 
-    Arrow keys move the cursor from cell to cell of the grid and click there.
+    Positions are y and x in pixels. Arrow keys move the cursor from cell to cell of the grid and
+    click there. What did not change is not sent again, so that a click that only changes the layer
+    costs no more than that.
 
     Attributes:
-        png: What is shown, a PNG file.
-        extent: Height and width of the picture, in pixels of its own, whatever the PNG has.
+        image: What is shown, a file that browsers know.
+        over: The layer over it, a PNG file of any resolution; empty without one.
+        opacity: Of the layer.
+        extent: Height and width of the picture, in pixels of its own, whatever the files have.
         grid: Rows and columns of cells; keys move by one.
         marks: Crosses, as (y, x); numbered where there are several.
         cells: Outlined cells, as (row, column).
@@ -38,7 +49,9 @@ class Picture(anywidget.AnyWidget):
     _esm = _HERE / "picture.js"
     _css = _HERE / "picture.css"
 
-    png = traitlets.Bytes().tag(sync=True)
+    image = traitlets.Bytes().tag(sync=True)
+    over = traitlets.Bytes().tag(sync=True)
+    opacity = traitlets.Float(1.0).tag(sync=True)
     extent = traitlets.List([1, 1]).tag(sync=True)
     grid = traitlets.List([1, 1]).tag(sync=True)
     marks: Any = traitlets.List().tag(sync=True)
@@ -49,10 +62,37 @@ class Picture(anywidget.AnyWidget):
     clicked = traitlets.Dict().tag(sync=True)
     dragged = traitlets.Dict().tag(sync=True)
 
-    def show(self, pixels: NDArray[np.uint8], extent: tuple[int, int], **traits: Any) -> None:
-        """Shows other pixels, (y, x, rgb), with the other traits given, in one message."""
+    def show(self, **traits: Any) -> None:
+        """Sets several traits in one message."""
         with self.hold_sync():
-            self.set_trait("extent", list(extent))
-            self.set_trait("png", png(pixels))
             for name, value in traits.items():
                 self.set_trait(name, value)
+
+    def pixels(self) -> _Pixels:
+        """What is shown without marks, (y, x, rgb), as fine as the finer of picture and layer."""
+        below = Image.open(io.BytesIO(self.image)).convert("RGBA")
+        if self.over:
+            over = Image.open(io.BytesIO(self.over)).convert("RGBA")
+            over.putalpha(over.getchannel("A").point(lambda alpha: round(alpha * self.opacity)))
+            size = max(below.width, over.width), max(below.height, over.height)
+            below, over = (each.resize(size, Image.Resampling.NEAREST) for each in (below, over))
+            below = Image.alpha_composite(below, over)
+        return np.asarray(below.convert("RGB"))
+
+
+def map_file(
+    values: NDArray[np.floating], low: float, high: float, scale: str = SEQUENTIAL
+) -> bytes:
+    """A map in the colours of a scale, as a PNG file; NaN is grey."""
+    if np.isnan(values).any():
+        return png(shaded(values, low, high, scale))
+    return png(shades(values, low, high), ramp(scale))
+
+
+def photo_file(pixels: _Pixels) -> bytes:
+    """A picture that changes with each click: a PNG file, or of a large one a JPEG file."""
+    if max(pixels.shape[:2]) <= _EXACT:
+        return png(pixels)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85, subsampling=0)
+    return file.getvalue()

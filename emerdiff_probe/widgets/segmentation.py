@@ -1,8 +1,9 @@
-"""Clicking through segments: what moved one, and where two segmentations differ."""
+"""Clicking through segments: other numbers of masks, filters and baselines, masks of one's own."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import ipywidgets
 import numpy as np
@@ -10,168 +11,321 @@ import traitlets
 import xarray as xr
 from numpy.typing import NDArray
 
+from emerdiff_probe import results
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, RGB, SOURCE_X, SOURCE_Y, X, Y
-from emerdiff_probe.views.colours import paint, palette, shaded
-from emerdiff_probe.views.comparison import matched
+from emerdiff_probe.views.panels import png
 from emerdiff_probe.views.segments import thinned
+from emerdiff_probe.widgets.overlay import stained
 from emerdiff_probe.widgets.parts import Explorer
-from emerdiff_probe.widgets.picture import Picture
+from emerdiff_probe.widgets.picture import Picture, map_file
+from emerdiff_probe.widgets.segmenting import BASELINES, Segmenter, covered
 
-__all__ = ["Compare", "SegmentationExplorer"]
+__all__ = ["SegmentationExplorer"]
 
-_Pixels = NDArray[np.uint8]
+_NONE: Final = "none"
+_OVERLAYS: Final = ("segments", "margin")
+_MOST: Final = 40
+"""Masks; the paper tries 10 to 40."""
+_SIGMA: Final = 8.0
+_SIDE: Final = 512
+"""Pixels of the picture on the screen at most."""
 
 
 class SegmentationExplorer(Explorer):
     """Click a segment, or a cell of a low-resolution mask, to see the mask and what it moves.
 
+    Dragging on the segments draws a mask of one's own, whose outline stays; `export` writes
+    segments and these masks to files.
+
     Args:
         result: A segmentation, as `emerdiff_probe.segment` makes it.
+        responses: Of the same picture's single locations, whole or compressed: with them the number
+            of masks can be changed, and one's own masks show what they move.
         state: Traits to begin with.
 
     Attributes:
-        selection: Number of a mask; -1 for none.
+        selection: Number of a segment; -1 for none.
         alpha: Share of the segments' colours, from 0 (outlines alone) to 1 (no picture).
+        overlay: "segments"; or "margin", how much less the second mask moves a pixel than the
+            first, from 0 (dark: it might be either's) to 1.
+        masks: How many low-resolution masks; other numbers than the result's need responses.
+        merged: How many segments are left after merging the likest; as many as masks for all.
+        sigma: Of the Gaussian filter on difference maps, in pixels of the model's picture; not less
+            than that of the result, which is filtered already.
+        baseline: "nearest", "bilinear masks", "bilinear features" or "guided filter", whose
+            segments from the same masks are shown beside; or "none".
+        own: Masks of one's own, polygons of (y, x).
     """
 
     selection = traitlets.Int(-1)
     alpha = traitlets.Float(0.5, min=0, max=1)
-
-    def __init__(self, result: xr.Dataset, **state: Any) -> None:
-        self._result = result
-        self._extent = result.sizes[Y], result.sizes[X]
-        self._rows, self._columns = thinned(self._extent)
-        self._low_res = result["low_res"].transpose(SOURCE_Y, SOURCE_X).values
-        self._labels = result["labels"].transpose(Y, X).values
-        self._segments, self._masks, self._difference = (Picture(width=360) for _ in range(3))
-        slider = ipywidgets.FloatSlider(description="colours", max=1, continuous_update=False)
-        none = ipywidgets.Button(description="choose none")
-        none.on_click(lambda _: setattr(self, "selection", -1))
-        super().__init__([slider, none], [self._segments, self._masks, self._difference])
-        for name, value in state.items():
-            if name not in ("selection", "alpha"):
-                raise InputError(f"no trait {name!r}; choices: selection, alpha")
-            setattr(self, name, value)
-        traitlets.link((self, "alpha"), (slider, "value"))
-        self._segments.observe(lambda change: self._clicked(change, self._labels), "clicked")
-        self._masks.observe(lambda change: self._clicked(change, self._low_res), "clicked")
-        self._draw()
-        self.observe(self._draw, ["selection", "alpha"])
-
-    @traitlets.validate("selection")
-    def _known(self, proposal: Any) -> int:
-        last = self._result.sizes[MASK] - 1
-        if not -1 <= proposal["value"] <= last:
-            raise InputError(f"no mask {proposal['value']}; choose 0 to {last}, or -1 for none")
-        return int(proposal["value"])
-
-    def _clicked(self, change: Any, labels: NDArray[np.integer]) -> None:
-        place = change["new"]["y"], change["new"]["x"]
-        row, column = (
-            min(int(at / size * count), count - 1)
-            for at, size, count in zip(place, self._extent, labels.shape, strict=True)
-        )
-        self.selection = int(labels[row, column])
-
-    def _draw(self, _: Any = None) -> None:
-        with self.working("painting"):
-            number = self.selection
-            labels = self._labels[self._rows][:, self._columns]
-            picture = self._result["picture"].transpose(Y, X, RGB).values
-            pixels = paint(picture[self._rows][:, self._columns], labels, self.alpha, line=1)
-            caption = "segments: click one"
-            masks = palette(int(self._low_res.max()) + 1)[self._low_res]
-            difference, moved = np.zeros((1, 1, 3), np.uint8), "difference map: choose a segment"
-            if number >= 0:
-                # What is not chosen recedes.
-                pixels = np.where((labels == number)[..., None], pixels, pixels // 3)
-                masks = np.where((self._low_res == number)[..., None], masks, masks // 3)
-                share = float((self._labels == number).mean())
-                caption = f"segment {number}, {share:.1%} of the picture"
-                values = self._result["difference"][number].transpose(MODEL_Y, MODEL_X).values
-                most = float(values.max())
-                difference, moved = shaded(values, 0, most), f"difference map, at most {most:.3g}"
-            where = {"grid": list(self._low_res.shape)}
-            self._segments.show(pixels, self._extent, caption=caption, **where)
-            self._masks.show(masks, self._extent, caption="low-resolution masks", **where)
-            self._difference.show(difference, self._extent, caption=moved)
-
-    def code(self, result: str = "result") -> str:
-        """The cell that makes the present view again."""
-        given = f", selection={self.selection}" if self.selection >= 0 else ""
-        given += f", alpha={self.alpha!r}" if self.alpha != 0.5 else ""
-        return f"ep.widgets.SegmentationExplorer({result}{given})"
-
-
-class Compare(Explorer):
-    """Two segmentations of one picture, in colours that agree, and where they differ.
-
-    Args:
-        a, b: Segmentations of one picture; or labels (y, x), with a picture given.
-        picture: (y, x, rgb), by default that of ``a``.
-
-    Attributes:
-        point: The place clicked, (y, x), marked in all pictures; empty without one.
-        agreement: Share of the pixels in which both have the same segment, segments of ``b``
-            matched one for one to those of ``a`` by common pixels.
-    """
-
-    point = traitlets.Tuple()
-    agreement = traitlets.Float(read_only=True)
+    overlay = traitlets.Enum(_OVERLAYS, "segments")
+    masks = traitlets.Int()
+    merged = traitlets.Int()
+    sigma = traitlets.Float(0.0)
+    baseline = traitlets.Enum((_NONE, *BASELINES), _NONE)
+    own = traitlets.Tuple()
 
     def __init__(
-        self,
-        a: xr.Dataset | xr.DataArray,
-        b: xr.Dataset | xr.DataArray,
-        picture: xr.DataArray | None = None,
+        self, result: xr.Dataset, responses: xr.Dataset | None = None, **state: Any
     ) -> None:
-        first, second = (
-            (each["labels"] if isinstance(each, xr.Dataset) else each).transpose(Y, X).values
-            for each in (a, b)
+        self._segmenter = Segmenter(result, responses)
+        self._responses = responses
+        self._picture = result["picture"].transpose(Y, X, RGB)
+        self._extent = self._segmenter.extent
+        rows, columns = thinned(self._extent, _SIDE)
+        self._small = self._picture.isel({Y: rows, X: columns})
+        self._image = png(np.ascontiguousarray(self._small.values))
+        self._ready = False
+        self._found: xr.Dataset | None = None
+        count = self._segmenter.count
+        usual = {
+            "masks": count, "merged": count, "sigma": self._segmenter.sigma, "baseline": _NONE,
+            "overlay": "segments", "alpha": 0.5, "own": (), "selection": -1,
+        }  # fmt: skip
+        self._segments, self._beside, self._low, self._moved = (
+            Picture(width=360) for _ in range(4)
         )
-        if picture is None:
-            if not isinstance(a, xr.Dataset):
-                raise InputError("labels alone have no picture; give it as picture=")
-            picture = a["picture"]
-        pixels = picture.transpose(Y, X, RGB).values
-        if not first.shape == second.shape == pixels.shape[:2]:
-            raise InputError(
-                f"labels of {first.shape} and {second.shape} and a picture of {pixels.shape[:2]} "
-                "pixels; bring them to one size"
-            )
-        self._labels = first, second
-        super().__init__([], [Picture(width=360) for _ in range(3)])
-        agreed = matched(second, first)
-        self.set_trait("agreement", float((agreed == first).mean()))
-        extent = first.shape[0], first.shape[1]
-        rows, columns = thinned(extent)
-        small = pixels[rows][:, columns]
-        grey = np.repeat(small.mean(-1, keepdims=True) // 2, 3, axis=-1).astype(np.uint8)
-        differ = (agreed != first)[rows][:, columns, None]
-        shown = {
-            "a": paint(small, first[rows][:, columns], 0.6, line=1),
-            "b, in the colours of a": paint(small, agreed[rows][:, columns], 0.6, line=1),
-            f"agreement: {self.agreement:.1%}; bright where they differ": np.where(
-                differ, np.array([255, 212, 0], np.uint8), grey
+        pictures = [self._segments, self._beside, self._low, self._moved]
+        names = ("result",) if responses is None else ("result", "responses")
+        super().__init__(self._controls(), pictures, usual=usual, names=names)
+        self.files.children = (*self.files.children, *self._exporting())
+        first = {name: usual[name] for name in ("masks", "merged", "sigma")}
+        self.begin(**{**first, **state})
+        for name, control in self._menus.items():
+            traitlets.link((self, name), (control, "value"))
+        for each in (self._segments, self._beside):
+            each.observe(self._picture_clicked, "clicked")
+        self._segments.observe(self._lassoed, "dragged")
+        self._low.observe(self._mask_clicked, "clicked")
+        self._ready = True
+        self._draw()
+        self.observe(self._draw, list(usual))
+
+    def _controls(self) -> list[ipywidgets.Widget]:
+        slider = {"continuous_update": False, "layout": {"width": "300px"}}
+        rows, columns = self._segmenter.grid
+        count = self._segmenter.count
+        self._menus = {
+            "masks": ipywidgets.IntSlider(
+                description="masks", min=1, max=max(min(_MOST, rows * columns), count), **slider
+            ),
+            "merged": ipywidgets.IntSlider(description="merge to", min=1, max=count, **slider),
+            "sigma": ipywidgets.FloatSlider(
+                description="sigma",
+                min=self._segmenter.sigma,
+                max=self._segmenter.sigma + _SIGMA,
+                step=0.25,
+                **slider,
+            ),
+            "alpha": ipywidgets.FloatSlider(description="colours", max=1, step=0.05, **slider),
+            "overlay": ipywidgets.Dropdown(
+                description="overlay", options=_OVERLAYS, layout={"width": "200px"}
+            ),
+            "baseline": ipywidgets.Dropdown(
+                description="baseline", options=(_NONE, *BASELINES), layout={"width": "240px"}
             ),
         }
-        for each, (caption, painted) in zip(self.pictures, shown.items(), strict=True):
-            each.show(painted, extent, caption=caption, grid=list(extent))
-            each.observe(self._clicked, "clicked")
-        self.observe(self._mark, "point")
+        if self._responses is None or "features" not in self._responses:
+            self._menus["masks"].layout.display = "none"
+        none = ipywidgets.Button(description="choose none", layout={"width": "120px"})
+        none.on_click(lambda _: setattr(self, "selection", -1))
+        clear = ipywidgets.Button(description="clear own masks", layout={"width": "140px"})
+        clear.on_click(lambda _: setattr(self, "own", ()))
+        return [*self._menus.values(), none, clear]
 
-    def _clicked(self, change: Any) -> None:
-        self.point = change["new"]["y"], change["new"]["x"]
+    def _exporting(self) -> list[ipywidgets.Widget]:
+        self._masks_file = ipywidgets.Text(
+            "segments.png",
+            description="masks",
+            layout={"width": "300px"},
+            tooltip="labels as PNG, COCO's JSON or Zarr by the ending",
+        )
+        button = ipywidgets.Button(description="export", layout={"width": "80px"})
+        button.on_click(lambda _: self._export())
+        return [self._masks_file, button]
 
-    def _mark(self, _: Any) -> None:
-        for each in self.pictures:
-            each.marks = [list(self.point)] if self.point else []
-            each.cursor = list(self.point)
-        if self.point:
-            row, column = (
-                min(int(at), size - 1)
-                for at, size in zip(self.point, self._labels[0].shape, strict=True)
+    @traitlets.validate("masks")
+    def _masks_known(self, proposal: Any) -> int:
+        count = int(proposal["value"])
+        most = self._menus["masks"].max
+        if not 1 <= count <= most:
+            raise InputError(f"masks is {count}; choose 1 to {most}")
+        if count != self._segmenter.count:
+            self._segmenter.check_responses(count)
+        return count
+
+    @traitlets.validate("merged")
+    def _merged_known(self, proposal: Any) -> int:
+        count = int(proposal["value"])
+        if not 1 <= count <= self.masks:
+            raise InputError(f"merged is {count}; choose 1 to {self.masks}, the number of masks")
+        return count
+
+    @traitlets.validate("sigma")
+    def _sigma_known(self, proposal: Any) -> float:
+        if proposal["value"] < self._segmenter.sigma:
+            raise InputError(
+                f"sigma is {proposal['value']}; the result is filtered with "
+                f"{self._segmenter.sigma:g} already, so choose that or more"
             )
-            one, other = (labels[row, column] for labels in self._labels)
-            self.say(f"y {row}, x {column}: segment {one} of a, segment {other} of b")
+        return float(proposal["value"])
+
+    @traitlets.validate("selection")
+    def _selected(self, proposal: Any) -> int:
+        if not -1 <= proposal["value"] < self.merged:
+            raise InputError(
+                f"no segment {proposal['value']}; choose 0 to {self.merged - 1}, or -1 for none"
+            )
+        return int(proposal["value"])
+
+    @traitlets.validate("own")
+    def _polygons(self, proposal: Any) -> tuple[tuple[tuple[float, float], ...], ...]:
+        found = tuple(tuple((float(y), float(x)) for y, x in each) for each in proposal["value"])
+        if found:
+            self._segmenter.weights(found)  # refuses one that covers nothing
+        return found
+
+    @traitlets.observe("masks")
+    def _masks_changed(self, change: Any) -> None:
+        """What was merged or chosen of other masks says nothing of these."""
+        ready, self._ready = self._ready, False
+        try:
+            self.selection = -1
+            self._menus["merged"].max = max(self.masks, self.merged)
+            self.merged = self.masks
+            self._menus["merged"].max = self.masks
+        finally:
+            self._ready = ready
+
+    @traitlets.observe("merged")
+    def _merged_changed(self, change: Any) -> None:
+        ready, self._ready = self._ready, False
+        try:
+            self.selection = min(self.selection, self.merged - 1)
+        finally:
+            self._ready = ready
+
+    def segments(self) -> xr.Dataset:
+        """The present segments at all pixels of the photograph.
+
+        Returns:
+            ``labels``, ``margin`` and ``strength`` (y, x), ``low_res``, ``difference``; with masks
+            of one's own ``own`` (own_mask, y, x), bool.
+        """
+        at = self._picture[Y].values, self._picture[X].values
+        found = self._segmenter.segments(self.masks, self.merged, self.sigma, *at)
+        if self.own:
+            stack = [covered(each, self._extent, self._extent) for each in self.own]
+            found["own"] = (("own_mask", Y, X), np.stack(stack))
+        return found
+
+    def own_masks(self) -> xr.DataArray:
+        """Masks of one's own on latent locations, as `emerdiff_probe.segment` takes them.
+
+        Returns:
+            (mask, source_y, source_x), the share of each location that a mask covers.
+
+        Raises:
+            InputError: None was drawn.
+        """
+        return self._segmenter.weights(self.own)
+
+    def export(self, path: str | Path) -> Path:
+        """Writes the present segments, and masks of one's own, by the ending of the file's name.
+
+        See `emerdiff_probe.results.write_masks`.
+        """
+        return results.write_masks(self.segments(), path)
+
+    def _export(self) -> None:
+        path = None
+        with self.working(f"writing {self._masks_file.value}"):
+            path = self.export(self._masks_file.value)
+        if path:
+            self.say(f"written: {path.absolute()}")
+
+    def _picture_clicked(self, change: Any) -> None:
+        self._choose(change["new"], "labels", (Y, X))
+
+    def _mask_clicked(self, change: Any) -> None:
+        self._choose(change["new"], "low_res", (SOURCE_Y, SOURCE_X))
+
+    def _choose(self, place: Any, name: str, dims: tuple[str, str]) -> None:
+        if self._found is not None:
+            at = dict(zip(dims, (place["y"], place["x"]), strict=True))
+            self.selection = int(self._found[name].sel(at, method="nearest"))
+
+    def _lassoed(self, change: Any) -> None:
+        with self.working("drawing a mask"):
+            self.own = (*self.own, change["new"]["path"])
+
+    def _draw(self, _: Any = None) -> None:
+        if not self._ready:
+            return
+        with self.working("segmenting"):
+            at = self._small[Y].values, self._small[X].values
+            found = self._segmenter.segments(self.masks, self.merged, self.sigma, *at)
+            self._found = found
+            if self.selection >= found.sizes[MASK]:
+                raise InputError(
+                    f"{found.sizes[MASK]} segments are left, masks being as far from each other; "
+                    f"there is no segment {self.selection}"
+                )
+            labels = found["labels"].transpose(Y, X).values
+            low_res = found["low_res"].transpose(SOURCE_Y, SOURCE_X).values
+            common = {"extent": list(self._extent), "grid": list(low_res.shape)}
+            chosen = [self.selection] if self.selection >= 0 else []
+            self._draw_segments(found, labels, chosen, common)
+            self._beside.layout.display = "none" if self.baseline == _NONE else None
+            if self.baseline != _NONE:
+                other = self._segmenter.baseline(
+                    self.baseline, self.masks, self.merged, self._small
+                )
+                same = float((other == labels).mean())
+                self._beside.show(
+                    image=self._image,
+                    over=stained(other, self.alpha, chosen),
+                    caption=f"{self.baseline}, of {same:.1%} of the pixels the same",
+                    **common,
+                )
+            self._low.show(
+                image=stained(low_res, 1.0, chosen, lines=False),
+                caption="low-resolution masks: click one",
+                **common,
+            )
+            self._draw_moved(found, common)
+
+    def _draw_segments(
+        self, found: xr.Dataset, labels: NDArray[np.integer], chosen: list[int], common: Any
+    ) -> None:
+        own = [covered(each, self._extent, labels.shape) for each in self.own]
+        opacity = 1.0
+        caption = f"{found.sizes[MASK]} segments: click one, or draw a mask"
+        if self.overlay == "margin":
+            over = map_file(found["margin"].transpose(Y, X).values, 0, 1)
+            opacity = self.alpha
+            caption = "margin, 0 (dark: undecided) to 1 (light)"
+        else:
+            over = stained(labels, self.alpha, chosen, own)
+        if chosen:
+            share = float((labels == chosen[0]).mean())
+            caption = f"segment {chosen[0]}, {share:.1%} of the picture"
+        self._segments.show(
+            image=self._image, over=over, opacity=opacity, caption=caption, **common
+        )
+
+    def _draw_moved(self, found: xr.Dataset, common: Any) -> None:
+        values, what = None, ""
+        if self.selection >= 0:
+            maps = found["difference"].transpose(MASK, MODEL_Y, MODEL_X)
+            values, what = maps[self.selection].values, f"difference map of {self.selection}"
+        elif self.own:
+            values = self._segmenter.moved_by(self.own[-1])
+            what = f"pixels moved by your mask {len(self.own)}"
+        self._moved.layout.display = "none" if values is None else None
+        if values is not None:
+            most = float(values.max())
+            caption = f"{what}, at most {most:.3g}"
+            self._moved.show(image=map_file(values, 0, most), caption=caption, **common)

@@ -75,14 +75,6 @@ class SiteBrowser(ipywidgets.VBox):
         if not self.selection:
             self._chosen()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and the table for readers without a kernel."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data is not None:
-            data["text/html"] = self._summary.value + self._rows.value
-        return bundle
-
     @property
     def table(self) -> pd.DataFrame:
         """The rows that pass."""
@@ -93,6 +85,14 @@ class SiteBrowser(ipywidgets.VBox):
         if self.kind == self.level == _ALL:
             return f"sites={self.pattern!r}"
         return f"sites={', '.join(self.selection)!r}"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The widget, and its table for readers without a kernel."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if data is not None:
+            data["text/html"] = self._summary.value + self._rows.value
+        return bundle
 
     def _chosen(self) -> list[str]:
         sites = [Site.parse(name) for name in self._table.index]

@@ -7,7 +7,7 @@ import pytest
 
 import emerdiff_probe as ep
 from emerdiff_probe import schema
-from emerdiff_probe.errors import InputError
+from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.modulation import Responder, respond
 from emerdiff_probe.scenes import scene
 from tests.checkpoints import stable_diffusion
@@ -45,6 +45,14 @@ def test_a_location_is_there_at_once_and_computed_once(responder, expected, mode
     assert first.dims == ("rgb", "y", "x")
     np.testing.assert_allclose(first, expected["response"][1, 2], atol=2e-3)
     assert len(responder) == 1
+
+
+def test_what_moves_a_pixel_is_told_of_what_is_there(responder, expected):
+    responder.location(1, 2)
+    moved = responder.movers(5.2, 9.9)
+    assert np.isfinite(moved.values).sum() == 1
+    true = np.linalg.norm(expected["response"][1, 2, :, 5, 9].astype(float))
+    assert float(moved[1, 2]) == pytest.approx(true, abs=4e-3)
 
 
 def test_the_rest_comes_nearest_first_and_stops_when_told(responder, expected):
@@ -95,6 +103,23 @@ def test_clicks_come_before_filling(responder):
         click.join()
     assert len(responder) == 16
     assert sorted(place for places in order[1:3] for place in places) == [(3, 0), (3, 3)]
+
+
+def test_another_engine_can_answer_and_answers_are_kept(responder, model, expected):
+    first = responder.location(1, 2)
+    responder.use("jump")
+    assert len(responder) == 0
+    jumped = responder.location(1, 2)
+    assert responder.responses().attrs["engine"] == responder.engine == "jump"
+    alone = Responder(model, PHOTO, engine="jump", config=CONFIG).location(1, 2)
+    np.testing.assert_allclose(jumped, alone, atol=2e-3)
+    assert not np.allclose(jumped, first, atol=2e-3)
+    responder.use("shared")
+    assert len(responder) == 1
+    assert responder.location(1, 2).equals(first)
+    with pytest.raises(ConfigError, match="choose one of literal"):
+        responder.use("leap")
+    assert responder.engine == "shared"
 
 
 def test_an_error_leaves_the_responder_usable(responder):

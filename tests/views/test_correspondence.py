@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from emerdiff_probe import views
+from emerdiff_probe.analysis import compress
 from emerdiff_probe.errors import InputError
 from tests.datasets import responses
 from tests.views.drawn import HOSTILE, assert_escaped, images, maps
@@ -75,6 +76,33 @@ def test_what_does_not_fit_is_averaged(tmp_path, monkeypatch):
     expected = ds["response"].values.reshape(8, 3, 8, 2, 16, 2).mean((3, 5))
     np.testing.assert_allclose(found, expected, atol=0.02)
     assert "the mean of 2 x 2 pixels" in page
+
+
+def test_compressed_responses_are_drawn_too(tmp_path):
+    ds = responses()
+    small = compress(ds, rank=8)
+    where = {"location": (12, 20), "pixel": (9, 17)}
+    for one, other in zip(
+        maps(views.correspondence(ds, **where)),
+        maps(views.correspondence(small, **where)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(other, one, atol=0.01)
+    box = views.correspondence(small).layout.shapes[0]
+    assert (box.x0, box.y0) == (24, 8)
+    _, whole = embedded(views.correspondence_page(ds, tmp_path / "one.html").read_text())
+    page = views.correspondence_page(small, tmp_path / "two.html").read_text()
+    np.testing.assert_allclose(embedded(page)[1], whole, atol=0.02)
+    reduced = views.correspondence_page(compress(ds, bits=8, reduce=2), tmp_path / "three.html")
+    data, _ = embedded(reduced.read_text())
+    assert (data["height"], data["width"], data["tile"]) == (16, 32, [8, 16])
+
+
+def test_the_page_says_how_far_off_it_is(tmp_path):
+    page = views.correspondence_page(responses(), tmp_path / "page.html").read_text()
+    error = float(compress(responses(), bits=8)["error"].median())
+    assert 0 < error < 0.02
+    assert f"leaves them {error:.1%} off" in page
 
 
 def test_the_page_is_whole_and_escaped(tmp_path):

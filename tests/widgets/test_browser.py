@@ -1,5 +1,6 @@
 """The widgets in a real JupyterLab with a real kernel, clicked in a real browser."""
 
+import json
 import re
 
 import pytest
@@ -11,28 +12,45 @@ from tests.jupyterlab import SHOTS, Lab, jupyterlab
 pytestmark = pytest.mark.xdist_group("jupyterlab")
 
 CELLS = {
-    "setup": "import emerdiff_probe as ep\nfrom tests.datasets import recording, responses",
+    "setup": """
+import emerdiff_probe as ep
+from tests.datasets import bands, recording, responses, sites_table
+""",
+    "sites": "browser = ep.widgets.SiteBrowser(sites_table())\nbrowser",
     "inspector": "inspector = ep.widgets.Inspector(recording())\ninspector",
     "correspondence": "explorer = ep.widgets.CorrespondenceExplorer(responses())\nexplorer",
+    "segmentation": """
+result = bands(96, 192, masks=4, grid=(2, 4), model_grid=(16, 32))
+result["embeddings"][:] = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.1, 1]]
+result["difference"][:] = responses()["response"].values[0].astype(float).std(1)
+segments = ep.widgets.SegmentationExplorer(result, responses())
+segments
+""",
+    "compare": "compare = ep.widgets.Compare(recording(), recording(), samples=(0, 1))\ncompare",
+    "comparesegments": """
+agreed = ep.widgets.CompareSegments(result, 3 - result["labels"].clip(max=2))
+agreed
+""",
 }
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def lab(folder):
     """The notebook; fails at the end where the browser's console had errors."""
-    folder = tmp_path_factory.mktemp("lab")
-    with chromium() as browser, jupyterlab(list(CELLS.values()), folder) as address:
+    cells = [each.strip() for each in CELLS.values()]
+    with chromium() as browser, jupyterlab(cells, folder) as address:
         lab = Lab(browser, address)
         yield lab
         SHOTS.mkdir(parents=True, exist_ok=True)
         for theme in ("Light", "Dark"):
             lab.theme(theme)
             for width in (1280, 1920):
-                lab.page.set_viewport_size({"width": width, "height": 1400})
-                for number, name in enumerate(CELLS):
-                    if name != "setup":
-                        file = SHOTS / f"{name}-{theme.lower()}-{width}.png"
-                        lab.output(number).screenshot(path=file)
+                lab.screenshot(SHOTS / f"widgets-{theme.lower()}-{width}.png", width)
         assert lab.errors == []
 
 
@@ -82,12 +100,37 @@ def inspector(lab):
 
 @pytest.fixture
 def explorer(lab):
-    lab.ask("explorer.choose()")
+    lab.ask("[explorer.choose(), explorer.set_trait('masks', 0)]")
     return Shown(lab, "correspondence")
 
 
+@pytest.fixture
+def segments(lab):
+    lab.ask("[setattr(segments, name, value) for name, value in segments.usual.items()]")
+    return Shown(lab, "segmentation")
+
+
 def source(picture):
-    return picture.locator("img").get_attribute("src")
+    return picture.locator("img").first.get_attribute("src")
+
+
+def test_sites_are_filtered_by_typing_and_by_menus(lab):
+    shown = Shown(lab, "sites")
+    shown.root.get_by_label("pattern").fill("*attn2*")
+    shown.root.get_by_label("pattern").press("Enter")
+    shown.root.get_by_text("2 of 4 sites").wait_for()
+    assert shown.root.locator("tbody tr").count() == 2
+    assert lab.ask("browser.pattern") == "*attn2*"
+    shown.root.get_by_label("level").select_option("8")
+    shown.root.get_by_text("1 of 4 sites").wait_for()
+    assert lab.ask("browser.selection") == (
+        "mid_block.attentions.0.transformer_blocks.0.attn2:out",
+    )
+    shown.root.get_by_label("pattern").fill("zebra")
+    shown.root.get_by_label("pattern").press("Enter")
+    shown.root.get_by_text("zebra").last.wait_for()
+    assert lab.ask("browser.selection") == ()
+    lab.ask("[browser.set_trait('level', 'all'), browser.set_trait('pattern', '*')]")
 
 
 def test_a_click_reaches_the_kernel_and_its_answer_the_page(lab, inspector):
@@ -126,3 +169,87 @@ def test_a_pixel_shows_what_moves_it(lab, explorer):
     explorer.picture("locations that move y 12, x 28").wait_for()
     assert lab.ask("explorer.selection") == ()
     assert lab.ask("explorer.pixel") == pytest.approx((12.5, 28.8), abs=0.5)
+
+
+def test_the_slider_of_masks_clusters_anew(lab, explorer):
+    slider = explorer.root.locator(".widget-slider", has_text="masks").locator(".noUi-handle")
+    slider.press("ArrowRight")
+    slider.press("ArrowRight")
+    explorer.picture("segments from 2 masks").wait_for()
+    explorer.click("segments from 2 masks", 0.75, 0.1)
+    explorer.picture(r"pixels moved by \(1, 0\), \(1, 1\)").wait_for()
+    assert lab.ask("(explorer.masks, len(explorer.selection))") == (2, 4)
+
+
+def test_a_segment_is_chosen_and_others_merged_and_filtered(lab, segments):
+    segments.click("4 segments", 0.5, 0.6)
+    segments.picture(r"segment 2, 25\.0% of the picture").wait_for()
+    segments.picture("difference map of 2").wait_for()
+    assert lab.ask("segments.selection") == 2
+    segments.press_on_slider("merge to", "ArrowLeft")
+    segments.picture(r"segment 2, 50\.0% of the picture").wait_for()
+    segments.root.get_by_role("button", name="choose none").click()
+    segments.picture("3 segments: click one").wait_for()
+    segments.press_on_slider("sigma", "ArrowRight")
+    lab.wait_for("segments.sigma", 0.25)
+    assert lab.ask("(segments.merged, segments.error)") == (3, "")
+
+
+def test_a_baseline_and_the_margin_are_shown(lab, segments):
+    segments.root.get_by_label("baseline").select_option("guided filter")
+    segments.picture("guided filter, of .*% of the pixels the same").wait_for()
+    segments.root.get_by_label("overlay").select_option("margin")
+    segments.picture("margin, 0").wait_for()
+    assert lab.ask("(segments.baseline, segments.overlay)") == ("guided filter", "margin")
+
+
+def test_a_mask_is_drawn_with_the_mouse_and_exported(lab, segments, folder):
+    path = [(0.1, 0.1), (0.1, 0.6), (0.6, 0.6), (0.6, 0.1), (0.2, 0.1)]
+    segments.drag("4 segments", *path)
+    segments.picture("pixels moved by your mask 1").wait_for()
+    weights = lab.ask("segments.own_masks().values.tolist()")[0]
+    assert weights[0][1] == pytest.approx(0.8, abs=0.05)
+    assert weights[1][3] == 0
+    segments.root.get_by_label("masks").last.fill("mine.json")
+    segments.root.get_by_role("button", name="export").click()
+    segments.root.get_by_text("written: ").wait_for()
+    assert len(json.loads((folder / "mine.json").read_text())["annotations"]) == 5
+    segments.root.get_by_label("masks").last.fill("mine.gif")
+    segments.root.get_by_role("button", name="export").click()
+    segments.root.get_by_text("ends in none of").wait_for()
+
+
+def test_code_and_figures_are_a_click_away(lab, segments, folder):
+    lab.ask("segments.set_trait('alpha', 0.25)")
+    segments.root.get_by_role("button", name="code").click()
+    segments.root.get_by_text(
+        "ep.widgets.SegmentationExplorer(result, responses, alpha=0.25)"
+    ).wait_for()
+    segments.root.get_by_role("button", name="code").click()
+    segments.root.get_by_label("figure").fill("view.html")
+    segments.root.get_by_role("button", name="save").click()
+    segments.root.get_by_text("written: ").wait_for()
+    assert "plotly" in (folder / "view.html").read_text()
+
+
+def test_two_recordings_have_one_cursor(lab):
+    compare = Shown(lab, "compare")
+    compare.click("^picture", 0.25, 0.5)
+    likeness = compare.root.locator(".ep-picture", has_text="cosine similarity")
+    likeness.nth(3).wait_for()
+    points = lab.ask("[each.point for each in compare.inspectors]")
+    assert points[0] == points[1] == pytest.approx((8, 32), abs=0.5)
+
+
+def test_a_place_is_marked_in_both_segmentations(lab):
+    shown = Shown(lab, "comparesegments")
+    shown.click("^a", 0.5, 0.9)
+    shown.root.get_by_text("segment 3 of a, segment 1 of b").wait_for()
+    assert shown.root.locator("path.ep-light").count() == 3
+    assert lab.ask("agreed.agreement") == pytest.approx(0.75)
+
+
+def test_all_that_is_shown_was_drawn_without_errors(lab):
+    names = ("inspector", "explorer", "segments", "agreed")
+    assert lab.ask(f"[each.error for each in ({', '.join(names)})]") == [""] * 4
+    assert lab.errors == []

@@ -36,6 +36,7 @@ undefined;
 def page():
     pixels = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
     state = {
+        "opacity": 0.5,
         "extent": [32, 64],
         "grid": [4, 8],
         "marks": [[8, 16]],
@@ -57,8 +58,9 @@ def page():
         page.set_content(f"<style>{style}</style><div id='el'></div>")
         page.evaluate(MODEL)
         page.evaluate("state => { window.state = state; }", state)
-        page.evaluate("bytes => { state.png = new DataView(new Uint8Array(bytes).buffer); }",
+        page.evaluate("bytes => { state.image = new DataView(new Uint8Array(bytes).buffer); }",
                       list(png(pixels)))  # fmt: skip
+        page.evaluate("() => { state.over = new DataView(new ArrayBuffer(0)); }")
         page.add_script_tag(content=script)
         # What gives a function back would be called.
         page.evaluate("widget.render({ model, el: document.getElementById('el') }); undefined")
@@ -72,7 +74,7 @@ def told(page):
 
 
 def test_it_is_sharp_and_of_the_extents_shape(page):
-    image = page.locator("img")
+    image = page.locator("img").first
     assert image.evaluate("each => getComputedStyle(each).imageRendering") == "pixelated"
     box = image.bounding_box()
     assert (box["width"], box["height"]) == (320, 160)
@@ -97,7 +99,9 @@ def test_drags_are_told_with_their_way(page):
     page.mouse.move(box["x"] + 10, box["y"] + 10)
     page.mouse.down()
     page.mouse.move(box["x"] + 110, box["y"] + 10, steps=5)
+    assert page.locator("polyline").count() == 2, "the way is drawn while dragging"
     page.mouse.up()
+    assert page.locator("polyline").count() == 0
     name, event = told(page)
     assert name == "dragged"
     assert event["path"][0] == pytest.approx([2, 2], abs=0.1)
@@ -119,5 +123,13 @@ def test_what_changes_is_drawn(page):
     assert page.locator("path.ep-light").count() == 3
     numbers = page.locator("svg text").evaluate_all("all => all.map(each => each.textContent)")
     assert numbers == ["1", "2", "3"]
+    over = page.locator("img").nth(1)
+    assert not over.is_visible()
+    bytes_ = list(png(np.uint8([[0, 1]]), np.uint8([[255, 0, 0, 255], [0, 0, 0, 0]])))
+    page.evaluate("bytes => change('over', new DataView(new Uint8Array(bytes).buffer))", bytes_)
+    page.wait_for_function("document.querySelectorAll('img')[1].naturalWidth === 2")
+    assert over.is_visible()
+    assert over.bounding_box() == page.locator("img").first.bounding_box()
+    assert over.evaluate("each => getComputedStyle(each).opacity") == "0.5"
     page.evaluate("change('caption', 'another')")
     assert page.locator("figcaption").inner_text() == "another"

@@ -63,6 +63,14 @@ def test_a_pattern_that_names_nothing_says_so(table):
         SiteBrowser(table, "zebra")
 
 
+def test_a_table_without_a_kernel(table):
+    bundle = SiteBrowser(table, "mid_block")._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert "mid_block" in data["text/html"]
+    assert "down_blocks" not in data["text/html"]
+
+
 def test_a_model_is_asked_for_its_table_once(table):
     class Model:
         asked = 0
