@@ -57,7 +57,9 @@ def untrained(model: StableDiffusion, seed: int = 0) -> StableDiffusion:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet = type(model.unet).from_config(model.unet.config)
-    return _with_unet(model, unet.to(model.device, model.dtype), "untrained")
+    # diffusers' own `to` warns of what it keeps in float32, even where that is nothing.
+    torch.nn.Module.to(unet, model.device, model.dtype)
+    return _with_unet(model, unet, "untrained")
 
 
 def _with_unet(model: StableDiffusion, unet: Any, what: str) -> StableDiffusion:

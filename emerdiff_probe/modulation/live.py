@@ -71,6 +71,11 @@ class Responder:
         self._busy = False
         self._urgent = 0
 
+    @property
+    def picture(self) -> xr.DataArray:
+        """The picture as the model sees it, uint8 (y, x, rgb)."""
+        return self.frame["picture"]
+
     def location(self, row: int, column: int) -> xr.DataArray:
         """The response of a latent location, (rgb, y, x), float16.
 

@@ -34,8 +34,11 @@ def invert(
     - ``edit_friendly``: independent draws x_t ~ q(x_t | x_0) at every timestep; the noise maps
       z_t = (x_{t-1} - mu(x_t)) / sigma_t make the run pass through them (Huberman-Spiegelglas et
       al. 2024, arXiv 2304.06140, alg. 1). It rebuilds the picture almost by construction, so its
-      reconstruction error says nothing of the model: look at the noise maps' norms (1 for true
-      noise) and their spatial correlation (0 for true noise).
+      reconstruction error says nothing of the model: look at the noise maps' root mean squares
+      and their spatial correlation (0 for true noise). The first are 1 for noise of a run, and
+      since the x_t are drawn independently ``sqrt(1 + 2 a (1 - alpha_bar_s) / (1 - a))`` for a
+      model that knows x_0, of a step from t to s with ``a = alpha_bar_t / alpha_bar_s``: what is
+      above that is the model's error.
     - ``ddim``: the deterministic sampler run backwards (Song et al. 2021), eta = 0.
     - ``noising``: one draw x_t ~ q(x_t | x_0) at the first timestep and fresh noise on the way
       back: another picture comes out, alike as far as x_t determines it.

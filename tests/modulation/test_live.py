@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import emerdiff_probe as ep
-from emerdiff_probe import schema
+from emerdiff_probe import schema, widgets
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.modulation import Responder, respond
 from emerdiff_probe.scenes import scene
@@ -31,6 +31,18 @@ def expected(model):
 @pytest.fixture
 def responder(model):
     return Responder(model, PHOTO, config=CONFIG)
+
+
+def test_an_explorer_takes_it(responder, expected):
+    """What the widget asks for is what a responder has, and it shows what `respond` gives."""
+    explorer = widgets.CorrespondenceExplorer(responder)
+    explorer.selection = ((1, 2), (0, 3))
+    stored = widgets.CorrespondenceExplorer(expected, selection=((1, 2), (0, 3)))
+    assert explorer.error == ""
+    assert np.allclose(explorer.response(), stored.response(), atol=1e-3)
+    assert explorer.pictures[0].caption == stored.pictures[0].caption
+    explorer.choose(pixel=(20.0, 30.0))
+    assert np.isfinite(explorer.movers()).sum() == 2
 
 
 def test_a_location_is_there_at_once_and_computed_once(responder, expected, model):

@@ -1,5 +1,7 @@
 """Inversions lead back to the picture as far as each promises, and say how far."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -111,3 +113,23 @@ def test_sampling_yields_its_steps_and_is_seeded(model):
         assert torch.equal(step.next_latents, following.latents)
     assert torch.equal(runs[0][-1].next_latents, runs[1][-1].next_latents)
     assert not torch.equal(runs[0][-1].next_latents, runs[2][-1].next_latents)
+
+
+def test_noise_maps_of_a_model_that_knows_the_picture(model, x0):
+    """What independent draws cost by themselves, as the docstring of `invert` has it."""
+
+    class Oracle:
+        schedule = model.schedule
+
+        def predict(self, latents, timestep, condition):
+            alpha_bar = self.schedule.signal(timestep)
+            return (latents - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
+
+    found = invert(
+        Oracle(), x0, method="edit_friendly", timesteps=TIMESTEPS, condition=model.condition("")
+    )
+    for (now, then), rms in zip(pairwise(TIMESTEPS), found.diagnostics["noise_rms"], strict=True):
+        now, then = model.schedule.signal(now), model.schedule.signal(then)
+        a = now / then
+        assert rms == pytest.approx((1 + 2 * a * (1 - then) / (1 - a)) ** 0.5, rel=0.05)
+    assert found.diagnostics["last_step_rms_error"] < 1e-5

@@ -133,7 +133,9 @@ def _layers(
     for first, last in zip(ends - lengths, ends, strict=True):
         block = values.isel({TIMESTEP: slice(first, last)}).load()
         for position, timestep in enumerate(steps[first:last]):
-            yield timestep, block.isel({TIMESTEP: position}, drop=True)
+            # As recorded, in float16, even a mean over places can overflow.
+            layer = block.isel({TIMESTEP: position}, drop=True)
+            yield timestep, layer.astype(np.promote_types(layer.dtype, np.float32), copy=False)
 
 
 def _chosen(measures: Sequence[str | Measure]) -> list[Measure]:

@@ -73,7 +73,7 @@ class LayerMeasure(Protocol):
     """Measures one layer at one timestep."""
 
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
-        """Of features (sample, y, x, channel)."""
+        """Of features (sample, y, x, channel), float32 or finer."""
 
 
 @runtime_checkable

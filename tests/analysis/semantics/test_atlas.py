@@ -120,6 +120,19 @@ def test_a_measure_of_ones_own(run):
     assert float(found["mean"].sel(site="noise:out", timestep=481)) == pytest.approx(expected)
 
 
+def test_measures_compute_in_float32_whatever_was_recorded():
+    """Sums of float16 leave its range, silently."""
+    halves = {"large/out": np.full((1, 1, 32, 32, 4), 100, np.float16)}
+    run = recording(halves, np.zeros((1, 32, 32, 3), np.uint8), (1,))
+
+    class Power:
+        def measure(self, features, about):
+            return {"power": float((features**2).sum())}
+
+    found = atlas(run, [Power()], progress=False)
+    assert float(found["power"].squeeze()) == 32 * 32 * 4 * 100**2
+
+
 def test_a_streamed_recording_is_read_site_by_site(run, truth, measured, tmp_path, monkeypatch):
     run.to_zarr(tmp_path / "run.zarr", consolidated=False)
     lazy = xr.open_datatree(tmp_path / "run.zarr", engine="zarr", chunks={}, consolidated=False)
