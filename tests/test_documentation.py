@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from plotly.basedatatypes import BaseFigure
 
 import emerdiff_probe as ep
-from emerdiff_probe import errors
+from emerdiff_probe import errors, schema
 from emerdiff_probe.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +49,7 @@ def tiny(tiny_folder):
 def test_python_runs(page, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ep, "load", lambda model="playground": tiny)
+    monkeypatch.setattr(BaseFigure, "show", lambda figure: None)  # opens a browser
     names = {"__name__": "documentation", "pipe": tiny.pipeline}
     for marked, code, line in blocks(page, "python"):
         # Empty lines before it make line numbers in errors those of the page.
@@ -100,6 +102,15 @@ def test_troubleshooting_has_messages_that_exist_and_every_kind():
     for kind in errors.__all__:
         if kind.endswith("Error"):
             assert kind in text
+
+
+def test_the_schema_page_has_all_dims_and_variables():
+    text = (ROOT / "docs/reference/schema.md").read_text()
+    for name, (dims, dtype, _) in schema._SEGMENTATION.items():
+        assert f"| `{name}` | `{', '.join(dims)}` | {dtype} |" in text
+    values = {name: getattr(schema, name) for name in schema.__all__ if name.isupper()}
+    for value in values.values():
+        assert re.search(rf"[`\s]{value}[`,]", text), value
 
 
 def test_every_decision_has_a_number_of_its_own():
