@@ -20,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lab notebooks results benchmark-scenes benchmark-settings \
+.PHONY: help demo test lint docs lab notebooks results benchmark-scenes benchmark-settings \
     benchmark-quality benchmark-recording benchmark-modulation benchmark-atlas benchmark-claims \
     benchmark-widgets card pictures animation test-lowest wheel clean
 
@@ -40,7 +40,7 @@ endef
 $(STAMP): pyproject.toml constraints/tested.txt
 	$(check_python)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[notebooks,dev]' -c constraints/tested.txt
+	$(BIN)/python -m pip install --quiet -e '.[notebooks,dev,docs]' -c constraints/tested.txt
 	@touch $@
 
 demo: $(STAMP)  ## segment a scene from a prompt and a picture from a file, into demo/
@@ -53,7 +53,10 @@ lint: $(STAMP)  ## style, types and which room may import which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint, all tests, and all notebooks against their stored outputs
+docs: $(STAMP)  ## the documentation site, build/docs/index.html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -j 2 -c docs/site -d build/doctrees . build/docs
+
+test: lint docs  ## lint, the site, all tests, and all notebooks against their stored outputs
 	$(PYTEST) -n 2 --dist loadgroup $(PYTEST_FLAGS)
 ifneq ($(NOTEBOOKS),)
 	$(PYTEST) -p tests.conftest --nbval notebooks \
@@ -111,12 +114,12 @@ results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recordi
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet -e '.[notebooks,dev]' -c constraints/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet -e '.[notebooks,dev,docs]' -c constraints/lowest.txt
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_FLAGS)
 
 wheel: $(STAMP)  ## dist/*.whl
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 clean:  ## remove what the other targets made, but for the virtual environments
-	rm -rf build dist $(OUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist docs/reference/api $(OUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -35,3 +35,10 @@ def test_the_tested_versions_are_pinned_and_no_lower(bounds):
     assert bounds.keys() <= tested.keys()
     assert all(numbers(tested[name]) >= numbers(bound) for name, bound in bounds.items())
     assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in tested.values())
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {project['version']}\n" in citation
+    assert f"license: {project['license']}\n" in citation

@@ -1,0 +1,161 @@
+"""Writes the pages of the API reference: a room each, in the order in which the rooms import.
+
+A room's page has every name of its ``__all__``, grouped by the module that defines it, under the
+name by which it is imported. Pages are written when a build begins, to docs/reference/api.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from sphinx.application import Sphinx
+
+import emerdiff_probe as ep
+
+PACKAGE: Final = "emerdiff_probe"
+
+ROOMS: Final = (
+    ("errors", "Errors"),
+    ("sites", "Sites"),
+    ("schema", "Schema"),
+    ("sources", "Sources"),
+    ("store", "Store"),
+    ("scenes", "Scenes"),
+    ("analysis", "Analysis"),
+    ("views", "Views"),
+    ("results", "Results on disk"),
+    ("widgets", "Widgets"),
+    ("models", "Models"),
+    ("probing", "Probing"),
+    ("probing.reduce", "Reducers"),
+    ("modulation", "Modulation"),
+    ("evaluation", "Evaluation"),
+)
+
+# NumPy's types, as Sphinx spells them out, and as the source has them.
+NUMPY: Final = r"~?(?:numpy\.)?"
+SPELLED: Final = (
+    (
+        rf"{NUMPY}ndarray\[tuple\[~?(?:typing\.)?Any, \.\.\.\], {NUMPY}dtype\[([^\]]+)\]\]",
+        r"NDArray[\1]",
+    ),
+    (r"~?(?:numpy\._typing\._array_like\.)?_Buffer \| .*?complex \| bytes \| str\]", "ArrayLike"),
+)
+
+
+def write_pages(app: Sphinx) -> None:
+    """Writes the page of the package's face, and one for each room."""
+    folder = Path(app.srcdir) / "docs" / "reference" / "api"
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = {"index": "\n".join(_face())} | {
+        room: "\n".join(_page(f"{PACKAGE}.{room}", title)) for room, title in ROOMS
+    }
+    for name, text in pages.items():
+        path = folder / f"{name}.rst"
+        if not path.exists() or path.read_text() != text:  # an unchanged page is not read again
+            path.write_text(text)
+
+
+def _face() -> Iterator[str]:
+    yield from _heading("API reference", "=")
+    yield "All that ``import emerdiff_probe as ep`` gives, and the rooms that hold the rest."
+    yield ""
+    yield from (".. list-table::", "   :widths: 30 70", "")
+    homes = {name: f"{PACKAGE}.{room}" for room, _ in ROOMS for name in _module(room).__all__}
+    elsewhere = []
+    for name in ep.__all__:
+        thing = getattr(ep, name)
+        if isinstance(thing, ModuleType):
+            link = f":doc:`ep.{name} <{thing.__name__.removeprefix(f'{PACKAGE}.')}>`"
+        else:
+            own = thing.__name__
+            home = homes.get(own, PACKAGE)
+            if home == PACKAGE:
+                elsewhere.append(name)
+            kind = "class" if inspect.isclass(thing) else "func"
+            if inspect.isclass(thing) and issubclass(thing, Exception):
+                kind = "exc"
+            link = f":py:{kind}:`ep.{name} <{home}.{own}>`"
+        yield f"   * - {link}"
+        yield f"     - {(inspect.getdoc(thing) or '').splitlines()[0]}"
+    yield ""
+    for name in elsewhere:
+        yield from (f".. autofunction:: {PACKAGE}.{name}", "")
+    yield from _heading("Rooms", "-")
+    yield from (".. toctree::", "   :maxdepth: 1", "")
+    yield from (f"   {room}" for room, _ in ROOMS)
+    yield ""
+
+
+def _page(module: str, title: str) -> Iterator[str]:
+    yield from _heading(title, "=")
+    yield from (f".. automodule:: {module}", "   :no-members:", "")
+    for source, names in _groups(importlib.import_module(module)).items():
+        if source != module:
+            first = (inspect.getdoc(importlib.import_module(source)) or "").splitlines()[0]
+            yield from _heading(first.rstrip("."), "-")
+        for name in names:
+            yield from _directive(module, source, name)
+
+
+def _groups(module: ModuleType) -> dict[str, list[str]]:
+    """A module's public names by the module that it has them from, both in the order of imports."""
+    origin = {name: module.__name__ for name in module.__all__}
+    if (file := module.__file__ or "").endswith("__init__.py"):
+        for node in ast.parse(Path(file).read_text()).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+                origin |= {each.name: str(node.module) for each in node.names}
+    order = [name for name in origin if name in module.__all__]
+    groups: dict[str, list[str]] = {}
+    for name in order:
+        if not isinstance(getattr(module, name), ModuleType):
+            groups.setdefault(origin[name], []).append(name)
+    return groups
+
+
+def _directive(module: str, source: str, name: str) -> Iterator[str]:
+    thing = getattr(importlib.import_module(module), name)
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        yield f".. autoexception:: {module}.{name}"
+    elif inspect.isclass(thing):
+        yield f".. autoclass:: {module}.{name}"
+    elif inspect.isfunction(thing):
+        yield f".. autofunction:: {module}.{name}"
+    else:  # what a constant says of itself stands where it is defined
+        yield from (f".. autodata:: {source}.{name}", "   :no-value:")
+    yield ""
+
+
+def _module(room: str) -> ModuleType:
+    return importlib.import_module(f"{PACKAGE}.{room}")
+
+
+def _heading(text: str, line: str) -> tuple[str, str, str]:
+    return (text, line * len(text), "")
+
+
+def shorten(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returns: str
+) -> tuple[str | None, str | None]:
+    """Spells NumPy's types in signatures as the source does."""
+    return _short(signature), _short(returns)
+
+
+def _short(text: str | None) -> str | None:
+    for spelled, short in SPELLED:
+        text = re.sub(spelled, short, text) if text else text
+    return text
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("builder-inited", write_pages)
+    app.connect("autodoc-process-signature", shorten)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

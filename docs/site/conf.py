@@ -1,0 +1,60 @@
+"""How the site is built: `make docs`. Why in this way: docs/decisions/0012-the-site.md."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "emerdiff-probe"
+author = "The emerdiff-probe contributors"
+copyright = author
+version = release = version_of(project)
+
+# The repository is the source, so that a link means the same here and on a code host.
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/**.md", "docs/**.rst", "notebooks/*.ipynb"]
+exclude_patterns = [".*", "build", "constraints", "demo", "dist", "emerdiff_probe", "tests"]
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "api",
+    "figures",
+]
+
+# Notebooks are shown with the outputs stored in them: tests compare these with new runs.
+nb_execution_mode = "off"
+nb_merge_streams = True
+myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+napoleon_use_ivar = True
+napoleon_preprocess_types = False
+default_role = "py:obj"
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+python_use_unqualified_type_names = True
+
+# A name of this package that leads nowhere is an error. Others would need the network to check.
+nitpicky = True
+nitpick_ignore_regex = [("py:obj", ".*"), ("py:.*", r"(?!emerdiff_probe\b).*")]
+
+html_theme = "furo"
+html_title = "emerdiff-probe"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_extra_path = ["extra"]
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
