@@ -25,8 +25,7 @@ from emerdiff_probe.evaluation.task import ENGINE_SEEDS, Task
 from emerdiff_probe.models import Denoiser, StableDiffusion
 from emerdiff_probe.modulation import ENGINES, EmerDiffConfig, observe, respond
 from emerdiff_probe.modulation.adjoint import gradients
-from emerdiff_probe.modulation.engines import decoded
-from emerdiff_probe.modulation.literal import Modulated
+from emerdiff_probe.modulation.engines import Engine, decoded
 from emerdiff_probe.modulation.observation import low_resolution_masks
 from emerdiff_probe.probing import Trajectory, hooked, prompted
 from emerdiff_probe.scenes import PARTS, scene
@@ -118,9 +117,22 @@ def compare(
 
 
 def costs(
-    model: Denoiser, trajectory: Trajectory, masks: Tensor, config: EmerDiffConfig
+    model: Denoiser,
+    trajectory: Trajectory,
+    masks: Tensor,
+    config: EmerDiffConfig,
+    *,
+    at_once: bool = False,
 ) -> pd.DataFrame:
     """What every engine costs, in seconds and in floating-point operations.
+
+    Args:
+        model: The denoiser.
+        trajectory: Its timesteps include t_m.
+        masks: Shape (mask, source_y, source_x).
+        config: Settings.
+        at_once: Counts operations while it takes the time. Counting takes some milliseconds a
+            call, which is nothing beside a large model's seconds; else engines run twice.
 
     Returns:
         By engine: UNet ``calls`` and their ``rows``; for denoising alone and for the whole with
@@ -129,30 +141,32 @@ def costs(
         the bound was ``reached``.
     """
 
-    def decode(modulated: Modulated) -> None:
+    def timed(engine: Engine, counter: FlopCounterMode) -> tuple[float, float, int]:
+        """Seconds until all is denoised and until all is decoded, and operations of the first."""
+        begun = time.perf_counter()
+        modulated = engine(model, trajectory, masks, config)
+        denoised = time.perf_counter() - begun
+        operations = counter.get_total_flops()
         with torch.inference_mode():
             for _ in decoded(model, modulated, config):
                 pass
+        return denoised, time.perf_counter() - begun, operations
 
     rows = {}
-    for name in ENGINES:
-        with _counted(model) as counts:
-            begun = time.perf_counter()
-            modulated = ENGINES[name](model, trajectory, masks, config)
-            denoised = time.perf_counter()
-        decode(modulated)
-        ended = time.perf_counter()
-        with _operations() as counter:
-            ENGINES[name](model, trajectory, masks, config)
-            denoising = counter.get_total_flops()
-            decode(modulated)
+    for name, engine in ENGINES.items():
+        counter = _operations()
+        if not at_once:
+            seconds = timed(engine, counter)
+        with _counted(model) as counts, counter:
+            counted = timed(engine, counter)
+        denoised, whole, _ = counted if at_once else seconds
         rows[name] = {
             "calls": len(counts),
             "rows": sum(counts),
-            "denoising teraflops": denoising / 1e12,
-            "denoising seconds": denoised - begun,
+            "denoising teraflops": counted[2] / 1e12,
+            "denoising seconds": denoised,
             "whole teraflops": counter.get_total_flops() / 1e12,
-            "whole seconds": ended - begun,
+            "whole seconds": whole,
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("engine")
     for part in ("denoising", "whole"):
@@ -179,7 +193,7 @@ def full_size(dtype: torch.dtype) -> tuple[pd.DataFrame, pd.DataFrame]:
     trajectory = prompted(model, model.condition(), timesteps, 0, (512, 512))
     halves = torch.zeros(2, 16, 16)
     halves[0, :, :8], halves[1, :, 8:] = 1, 1
-    found = costs(model, trajectory, halves, config)
+    found = costs(model, trajectory, halves, config, at_once=True)
     rows = {}
     tiny = AutoencoderTiny().to(dtype).eval()
     for name, decoder in (("its own", model.vae), ("tiny", tiny)):
