@@ -85,7 +85,7 @@ benchmark-recording: $(STAMP)  ## what recording costs in time and memory, besid
 	$(BENCHMARK) recording
 
 benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agreement with the literal one
-	$(BENCHMARK) modulation --count 20
+	$(BENCHMARK) modulation --count 10 --full-size
 
 benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model knows what
 	$(BENCHMARK) atlas --count 24
