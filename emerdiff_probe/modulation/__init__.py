@@ -2,10 +2,11 @@
 
 from emerdiff_probe.modulation.adjoint import sensitivity
 from emerdiff_probe.modulation.config import EmerDiffConfig
-from emerdiff_probe.modulation.engines import ENGINES
+from emerdiff_probe.modulation.engines import ENGINES, Engine
 from emerdiff_probe.modulation.interventions import (
     Ablate,
     InjectAttention,
+    Intervention,
     Noise,
     Replace,
     Scale,
@@ -26,7 +27,9 @@ __all__ = [
     "ENGINES",
     "Ablate",
     "EmerDiffConfig",
+    "Engine",
     "InjectAttention",
+    "Intervention",
     "Modulated",
     "Noise",
     "Observation",
