@@ -156,7 +156,8 @@ def _directive(module: str, source: str, name: str) -> Iterator[str]:
         # What a constant says of itself stands where it is defined.
         yield from (f".. autodata:: {source}.{name}", "   :no-value:")
     else:
-        yield from (f".. py:data:: {module}.{name}", f"   :value: {thing!r}")
+        yield from (f".. py:currentmodule:: {module}", "")
+        yield from (f".. py:data:: {name}", f"   :value: {thing!r}")
     yield ""
 
 

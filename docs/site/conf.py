@@ -43,6 +43,7 @@ default_role = "py:obj"
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 90
 
 # A name of this package that leads nowhere is an error. Others would need the network to check.
 nitpicky = True
