@@ -1,5 +1,7 @@
 """What a diffusion model knows of each pixel: probing, modulation and segmentation in Jupyter.
 
+For example::
+
     import emerdiff_probe as ep
 
     model = ep.load("playground")

@@ -94,7 +94,7 @@ def literals():
 def test_troubleshooting_has_messages_that_exist_and_every_kind():
     text = (ROOT / "docs/troubleshooting.md").read_text()
     known = list(literals())
-    messages = re.findall(r"^`(.+)`$", text, re.M)
+    messages = re.findall(r"^### `(.+)`$", text, re.M)
     assert len(messages) > 30
     for message in messages:
         ours = any(message in each for each in known)

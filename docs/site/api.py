@@ -11,11 +11,16 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 
 import emerdiff_probe as ep
 
@@ -106,18 +111,37 @@ def _page(module: str, title: str) -> Iterator[str]:
 
 
 def _groups(module: ModuleType) -> dict[str, list[str]]:
-    """A module's public names by the module that it has them from, both in the order of imports."""
-    origin = {name: module.__name__ for name in module.__all__}
-    if (file := module.__file__ or "").endswith("__init__.py"):
-        for node in ast.parse(Path(file).read_text()).body:
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
-                origin |= {each.name: str(node.module) for each in node.names}
-    order = [name for name in origin if name in module.__all__]
+    """A module's public names by the module that defines them, in the order of its imports."""
+    order = [name for name in _imported(module.__name__) if name in module.__all__]
     groups: dict[str, list[str]] = {}
-    for name in order:
+    for name in [*order, *(each for each in module.__all__ if each not in order)]:
         if not isinstance(getattr(module, name), ModuleType):
-            groups.setdefault(origin[name], []).append(name)
+            groups.setdefault(_origin(module.__name__, name), []).append(name)
     return groups
+
+
+def _origin(module: str, name: str) -> str:
+    source = _imported(module).get(name)
+    return _origin(source, name) if source else module
+
+
+@cache
+def _imported(module: str) -> dict[str, str]:
+    """What a package's ``__init__`` imports from within, and where from; a module imports nothing.
+
+    Names that are imported under another are left out.
+    """
+    file = Path(importlib.import_module(module).__file__ or "")
+    if file.name != "__init__.py":
+        return {}
+    nodes = [each for each in ast.parse(file.read_text()).body if isinstance(each, ast.ImportFrom)]
+    return {
+        each.name: str(node.module)
+        for node in nodes
+        if (node.module or "").startswith(f"{PACKAGE}.")
+        for each in node.names
+        if each.asname is None
+    }
 
 
 def _directive(module: str, source: str, name: str) -> Iterator[str]:
@@ -128,8 +152,12 @@ def _directive(module: str, source: str, name: str) -> Iterator[str]:
         yield f".. autoclass:: {module}.{name}"
     elif inspect.isfunction(thing):
         yield f".. autofunction:: {module}.{name}"
-    else:  # what a constant says of itself stands where it is defined
+    elif ("", name) in ModuleAnalyzer.for_module(source).find_attr_docs():
+        # What a constant says of itself stands where it is defined.
         yield from (f".. autodata:: {source}.{name}", "   :no-value:")
+    else:
+        yield from (f".. py:currentmodule:: {module}", "")
+        yield from (f".. py:data:: {name}", f"   :value: {thing!r}")
     yield ""
 
 
@@ -154,8 +182,32 @@ def _short(text: str | None) -> str | None:
     return text
 
 
+def find_home(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
+) -> nodes.Element | None:
+    """Leads ``emerdiff_probe.load`` to the room that it is from."""
+    package, _, name = node.get("reftarget", "").rpartition(".")
+    if node.get("refdomain") != "py" or package != PACKAGE or name not in ep.__all__:
+        return None
+    thing = getattr(ep, name)
+    own = getattr(thing, "__name__", name)
+    homes = [room for room, _ in ROOMS if own in _module(room).__all__]
+    if not homes or isinstance(thing, ModuleType):
+        return None
+    return env.domains.python_domain.resolve_xref(
+        env,
+        node["refdoc"],
+        app.builder,
+        node["reftype"],
+        f"{PACKAGE}.{homes[0]}.{own}",
+        node,
+        contnode,
+    )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("missing-reference", find_home)
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-signature", shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

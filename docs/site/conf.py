@@ -32,21 +32,26 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
-suppress_warnings = ["mystnb.unknown_mime_type"]
+suppress_warnings = ["mystnb.unknown_mime_type"]  # plotly's, beside which there is a picture
 
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 napoleon_use_ivar = True
-napoleon_preprocess_types = False
+napoleon_attr_annotations = False
 default_role = "py:obj"
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 90
 
 # A name of this package that leads nowhere is an error. Others would need the network to check.
 nitpicky = True
-nitpick_ignore_regex = [("py:obj", ".*"), ("py:.*", r"(?!emerdiff_probe\b).*")]
+nitpick_ignore_regex = [
+    ("py:obj", ".*"),
+    ("py:.*", r"(?!emerdiff_probe\b).*"),
+    ("py:class", r"emerdiff_probe\.probing\.calls\.Target"),  # of a Recorder, which `probe` makes
+]
 
 html_theme = "furo"
 html_title = "emerdiff-probe"

@@ -2,7 +2,7 @@
 
 from emerdiff_probe.modulation.adjoint import sensitivity
 from emerdiff_probe.modulation.config import EmerDiffConfig
-from emerdiff_probe.modulation.engines import ENGINES
+from emerdiff_probe.modulation.engines import ENGINES, Engine
 from emerdiff_probe.modulation.interventions import (
     Ablate,
     InjectAttention,
@@ -28,6 +28,7 @@ __all__ = [
     "ENGINES",
     "Ablate",
     "EmerDiffConfig",
+    "Engine",
     "InjectAttention",
     "Intervention",
     "Modulated",

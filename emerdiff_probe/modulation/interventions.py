@@ -1,5 +1,7 @@
 """Interventions: what is done to a model's tensors while it runs, as values that can be combined.
 
+For example::
+
     with ep.intervene(model, [Shift(site, 10.0, mask=mask, timesteps=[281]), Ablate(other)]):
         model.predict(...)  # or a call of your own pipeline
 
@@ -361,7 +363,7 @@ class InjectAttention:
     Attributes:
         products: By timestep, from `attention_kept`; at other timesteps nothing is done. Each of
             their rows serves as many rows here as the batch is larger.
-        pattern: Which attentions, by path, with ``*`` for any characters, as "*attn1".
+        pattern: Which attentions, by path, with ``*`` for any characters, as ``"*attn1"``.
     """
 
     products: Mapping[int, AttentionProducts] = field(repr=False)

@@ -5,10 +5,19 @@ from emerdiff_probe.probing.inversion import Inversion, invert, through
 from emerdiff_probe.probing.probes import Recorder, probe
 from emerdiff_probe.probing.recording import record
 from emerdiff_probe.probing.sampling import Step, denoise
-from emerdiff_probe.probing.taps import Capture, attentions, called, capture, hooked, processed
+from emerdiff_probe.probing.taps import (
+    Call,
+    Capture,
+    attentions,
+    called,
+    capture,
+    hooked,
+    processed,
+)
 from emerdiff_probe.probing.trajectory import Trajectory, prompted, sample
 
 __all__ = [
+    "Call",
     "Capture",
     "Inversion",
     "Recorder",

@@ -50,6 +50,8 @@ def probe(
 ) -> Iterator[Recorder]:
     """Records what happens at sites while the block runs a model in its own way.
 
+    For example::
+
         with ep.probe(pipe, "*attn2:query") as recorder:
             image = pipe("a red house").images[0]
         recorder.tree

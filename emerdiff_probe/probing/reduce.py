@@ -1,5 +1,7 @@
 """Reducers: what makes a site's values smaller before they are kept.
 
+For example::
+
     ep.record(model, prompt, "*:query", reduce=[ep.reduce.pool(2), ep.reduce.heads([0, 3])])
 
 They act in the order given, each on the sites that have its dims, on the device where the model
@@ -42,7 +44,7 @@ class Form:
     coords: Mapping[str, tuple[float, ...]]
 
     def axis(self, dim: str) -> int:
-        """Position of a dim in a tensor (row, *dims)."""
+        """Position of a dim in a tensor that has rows first, then the dims."""
         return 1 + self.dims.index(dim)
 
     def changed(self, dim: str, coords: Sequence[float]) -> Form:
@@ -63,7 +65,7 @@ class Reducer(Protocol):
         """
 
     def reduce(self, values: Tensor, before: Form) -> Tensor:
-        """Values (row, *dims) made smaller."""
+        """Values, rows first and then the dims, made smaller."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,11 @@ OBJECT_OF_PART: Final[NDArray[np.uint8]] = np.array(
 """Shape (parts,): the object class of each part class."""
 
 TRAIN: Final = range(0, 1_000_000)
+"""Seeds of the training split."""
+
 VALIDATION: Final = range(1_000_000, 1_100_000)
+"""Seeds of the validation split."""
+
 TEST_START: Final = VALIDATION.stop
 """Every seed from here on belongs to the test split."""
 

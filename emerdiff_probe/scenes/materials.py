@@ -32,6 +32,7 @@ COLOURS: Final[dict[str, Colour]] = {
     "grey": (132, 132, 134),
     "black": (46, 46, 52),
 }
+"""RGB of the colours, 0 to 255, by the words that captions have for them."""
 
 PATTERNS: Final = ("plain", "stripes", "checks", "spots", "halves")
 

@@ -31,7 +31,7 @@ from emerdiff_probe.analysis.semantics.measures import (
     Similarity,
     Surroundings,
 )
-from emerdiff_probe.analysis.semantics.probes import ProbeScores, linear_probe
+from emerdiff_probe.analysis.semantics.probes import Classifier, ProbeScores, linear_probe
 from emerdiff_probe.analysis.semantics.similarity import cosine_similarity, similarity_to_point
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "MEASURES",
     "SHARES",
     "CKABetween",
+    "Classifier",
     "ClustersAndLabels",
     "ClustersBetween",
     "Components",
