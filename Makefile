@@ -15,7 +15,8 @@ STAMP  := $(VENV)/.installed
 LOWEST := .venv-lowest
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
-# Two workers of one thread each beat one worker whose thread pools fight over the cores.
+# Two workers of one thread each beat one worker whose thread pools fight over the cores. Files stay
+# whole, so that what a file starts, such as JupyterLab or a model, is started once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -57,7 +58,7 @@ docs: $(STAMP)  ## the documentation site, build/docs/index.html; warnings are e
 	$(BIN)/python -m sphinx -W --keep-going -q -j 2 -c docs/site -d build/doctrees . build/docs
 
 test: lint docs  ## lint, the site, all tests, and all notebooks against their stored outputs
-	$(PYTEST) -n 2 --dist loadgroup $(PYTEST_FLAGS)
+	$(PYTEST) -n 2 --dist loadfile $(PYTEST_FLAGS)
 ifneq ($(NOTEBOOKS),)
 	$(PYTEST) -p tests.conftest --nbval notebooks \
 	    --nbval-sanitize-with notebooks/sanitize.cfg $(PYTEST_FLAGS)
@@ -115,7 +116,7 @@ test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet -e '.[notebooks,dev,docs]' -c constraints/lowest.txt
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 wheel: $(STAMP)  ## dist/*.whl
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

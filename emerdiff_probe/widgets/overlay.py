@@ -49,10 +49,11 @@ def stained(
     table = np.concatenate([np.rint(colours).astype(np.uint8), _LINES])
     # Lines are thin on small pictures, too.
     repeats = max(1, _FINE // max(labels.shape))
-    fine = [each.repeat(repeats, 0).repeat(repeats, 1) for each in (labels, *own)]
-    drawn = fine[0].astype(np.intp)
-    every: list[NDArray[Any]] = fine if lines else fine[1:]
-    for number, parts in enumerate(every):
+    every: list[NDArray[Any]] = [
+        each.repeat(repeats, 0).repeat(repeats, 1) for each in (labels, *own)
+    ]
+    drawn = every[0].astype(np.intp)
+    for number, parts in enumerate(every if lines else every[1:]):
         before, after = borders(parts, 1)
         drawn[after] = count + 1
         drawn[before] = count if lines and number == 0 else count + 2

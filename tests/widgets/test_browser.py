@@ -8,9 +8,6 @@ import pytest
 from tests.browser import chromium
 from tests.jupyterlab import SHOTS, Lab, jupyterlab
 
-# One server for all of them, where tests run side by side.
-pytestmark = pytest.mark.xdist_group("jupyterlab")
-
 CELLS = {
     "setup": """
 import emerdiff_probe as ep
@@ -217,6 +214,8 @@ def test_a_mask_is_drawn_with_the_mouse_and_exported(lab, segments, folder):
     segments.root.get_by_label("masks").last.fill("mine.gif")
     segments.root.get_by_role("button", name="export").click()
     segments.root.get_by_text("ends in none of").wait_for()
+    segments.root.get_by_role("button", name="clear own masks").click()
+    segments.root.get_by_text("ends in none of").wait_for(state="detached")
 
 
 def test_code_and_figures_are_a_click_away(lab, segments, folder):
