@@ -212,7 +212,9 @@ def test_engines_are_compared_with_the_literal_one(model, config, tmp_path):
     # Two steps of 24 runs and the unmodulated one; one side only has half of them.
     assert rows.loc[["literal", "shared", "shared, one side"], "rows"].tolist() == [50, 50, 26]
     assert rows.loc["jump", "rows"] == 25
-    assert len(engines.trade_off(scores).data[0].x) == len(rows)
+    points = engines.trade_off(scores).data
+    assert [point.y[0] for point in points] == list(rows["same"])
+    assert [point.name.partition("  ")[2] for point in points] == list(rows.index)
 
 
 def test_operations_and_linearity_are_measured(model, config):
