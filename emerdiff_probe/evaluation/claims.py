@@ -14,8 +14,8 @@ from scipy import stats
 from emerdiff_probe.evaluation.ablations import BASELINES, BILINEAR, name
 from emerdiff_probe.evaluation.quality import METHOD
 
-__all__ = ["MARGIN", "Claim", "Contrast", "Interval", "Tested", "Verdict"]
-__all__ += ["claims", "tested", "together", "verdict"]
+__all__ = ["MARGIN", "Claim", "Contrast", "Interval", "Outcome", "Verdict"]
+__all__ += ["claims", "outcomes", "together", "verdict"]
 
 MARGIN: Final = 0.05
 """A difference matters little within this share of the score that the frozen settings reach."""
@@ -153,7 +153,7 @@ def claims(labels: Mapping[str, Sequence[str]]) -> list[Claim]:
     ]
 
 
-class Tested(NamedTuple):
+class Outcome(NamedTuple):
     """A contrast, measured.
 
     Attributes:
@@ -177,7 +177,7 @@ class Tested(NamedTuple):
         return self.verdicts[0] if len(set(self.verdicts)) == 1 else "undecided"
 
 
-def tested(claim: Claim, draws: Draws, margin: float) -> list[Tested]:
+def outcomes(claim: Claim, draws: Draws, margin: float) -> list[Outcome]:
     """Measures the contrasts of a claim.
 
     Args:
@@ -200,7 +200,7 @@ def tested(claim: Claim, draws: Draws, margin: float) -> list[Tested]:
             intervals.append((float(values.mean() - half), float(values.mean() + half)))
         verdicts = tuple(verdict(each, margin, little=claim.little) for each in intervals)
         models = intervals[1] if len(intervals) > 1 else None
-        found.append(Tested(contrast, values, intervals[0], models, verdicts))
+        found.append(Outcome(contrast, values, intervals[0], models, verdicts))
     return found
 
 

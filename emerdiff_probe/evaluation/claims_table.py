@@ -30,9 +30,9 @@ from emerdiff_probe.evaluation.claims import (
     MARGIN,
     Claim,
     Interval,
-    Tested,
+    Outcome,
     claims,
-    tested,
+    outcomes,
     together,
 )
 from emerdiff_probe.evaluation.datasets import scene_dataset
@@ -202,7 +202,7 @@ def _text(
         measure: MARGIN * float(found[FROZEN][:, 0].mean()) for measure, found in scores.items()
     }
     every = [
-        (claim, {each: tested(claim, scores[each], margins[each]) for each in claim.measures})
+        (claim, {each: outcomes(claim, scores[each], margins[each]) for each in claim.measures})
         for claim in claims(labels)
     ]
     others = "".join(f", {each}" for each in weights[1:])
@@ -260,7 +260,7 @@ def _numbers(margins: Mapping[str, float]) -> str:
     return ", ".join(f"{margin:.4f} in {MEASURES[each]}" for each, margin in margins.items())
 
 
-def _summary(every: Sequence[tuple[Claim, Mapping[str, list[Tested]]]], models: int) -> str:
+def _summary(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], models: int) -> str:
     rows = []
     for claim, found in every:
         first, *second = found
@@ -283,7 +283,7 @@ def _summary(every: Sequence[tuple[Claim, Mapping[str, list[Tested]]]], models: 
     return report.to_markdown(pd.DataFrame(rows).set_index("table"))
 
 
-def _details(every: Sequence[tuple[Claim, Mapping[str, list[Tested]]]]) -> str:
+def _details(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]]) -> str:
     rows = []
     for claim, found in every:
         for measure, contrasts in found.items():

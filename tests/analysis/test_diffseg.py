@@ -141,6 +141,6 @@ def test_refusals_of_a_recording():
         diffseg_recorded(run, 5)
     with pytest.raises(InputError, match="sample 2 of 2"):
         diffseg_recorded(run, 281, sample=2)
-    del run["mid_block/attn0/key"]
+    del run["mid_block/attn0"]["key"]
     with pytest.raises(InputError, match="no self-attention; record them"):
         diffseg_recorded(run, 281)
