@@ -89,7 +89,7 @@ benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agr
 	$(BENCHMARK) modulation --count 10 --full-size
 
 benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model knows what
-	$(BENCHMARK) atlas --count 24
+	$(BENCHMARK) atlas --count 16
 
 # Further models as in 'make MODELS="seed1 seed2" benchmark-claims'.
 benchmark-claims: $(STAMP)  ## which of the paper's claims hold on the bundled model (hours)

@@ -49,6 +49,12 @@ PANELS: Final = {
 }
 """What is shown of every site and timestep, in words."""
 
+ALIKE: Final = (
+    ("probe accuracy", "its control"),
+    ("position", "colour", "semantics", "semantics only"),
+)
+"""Panels whose colours mean the same."""
+
 COMPARED: Final = 281
 """Timestep of the picture of CKA."""
 
@@ -66,12 +72,13 @@ def benchmark(task: Task) -> None:
 {len(seeds)} validation scenes from seed {seeds[0]}, inverted, at {len(TIMESTEPS)} of 50 timesteps;
 {found.sizes["site"]} sites: the outputs of all blocks and transformers, and the queries that the
 paper reads. Model weights {task.model.weights}. Made by `make benchmark-atlas` in
-{minutes:.0f} minutes.
+{minutes:.0f} minutes on one core.
 
 {report.bullets([f"**{name}**: {words}." for name, words in PANELS.items()])}
 
 The most frequent part alone would give a probe {chance:.2f}. Shares of variance are of scenes that
-were not fitted; position, colour and semantics overlap, as parts have their places and colours.
+were not fitted, so they can be below 0; position, colour and semantics overlap, as parts have their
+places and colours.
 
 ![Measures by site and timestep](atlas.png)
 
@@ -198,12 +205,16 @@ def _chart(table: pd.DataFrame) -> go.Figure:
     )
     for panel, name in enumerate(PANELS):
         wide = table.pivot_table(index="site", columns=TIMESTEP, values=name, sort=False)
+        together = next((list(group) for group in ALIKE if name in group), [name])
+        values = table[together].to_numpy()
         figure.add_trace(
             go.Heatmap(
                 z=wide.to_numpy(),
                 x=[str(each) for each in wide.columns],
                 y=[site_text(each) for each in wide.index],
                 colorscale=SEQUENTIAL,
+                zmin=max(values.min(), 0),
+                zmax=values.max(),
                 texttemplate="%{z:.1f}" if name == "effective rank" else "%{z:.2f}",
                 textfont_size=9,
                 showscale=False,
