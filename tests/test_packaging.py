@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,3 +44,17 @@ def test_the_citation_is_of_this_version():
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {project['version']}\n" in citation
     assert f"license: {project['license']}\n" in citation
+
+
+def test_what_is_installed_runs_on_the_oldest_python():
+    """A pinned version that asks for a later patch of Python breaks the setup of who has not it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = project["requires-python"].removeprefix(">=") + ".0"
+    named = {re.sub("[-_.]+", "-", name).lower() for name in pins("tested.txt")}
+    refusing = [
+        each.metadata["Name"]
+        for each in distributions()
+        if re.sub("[-_.]+", "-", each.metadata["Name"]).lower() in named
+        and oldest not in SpecifierSet(each.metadata.get("Requires-Python") or "")
+    ]
+    assert refusing == []
