@@ -116,6 +116,11 @@ def recording(timesteps=(981, 281, 1), *, guided=False, prompt="a red house", mo
     return xr.DataTree.from_dict({"/": root, **nodes})
 
 
+_PLAIN = json.dumps(
+    {"normalise": "none", "restarts": 10, "seed": 0, "sigma": 0, "balance": "none", "elsewhere": 1}
+)
+
+
 def responses(height=16, width=32, grid=(2, 4), **attrs):
     """Each location moves the pixels of its own cell, and a little those of the first row."""
     rows, columns = grid
@@ -154,7 +159,7 @@ def responses(height=16, width=32, grid=(2, 4), **attrs):
             "source_x": pixel_centres(columns, width),
             "rgb": ["r", "g", "b"],
         },
-        attrs={"model": "playground", "source": "photo 'cat'"} | attrs,
+        attrs={"model": "playground", "source": "photo 'cat'", "config": _PLAIN} | attrs,
     )
 
 
