@@ -154,8 +154,7 @@ class EmerDiffConfig:
         It departs from the paper where this small, briefly trained model does. Of the block's three
         cross-attentions the third moves pixels most sharply; it wants a larger shift, at more
         noise, and no filter. Features are weak everywhere, and read from the layer that is shifted.
-        Half the steps take half the time, and score as high. Of the 13 from t_m on, "short" takes
-        8: with 5 a twelfth of the pixels change their label (docs/results/modulation.md).
+        Half the steps take half the time, and score as high.
         """
         return cls(
             steps=25,
@@ -166,7 +165,6 @@ class EmerDiffConfig:
             strength=40.0,
             sigma=0.0,
             guidance=4.0,
-            short_steps=8,
         )
 
     @classmethod

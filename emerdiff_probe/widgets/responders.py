@@ -213,8 +213,10 @@ class LiveAnswers:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends computing the rest, after what is computed just now."""
+        """Ends computing the rest, and waits for what is computed just now."""
         self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
 
 def _few(side: int) -> Any:
