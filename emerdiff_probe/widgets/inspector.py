@@ -83,6 +83,7 @@ class Inspector(Explorer):
         self.extent = self._images.sizes[Y], self._images.sizes[X]
         self._kept: dict[tuple[Any, ...], xr.DataArray] = {}
         self._drawn: dict[int, bytes] = {}
+        self._painted_last: tuple[tuple[Any, ...], tuple[bytes, str]] | None = None
         self._ready = False
         self._picture = Picture()
         self._map = Picture()
@@ -255,7 +256,7 @@ class Inspector(Explorer):
                 image=self._image(self.sample), caption="picture", grid=list(extent), **common
             )
             values = self._values(self.site)
-            image, what = self._painted(values)
+            image, what = self._kept_map(values)
             caption = f"{site_text(self.site)}, t = {self.timestep}: {what}"
             grid = [values.sizes[Y], values.sizes[X]]
             self._map.show(image=image, caption=caption, grid=grid, **common)
@@ -266,6 +267,14 @@ class Inspector(Explorer):
             values = self._images.isel({SAMPLE: sample}).transpose(Y, X, RGB).values
             self._drawn[sample] = png(values)
         return self._drawn[sample]
+
+    def _kept_map(self, values: xr.DataArray) -> tuple[bytes, str]:
+        """The map, which points do not change: principal colours of many channels take a second."""
+        key = (self.site, self.timestep, self.sample, self.guidance, self.head, self.show,
+               self.channel)  # fmt: skip
+        if self._painted_last is None or self._painted_last[0] != key:
+            self._painted_last = key, self._painted(values)
+        return self._painted_last[1]
 
     def _painted(self, values: xr.DataArray) -> tuple[bytes, str]:
         if self.show == "colours":

@@ -69,7 +69,7 @@ class Explorer(ipywidgets.VBox):
         self._file = ipywidgets.Text(
             f"{type(self).__name__.lower()}.svg",
             description="figure",
-            layout={"width": "300px"},
+            layout={"width": "250px"},
             tooltip="HTML, SVG, PNG or PDF by the ending",
         )
         save = ipywidgets.Button(description="save", layout={"width": "80px"})

@@ -139,7 +139,7 @@ class SegmentationExplorer(Explorer):
         self._masks_file = ipywidgets.Text(
             "segments.png",
             description="masks",
-            layout={"width": "300px"},
+            layout={"width": "250px"},
             tooltip="labels as PNG, COCO's JSON or Zarr by the ending",
         )
         button = ipywidgets.Button(description="export", layout={"width": "80px"})

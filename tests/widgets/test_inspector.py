@@ -75,6 +75,22 @@ def test_shift_pins_places_and_each_has_its_likeness(inspector):
     assert not any(each.image for each in inspector.pictures[2:])
 
 
+def test_points_do_not_paint_the_map_anew(inspector, monkeypatch):
+    painted = []
+    paint = Inspector._painted
+    monkeypatch.setattr(Inspector, "_painted", lambda *of: painted.append(of) or paint(*of))
+    inspector.timestep = 281
+    for number in range(3):
+        inspector.point = (number, 1)
+    assert len(painted) == 1
+    inspector.set(show="channel", channel=3)
+    assert len(painted) == 2
+    values = ep.site(recording(), QUERY)[0].sel(timestep=281).isel(head=1, channel=0)
+    most = np.abs(values.values).max()
+    expected = shaded(values.transpose("y", "x").values, -most, most, "balance")
+    np.testing.assert_array_equal(pixels(inspector.pictures[1]), expected)
+
+
 def test_menus_and_traits_are_one(inspector):
     inspector._menus["timestep"].value = 281
     assert inspector.timestep == 281
