@@ -64,8 +64,8 @@ def ways(model: StableDiffusion, steps: int) -> dict[str, Way | None]:
 
     def recorded(sites: list[str]) -> Way:
         def way(folder: Path) -> int:
-            record(model, PROMPT, sites, steps=steps, store=folder / "run", progress=False)
-            return info(folder / "run").nbytes
+            store = folder / "run"
+            return record(model, PROMPT, sites, steps=steps, store=store, progress=False).nbytes
 
         return way
 

@@ -28,6 +28,7 @@ from emerdiff_probe.models.text import (
     TwoEncoders,
     token_texts,
 )
+from emerdiff_probe.models.turns import turn
 
 __all__ = ["StableDiffusion"]
 
@@ -236,6 +237,8 @@ class StableDiffusion:
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
         """The predicted noise; with gradients where the latents ask for them.
 
+        Waits while another thread records or intervenes.
+
         Args:
             latents: x_t, float32, shape (sample, channel, y, x).
             timestep: t.
@@ -245,7 +248,7 @@ class StableDiffusion:
         Returns:
             float32, of the latents' shape.
         """
-        with torch.set_grad_enabled(latents.requires_grad):
+        with turn(self.unet), torch.set_grad_enabled(latents.requires_grad):
             return self._predict(latents, timestep, condition)
 
     def _predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:

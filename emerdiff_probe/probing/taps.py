@@ -2,7 +2,8 @@
 
 A tap lives as long as its ``with`` block and leaves the model as it was found, whatever happens
 inside. Taps nest. While one is open a compiled UNet runs eagerly, since hooks added after
-``torch.compile``'s first call would silently not fire.
+``torch.compile``'s first call would silently not fire, and other threads wait for the model, since
+they would see the tap's changes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError, closest
 from emerdiff_probe.models.catalogue import unwrapped
+from emerdiff_probe.models.turns import turn
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 
 __all__ = [
@@ -28,7 +30,7 @@ __all__ = [
     "capture",
     "given",
     "hooked",
-    "module_at",
+    "modules_at",
     "prefix",
     "processed",
 ]
@@ -42,20 +44,22 @@ Keep = Callable[[Site, Tensor], Tensor]
 """Given a site and its tensor: what is kept of it."""
 
 
-def module_at(unet: nn.Module, site: Site) -> nn.Module:
-    """The module that has a site's tensor, as `Site.module` names it.
+def modules_at(unet: nn.Module, sites: Iterable[Site]) -> dict[Site, nn.Module]:
+    """The modules that have the tensors of sites, as `Site.module` names them.
 
     Raises:
         SiteError: The UNet has no such module; names the closest that it has.
         ModelError: The projections are fused, so that the module would never be called.
     """
     modules = dict(unwrapped(unet).named_modules())
-    module = modules.get(site.module)
-    if module is None or site.path not in modules:
-        raise SiteError(f"no site '{site}' in this UNet; {closest(site.module, modules)}")
-    if site.port in _PROJECTED:
-        _refuse_fused(site.path, modules[site.path])
-    return module
+    found = {}
+    for site in sites:
+        if site.module not in modules or site.path not in modules:
+            raise SiteError(f"no site '{site}' in this UNet; {closest(site.module, modules)}")
+        if site.port in _PROJECTED:
+            _refuse_fused(site.path, modules[site.path])
+        found[site] = modules[site.module]
+    return found
 
 
 def attentions(unet: nn.Module) -> dict[str, Attention]:
@@ -97,6 +101,14 @@ def _refuse_fused(path: str, module: nn.Module) -> None:
 
 
 @contextmanager
+def _tapping(unet: nn.Module) -> Iterator[ExitStack]:
+    """Has the model for this thread alone, uncompiled; what is put on the stack is undone."""
+    with turn(unet), ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield stack
+
+
+@contextmanager
 def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
     """Shows the tensors at sites to functions, which may replace them.
 
@@ -108,9 +120,8 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
         SiteError: A site does not exist; nothing is installed then.
     """
     _refuse_caching(unet)
-    modules = {site: module_at(unet, site) for site in edits}
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    modules = modules_at(unet, edits)
+    with _tapping(unet) as stack:
         for site, edit in edits.items():
             if site.port == "skip":
                 handle = modules[site].register_forward_pre_hook(
@@ -171,8 +182,7 @@ def _refuse_caching(unet: nn.Module) -> None:
 def processed(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
     """Swaps the processors of attention modules, given by path, and puts the old ones back."""
     modules = attentions(unet)
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with _tapping(unet) as stack:
         for path, processor in processors.items():
             # Not set_attn_processor: it empties the dict it is given, and restores by sharing.
             stack.callback(setattr, modules[path], "processor", modules[path].processor)
@@ -207,12 +217,9 @@ def called(unet: nn.Module) -> Iterator[Call]:
         call.timestep = int(timestep.flatten()[0])
         call.seen.add(call.timestep)
 
-    with torch.compiler.set_stance("force_eager"):
-        handle = unet.register_forward_pre_hook(note, with_kwargs=True)
-        try:
-            yield call
-        finally:
-            handle.remove()
+    with _tapping(unet) as stack:
+        stack.callback(unet.register_forward_pre_hook(note, with_kwargs=True).remove)
+        yield call
 
 
 @contextmanager
@@ -241,8 +248,7 @@ def prefix(unet: nn.Module, path: str) -> Iterator[dict[str, Any]]:
         return hook
 
     modules = dict(unet.named_modules())
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with _tapping(unet) as stack:
         stack.callback(modules[path].register_forward_pre_hook(begin).remove)
         for name in _beside(unet, path):
             stack.callback(modules[name].register_forward_hook(keep(name)).remove)
@@ -282,8 +288,7 @@ def given(unet: nn.Module, outputs: Mapping[str, Any], repeats: int) -> Iterator
     def known(output: Any) -> Callable[..., Any]:
         return lambda *_arguments, **_named: _repeated(output, repeats)
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with _tapping(unet) as stack:
         for path, output in outputs.items():
             module = unet.get_submodule(path)
             # What stood there is an attribute of the class, or, with offloading, of the module.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError, SiteError, closest
 from emerdiff_probe.schema import X, Y
@@ -35,18 +36,21 @@ def open_recording(address: Address) -> xr.DataTree:
     restart = restart_of(root)
     nodes: dict[str, xr.Dataset] = {"/": xr.open_zarr(root.store, chunks=None).load()}
     # Pictures have one size, so places are the same on all grids of one size.
-    indexed: dict[tuple[str, int], xr.Coordinates] = {}
+    indexed: dict[tuple[str, int], NDArray[Any]] = {}
+    labelled: dict[tuple[tuple[str, int], ...], xr.Coordinates] = {}
     for leaf, array in leaves_of(root):
-        values = values_of(array, restart, leaf, str(address))
-        coords = xr.Coordinates()
-        for dim, size in zip(dims_of(array), array.shape, strict=True):
-            key = (dim, size)
-            if key not in indexed and f"{leaf}/{dim}" in arrays:
+        dims = tuple(zip(dims_of(array), array.shape, strict=True))
+        for dim, size in dims:
+            if (dim, size) not in indexed and f"{leaf}/{dim}" in arrays:
                 labels: Any = arrays[f"{leaf}/{dim}"]
-                indexed[key] = xr.Coordinates({dim: (dim, np.asarray(labels[:]))})
-            if key in indexed:
-                coords = coords.merge(indexed[key]).coords
-        nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=coords)
+                indexed[dim, size] = np.asarray(labels[:])
+        if dims not in labelled:
+            known = {dim: indexed.get((dim, size)) for dim, size in dims}
+            labelled[dims] = xr.Coordinates(
+                {dim: (dim, values) for dim, values in known.items() if values is not None}
+            )
+        values = values_of(array, restart, leaf, str(address))
+        nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=labelled[dims])
     return xr.DataTree.from_dict(nodes)
 
 

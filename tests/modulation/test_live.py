@@ -119,6 +119,20 @@ def test_clicks_come_before_filling(responder):
     assert sorted(place for places in order[1:3] for place in places) == [(3, 0), (3, 3)]
 
 
+def test_the_model_can_be_used_while_the_rest_is_computed(responder, model, expected):
+    record = ep.record(model, ep.Prompt("a red house"), "*attn1:query", steps=4, progress=False)
+    filling = threading.Thread(target=responder.fill)
+    filling.start()
+    again = []
+    while filling.is_alive() or not again:
+        again.append(
+            ep.record(model, ep.Prompt("a red house"), "*attn1:query", steps=4, progress=False)
+        )
+    filling.join()
+    assert all(each.identical(record) for each in again)
+    assert np.allclose(responder.responses()["response"], expected["response"], atol=1e-3)
+
+
 def test_another_engine_can_answer_and_answers_are_kept(responder, model, expected):
     first = responder.location(1, 2)
     responder.use("jump")

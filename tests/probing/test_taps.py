@@ -1,5 +1,8 @@
 """Taps see what a plain hook sees, change nothing, and are gone afterwards."""
 
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+
 import pytest
 import torch
 
@@ -77,6 +80,20 @@ def test_an_exception_inside_leaves_nothing(model, call):
     assert installed(model.unet) == 0
     now = [module.processor for module in attentions(model.unet).values()]
     assert all(a is b for a, b in zip(now, processors, strict=True))
+    assert torch.equal(call(), before)
+
+
+def test_other_threads_wait_and_never_see_a_tap(model, call):
+    before = call()
+    with ThreadPoolExecutor(1) as other:
+        with intervene(model, [Shift(str(OUT), 100.0)]), capture(model.unet, [QUERY]) as taps:
+            theirs = other.submit(call)
+            ours = call()
+            with pytest.raises(NotYet):
+                theirs.result(0.2)
+            taps.take()
+        assert torch.equal(theirs.result(), before)
+    assert not torch.allclose(ours, before, atol=1e-3)
     assert torch.equal(call(), before)
 
 
