@@ -8,6 +8,8 @@ are written in a tenth of that.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,20 +17,32 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PARTIAL", "chunks_of", "fill_of", "write_chunk"]
+__all__ = ["FLAT", "PARTIAL", "chunk_name", "chunks_of", "fill_of", "write_chunk"]
 
 PARTIAL: Final = ".partial"
 """What the name of a file ends with until it is whole; Zarr's own do, too."""
 
+FLAT: Final[dict[str, Any]] = {"name": "default", "configuration": {"separator": "."}}
+"""Zarr's chunk key encoding of all our arrays: files beside each other. Zarr's own choice, a folder
+for each dim, makes five times as many entries, which takes as long as writing the values."""
+
 
 def chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
     """Indices of the chunks that an array has on disk."""
-    folder = path / array / "c"
     return {
-        tuple(int(part) for part in file.relative_to(folder).parts)
-        for file in folder.rglob("*")
-        if file.is_file() and file.name.isdigit()
+        tuple(map(int, file.name.split(".")[1:]))
+        for file in (path / array).glob("c.*")
+        if re.fullmatch(r"c(\.\d+)+", file.name)
     }
+
+
+def chunk_name(index: Iterable[int]) -> str:
+    """The name of a chunk's file.
+
+    >>> chunk_name((0, 2, 0))
+    'c.0.2.0'
+    """
+    return ".".join(("c", *map(str, index)))
 
 
 def fill_of(dtype: np.dtype[Any]) -> float:
@@ -53,9 +67,8 @@ def write_chunk(
         values = whole
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     content: Any = little.reshape(-1).view(np.uint8)
-    file = array.joinpath("c", *map(str, index))
+    file = array / chunk_name(index)
     partial = file.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
-    file.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("wb") as out:
         out.write(content)
         out.write(google_crc32c.value(content).to_bytes(4, "little"))

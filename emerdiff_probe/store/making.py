@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import StoreError
 from emerdiff_probe.schema import SAMPLE
 from emerdiff_probe.store.address import made_at_once
-from emerdiff_probe.store.chunks import fill_of, write_chunk
+from emerdiff_probe.store.chunks import FLAT, fill_of, write_chunk
 from emerdiff_probe.store.plan import LATENTS, Plan, size_text
 from emerdiff_probe.store.values import RESTART
 
@@ -145,6 +145,7 @@ def new_array(
         shards=shards,
         dtype=dtype,
         dimension_names=dims,
+        chunk_key_encoding=FLAT,
         fill_value=fill_of(np.dtype(dtype)),
         # Activations hardly compress; a checksum finds what was damaged.
         compressors=zarr.codecs.Crc32cCodec(),

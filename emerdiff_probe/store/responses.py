@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
 from emerdiff_probe.schema import RESPONSES
-from emerdiff_probe.store.chunks import chunks_of
+from emerdiff_probe.store.chunks import FLAT, chunks_of
 from emerdiff_probe.store.plan import size_text
 
 __all__ = ["ResponseStore", "open_responses"]
@@ -85,6 +85,7 @@ class ResponseStore:
                 chunks=(*[1] * single, *response.shape[single:]),
                 dtype=response.dtype,
                 dimension_names=[str(dim) for dim in response.dims],
+                chunk_key_encoding=FLAT,
                 fill_value=np.nan,
                 # A checksum finds what was damaged.
                 compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],

@@ -137,11 +137,9 @@ class _Values:
         if self.restart is None:
             remedy = "make this copy again"
         elif TIMESTEP in dims_of(self.array):
-            sample, block = self._commit(index, 0)
-            remedy = (
-                "take it from a copy, or delete "
-                f"'{RESTART}/value/c/{sample}/{block}' there and record again as before"
-            )
+            commit = (*self._commit(index, 0), 0, 0, 0)
+            mark = f"{RESTART}/value/{self.restart.metadata.encode_chunk_key(commit)}"
+            remedy = f"take it from a copy, or delete '{mark}' there and record again as before"
         else:
             remedy = "take it from a copy, or delete it and record again as before"
         return StoreError(

@@ -17,6 +17,7 @@ import torch
 import emerdiff_probe as ep
 from emerdiff_probe.probing import recording
 from emerdiff_probe.store import Streamed, plan
+from emerdiff_probe.store.chunks import chunks_of
 
 PROMPTS = [ep.Prompt("a red house", 1), ep.Prompt("a blue car", 2)]
 
@@ -58,7 +59,7 @@ def files(path):
 
 
 def committed(path):
-    return sum(file.is_file() for file in (path / "restart/value/c").rglob("0"))
+    return len(chunks_of(path, "restart/value"))
 
 
 def main():

@@ -27,8 +27,7 @@ def test_chunks_are_those_of_zarr_to_the_byte(tmp_path, dtype):
     files = {
         name: {
             file.relative_to(tmp_path / name): file.read_bytes()
-            for file in (tmp_path / name / "value" / "c").rglob("*")
-            if file.is_file()
+            for file in (tmp_path / name / "value").glob("c*")
         }
         for name in ("ours", "theirs")
     }
@@ -41,4 +40,4 @@ def test_a_chunk_is_replaced_whole(tmp_path):
     for values in (np.arange(4.0), np.full(4, np.nan)):
         write_chunk(tmp_path / "value", (0,), values.astype(np.float32), (4,))
         np.testing.assert_array_equal(array[:], values)
-    assert [file.name for file in (tmp_path / "value" / "c").iterdir()] == ["0"]
+    assert sorted(file.name for file in (tmp_path / "value").iterdir()) == ["c.0", "zarr.json"]

@@ -30,7 +30,7 @@ def stored(tmp_path):
     return filled(Streamed(tmp_path / "run.zarr", small_plan())).path
 
 
-CHUNK = "mid_block/out/value/c/1/0/1/0/0/0"
+CHUNK = "mid_block/out/value/c.1.0.1.0.0.0"
 
 
 def damaged(file, how):
@@ -59,7 +59,7 @@ def test_a_damaged_chunk_is_an_error_and_all_others_are_there(stored, tmp_path, 
         assert np.array_equal(ep.site(run, name), ep.site(ep.open(copy), name))
     # What the error says to do mends it.
     mark = stored / re.search("delete '(.*?)' there", str(error.value))[1]
-    shutil.rmtree(mark)
+    mark.unlink()
     filled(Streamed(stored, small_plan()))
     equal(ep.open(stored), ep.open(copy))
     assert not info(stored).lost
@@ -67,7 +67,7 @@ def test_a_damaged_chunk_is_an_error_and_all_others_are_there(stored, tmp_path, 
 
 def test_a_damaged_picture(stored, tmp_path):
     copy = shutil.copytree(stored, tmp_path / "copy.zarr")
-    file = stored / "image/value/c/0/0/0/0"
+    file = stored / "image/value/c.0.0.0.0"
     damaged(file, "cut")
     with pytest.raises(StoreError, match="delete it and record again as before"):
         ep.site(ep.open(stored), "image").load()
@@ -79,24 +79,24 @@ def test_a_damaged_picture(stored, tmp_path):
 
 def test_a_damaged_mark(stored, tmp_path):
     copy = shutil.copytree(stored, tmp_path / "copy.zarr")
-    (stored / "image/value/c/0/0/0/0").unlink()
-    mark = "restart/value/c/0/1"
-    damaged(stored / mark / "0/0/0", "cut")
+    (stored / "image/value/c.0.0.0.0").unlink()
+    mark = "restart/value/c.0.1.0.0.0"
+    damaged(stored / mark, "cut")
     assert np.array_equal(*(ep.site(ep.open(path), "conv_in") for path in (stored, copy)))
     with pytest.raises(StoreError, match=f"cannot go on: .* in '{mark}'; delete that"):
         filled(Streamed(stored, small_plan()))
-    shutil.rmtree(stored / mark)
+    (stored / mark).unlink()
     filled(Streamed(stored, small_plan()))
     equal(ep.open(stored), ep.open(copy))
 
 
 def test_a_damaged_copy(stored, tmp_path):
     points = ep.rechunk(stored, "points", tmp_path / "points.zarr")
-    file = next(each for each in (points / "mid_block/out/value/c/1").rglob("*") if each.is_file())
+    file = next((points / "mid_block/out/value").glob("c.1.*"))
     damaged(file, "cut")
     values = ep.site(ep.open(points), "mid_block")
     assert np.isfinite(values.isel(sample=0)).all()
-    with pytest.raises(StoreError, match=r"points\.zarr' .*c/1/0/0/0/0/0'; make this copy again"):
+    with pytest.raises(StoreError, match=r"zarr' .*c\.1(\.0){5}'; make this copy again"):
         values.load()
     packed = ep.pack(stored, tmp_path / "run.zip")
     data = packed.read_bytes()

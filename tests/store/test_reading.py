@@ -1,6 +1,5 @@
 """Recordings are opened from anywhere, place by place, and while they are written."""
 
-import shutil
 import threading
 
 import fsspec
@@ -43,8 +42,9 @@ def test_a_point_of_all_layers():
 def test_a_point_is_read_when_it_is_needed(stored):
     point = ep.gather(ep.open(stored), "conv_in", y=1, x=1)["conv_in:out"]
     assert point.chunks
-    shutil.rmtree(stored / "conv_in/out/value/c")
-    with pytest.raises(StoreError, match=r"has lost the chunk 'conv_in/out/value/c/./0/0/0/0/0'"):
+    for chunk in (stored / "conv_in/out/value").glob("c.*"):
+        chunk.unlink()
+    with pytest.raises(StoreError, match=r"has lost the chunk 'conv_in/out/value/c\.0(\.0){5}'"):
         point.load()
 
 
