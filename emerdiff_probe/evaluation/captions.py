@@ -40,6 +40,8 @@ COLOUR_NAMES: Final = tuple(COLOURS)
 STEPS: Final = 25
 """Of drawing a picture."""
 
+_BATCH: Final = 16
+
 _THING: Final = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(KINDS)})")
 
 
@@ -137,11 +139,11 @@ def _places(each: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return kind[2::4, 2::4], colour[2::4, 2::4]
 
 
-def train_classifier(known: Examples, *, epochs: int = 8, seed: int = 0) -> Classifier:
-    """Trains on examples, half of the batches mirrored.
+def train_classifier(known: Examples, *, epochs: int = 10, seed: int = 0) -> Classifier:
+    """Trains on examples, half of the batches mirrored; in bfloat16, as models are trained here.
 
     Args:
-        known: To learn from; at least 64.
+        known: To learn from; at least one batch of 16.
         epochs: How often each is seen.
         seed: Of weights and order.
     """
@@ -150,17 +152,20 @@ def train_classifier(known: Examples, *, epochs: int = 8, seed: int = 0) -> Clas
         classifier = Classifier()
         # Most places are of no thing.
         weights = torch.ones(1 + len(KINDS))
-        weights[0] = 0.2
-        optimizer = torch.optim.AdamW(classifier.parameters(), 3e-3)
-        batches = len(known.pictures) // 64
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * batches)
+        weights[0] = 0.5
+        optimizer = torch.optim.AdamW(classifier.parameters(), 2e-3)
+        batches = len(known.pictures) // _BATCH
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * batches)
         for _ in tqdm(range(epochs), desc="classifier", unit="epoch"):
-            for rows in torch.randperm(len(known.pictures))[: batches * 64].view(batches, 64):
+            order = torch.randperm(len(known.pictures))[: batches * _BATCH]
+            for rows in order.view(batches, _BATCH):
                 mirrored = [-1] if torch.rand(()) < 0.5 else []
-                kinds, colours = classifier(known.pictures[rows].flip(mirrored))
-                loss = F.cross_entropy(kinds, known.kind_at[rows].flip(mirrored), weights)
+                with torch.autocast("cpu", torch.bfloat16):
+                    kinds, colours = classifier(known.pictures[rows].flip(mirrored))
+                kind_at = known.kind_at[rows].flip(mirrored)
                 colour_at = known.colour_at[rows].flip(mirrored)
-                loss = loss + F.cross_entropy(colours, colour_at, ignore_index=-1)
+                loss = F.cross_entropy(kinds.float(), kind_at, weights)
+                loss = loss + F.cross_entropy(colours.float(), colour_at, ignore_index=-1)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
