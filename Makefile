@@ -86,10 +86,10 @@ benchmark-recording: $(STAMP)  ## what recording costs in time and memory, besid
 	$(BENCHMARK) recording
 
 benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agreement with the literal one
-	$(BENCHMARK) modulation --count 10 --full-size
+	$(BENCHMARK) modulation --count 50 --full-size
 
 benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model knows what
-	$(BENCHMARK) atlas --count 16
+	$(BENCHMARK) atlas --count 24
 
 # Further models as in 'make MODELS="seed1 seed2" benchmark-claims'.
 benchmark-claims: $(STAMP)  ## which of the paper's claims hold on the bundled model (hours)

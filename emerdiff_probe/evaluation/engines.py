@@ -197,6 +197,8 @@ def full_size(dtype: torch.dtype) -> tuple[pd.DataFrame, pd.DataFrame]:
     timesteps = model.schedule.timesteps(config.steps)
     timesteps = tuple(t for t in timesteps if t <= config.modulation_timestep)
     trajectory = prompted(model, model.condition(), timesteps, 0, (512, 512))
+    # As of a photograph, of which the inversion has made them.
+    trajectory = dataclasses.replace(trajectory, latents=trajectory.passed(model))
     halves = torch.zeros(2, 16, 16)
     halves[0, :, :8], halves[1, :, 8:] = 1, 1
     found = costs(model, trajectory, halves, config, at_once=True)
@@ -300,10 +302,17 @@ def answers(responses: xr.Dataset) -> pd.DataFrame:
     ).rename_axis("milliseconds")
 
 
+def relative(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores from `compare` with times as shares of the literal engine's on the same scene."""
+    times = ["denoising", "whole"]
+    literal = scores[scores["variant"] == "literal"].set_index("seed")[times]
+    return scores.assign(**(scores[times] / literal.loc[scores["seed"]].values))
+
+
 def trade_off(scores: pd.DataFrame) -> go.Figure:
     """Agreement with the literal engine against speed, a point for each variant."""
-    means = scores.groupby("variant", sort=False).mean(numeric_only=True)
-    speed = means["whole"].iloc[0] / means["whole"]
+    means = relative(scores).groupby("variant", sort=False).mean(numeric_only=True)
+    speed = 1 / means["whole"]
     figure = go.Figure()
     for number, name in enumerate(means.index):
         engine = name.partition(",")[0]
@@ -385,10 +394,9 @@ def benchmark(task: Task) -> None:
     seeds = list(ENGINE_SEEDS[: task.scenes])
     about = dataclasses.asdict(config)
     scores = compare(task.model, config, seeds, task.journal("modulation", config=about))
-    means = scores.groupby("variant", sort=False).mean(numeric_only=True).drop(columns="seed")
-    for column in ("denoising", "whole"):
-        means[f"{column} / literal"] = means[column] / means[column].iloc[0]
+    means = relative(scores).groupby("variant", sort=False).mean(numeric_only=True)
     means["change of mIoU"] = means["parts_miou"] - means["parts_miou"].iloc[0]
+    literal = scores.loc[scores["variant"] == "literal", "whole"].mean()
     picture = Photo(scene(seeds[0]).image)
     observation = observe(task.model, picture, config)
     masks = low_resolution_masks(observation.features, SEGMENTS, config)
@@ -402,8 +410,7 @@ def benchmark(task: Task) -> None:
 ## At Stable Diffusion v1's size
 
 Its UNet and autoencoder with random weights in bfloat16, 64 x 64 latents, 2 masks, 15 steps from
-t_m = 281, 5 of them with "short", which here makes the 15 unmodulated calls too: of a photograph
-the inversion has made them.
+t_m = 281, 5 of them with "short"; x_t of the unmodulated run is known, as after an inversion.
 
 {report.to_markdown(costs_v1.round(2).T)}
 
@@ -414,13 +421,15 @@ What decoding one picture costs:
     text = f"""# What engines cost, and how far they are from the literal one
 
 {len(seeds)} validation scenes from seed {seeds[0]}, {SEGMENTS} masks each, all variants one after
-the other on the same scene; seconds on this machine, comparable in this table only. Model weights
-{task.model.weights}. Made by `make benchmark-modulation`.
+the other on the same scene. Model weights {task.model.weights}. Made by
+`make benchmark-modulation`.
 
-"same" is the share of pixels with the literal engine's label, "correlation" that of signed
-responses, mIoU the majority-class one of parts.
+"denoising" and "whole", which is with decoding, are times as shares of the literal engine's on the
+same scene, whose whole took {literal:.1f} s on this machine; "same" is the share of pixels with the
+literal engine's label, "correlation" that of signed responses, mIoU the
+majority-class one of parts.
 
-{report.to_markdown(means.round(3))}
+{report.to_markdown(means.drop(columns="seed").round(3))}
 
 ![Agreement against speed](modulation.png)
 

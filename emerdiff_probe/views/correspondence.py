@@ -36,6 +36,9 @@ _SOURCE: Final = (SOURCE_Y, SOURCE_X)
 _LARGEST: Final = 9_000_000
 """Bytes of a page."""
 
+_MOST_POINTS: Final = 64_000_000
+"""What a page unpacks, in bytes of a browser's memory."""
+
 _HERE: Final = Path(__file__).parent
 
 # The policy lets the page load nothing: a reader without a network sees all that there is.
@@ -246,9 +249,8 @@ def _fitting(responses: xr.Dataset, room: int) -> tuple[xr.Dataset, bytes]:
     for reduce in range(1, min(response.sizes[Y], response.sizes[X]) + 1):
         if response.sizes[Y] % reduce or response.sizes[X] % reduce:
             continue
-        points = response.size // reduce**2
-        # Deflate seldom halves what is not flat, and base64 adds a third: more is not tried.
-        if points * 4 / 3 > 4 * room:
+        # Responses that are local shrink to a tenth and less; others take some seconds to try.
+        if response.size // reduce**2 > _MOST_POINTS:
             continue
         small = analysis.compress(responses, bits=8, reduce=reduce)
         packed = zlib.compress(small["tiles"].values.tobytes(), 9)
