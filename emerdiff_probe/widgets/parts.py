@@ -14,16 +14,19 @@ import numpy as np
 import plotly.graph_objects as go
 import traitlets
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from emerdiff_probe.errors import InputError, ProbeError, closest
 from emerdiff_probe.views.layers import marker
 from emerdiff_probe.views.panels import panels, picture, png
 from emerdiff_probe.widgets.picture import Picture
 
-__all__ = ["Explorer", "enlarged", "styles", "with_static", "written"]
+__all__ = ["Explorer", "styles", "with_static", "written"]
 
-_SIDE: Final = 256  # pixels of a static view
+# Of a static view, in pixels: a picture's width, a caption's height, half of a cross.
+_SIDE: Final = 256
+_CAPTION: Final = 18
+_ARM: Final = 6
 _LINE: Final = 88  # characters of code
 _FORMATS: Final = (".html", ".svg", ".png", ".pdf")
 
@@ -207,7 +210,7 @@ class Explorer(ipywidgets.VBox):
     def snapshot(self) -> NDArray[np.uint8]:
         """All pictures side by side, (y, x, rgb)."""
         shown = [each for each in self.pictures if each.image and each.layout.display != "none"]
-        tiles = [enlarged(each.pixels(), each.extent, _SIDE) for each in shown]
+        tiles = [_tile(each) for each in shown]
         height = max((tile.shape[0] for tile in tiles), default=1)
         gap = np.full((height, 8, 3), 255, np.uint8)
         row = [gap]
@@ -238,7 +241,32 @@ def with_static(bundle: Any, pixels: NDArray[np.uint8]) -> Any:
     return bundle
 
 
-def enlarged(pixels: NDArray[np.uint8], extent: Sequence[int], side: int) -> NDArray[np.uint8]:
+def _tile(shown: Picture) -> NDArray[np.uint8]:
+    """A picture with its cells and crosses, below its caption."""
+    pixels = _enlarged(shown.pixels(), shown.extent, _SIDE)
+    height, width = pixels.shape[:2]
+    tile = Image.new("RGB", (width, _CAPTION + height), "white")
+    tile.paste(Image.fromarray(pixels), (0, _CAPTION))
+    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(12)
+    caption = shown.caption
+    while draw.textlength(caption, font) > width:
+        caption = f"{caption.removesuffix('…')[:-1]}…"
+    draw.text((0, 2), caption, "black", font)
+    down, across = height / shown.grid[0], width / shown.grid[1]
+    for row, column in shown.cells:
+        top, left = _CAPTION + row * down, column * across
+        draw.rectangle((left, top, left + across, top + down), outline="black", width=3)
+        draw.rectangle((left + 1, top + 1, left + across - 1, top + down - 1), outline="white")
+    for y, x in shown.marks:
+        y = _CAPTION + y * height / shown.extent[0]
+        x = x * width / shown.extent[1]
+        for colour, wide in (("black", 3), ("white", 1)):
+            draw.line((x - _ARM, y, x + _ARM, y), colour, wide)
+            draw.line((x, y - _ARM, x, y + _ARM), colour, wide)
+    return np.asarray(tile)
+
+
+def _enlarged(pixels: NDArray[np.uint8], extent: Sequence[int], side: int) -> NDArray[np.uint8]:
     """Pixels at a width of ``side``, none of them blurred."""
     size = side, max(1, round(side * extent[0] / extent[1]))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

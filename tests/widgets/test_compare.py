@@ -54,7 +54,7 @@ def test_a_view_without_a_kernel_has_both():
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     assert "application/vnd.jupyter.widget-view+json" in data
     shown = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
-    assert shown.size == (4 * 264 + 8, 2 * 136)
+    assert shown.size == (4 * 264 + 8, 2 * (18 + 128 + 8))
 
 
 @pytest.fixture

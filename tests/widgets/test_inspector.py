@@ -171,8 +171,16 @@ def test_a_view_without_a_kernel(inspector):
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["image/png"]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/png"]))))
-    assert shown.shape == (128, 2 * 264 + 8, 3)
+    assert shown.shape == (18 + 128, 2 * 264 + 8, 3)
     np.testing.assert_array_equal(shown, inspector.snapshot())
+    # Captions stand above, and what is chosen is marked, in black and white.
+    assert all((shown[:18, left : left + 256] < 128).any() for left in (8, 272))
+    inspector.point = (3, 4)
+    y, x = (
+        18 + round(3 * 128 / inspector.pictures[0].extent[0]),
+        8 + round(4 * 256 / inspector.pictures[0].extent[1]),
+    )
+    assert (inspector.snapshot()[y, x - 3 : x + 4] == 255).all()
 
 
 def test_saving_writes_a_page_that_needs_no_network(inspector, tmp_path):
