@@ -64,13 +64,14 @@ ifneq ($(NOTEBOOKS),)
 	    --nbval-sanitize-with notebooks/sanitize.cfg $(PYTEST_FLAGS)
 endif
 
+# In a container one is root, which JupyterLab wants to be told.
 lab: $(STAMP)  ## JupyterLab on the first notebook
-	$(BIN)/jupyter lab notebooks/01_quickstart.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_quickstart.ipynb
 
 notebooks: $(STAMP)  ## run the notebooks and store their outputs
 	$(BIN)/python notebooks/run.py $(NOTEBOOKS)
 
-BENCHMARK = $(BIN)/python -m emerdiff_probe.evaluation
+BENCHMARK = $(BIN)/python -m emerdiff_probe.benchmarks
 
 benchmark-scenes: $(STAMP)  ## how far colour, position and an untrained network get on the scenes
 	$(BENCHMARK) scenes

@@ -39,7 +39,7 @@ def claims(
     """
     with reported():
         import emerdiff_probe as ep
-        from emerdiff_probe.evaluation.claims_table import benchmark
+        from emerdiff_probe.benchmarks.claims_table import benchmark
 
         others = [ep.load(str(folder)) for folder in model or []]
         benchmark([ep.load("playground"), *others], out, kept, count, processes)

@@ -1,4 +1,4 @@
-"""Models and methods over many pictures with known truth: scores, tables, benchmarks."""
+"""Models and methods over many pictures with known truth: data sets, protocols, scores."""
 
 from emerdiff_probe.evaluation.datasets import (
     IGNORE,

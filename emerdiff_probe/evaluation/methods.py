@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
+from emerdiff_probe import analysis
 from emerdiff_probe.evaluation.evaluate import Method
-from emerdiff_probe.evaluation.quality import METHOD, from_the_same_masks
 from emerdiff_probe.evaluation.scoring import Segments
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import EmerDiffConfig, segment
 from emerdiff_probe.sources import Photo
 
-__all__ = ["emerdiff_and_baselines"]
+__all__ = ["METHOD", "emerdiff_and_baselines", "from_the_same_masks"]
+
+METHOD: Final = "EmerDiff"
 
 
 def emerdiff_and_baselines(model: StableDiffusion, masks: int, config: EmerDiffConfig) -> Method:
@@ -37,3 +41,18 @@ def emerdiff_and_baselines(model: StableDiffusion, masks: int, config: EmerDiffC
         return {METHOD: own} | from_the_same_masks(result, config)
 
     return method
+
+
+def from_the_same_masks(result: xr.Dataset, config: EmerDiffConfig) -> dict[str, Segments]:
+    """What the baselines make of the low-resolution masks of a segmentation, by method."""
+    y, x = result["y"].values, result["x"].values
+    masks = result["masks"]
+    features = analysis.normalised(result["features"], config.normalise)
+    centroids = analysis.embeddings(features, masks)
+    labels = {
+        "nearest": analysis.nearest(result["low_res"], y, x),
+        "bilinear masks": analysis.bilinear_masks(masks, y, x),
+        "bilinear features": analysis.bilinear_features(features, centroids, y, x),
+        "guided filter": analysis.guided_filter(masks, result["picture"]),
+    }
+    return {name: Segments(each.values, result["embeddings"]) for name, each in labels.items()}

@@ -6,8 +6,8 @@ import pytest
 
 import emerdiff_probe as ep
 from emerdiff_probe import analysis
-from emerdiff_probe.evaluation import atlas
-from emerdiff_probe.evaluation.task import ATLAS_SEEDS, Task
+from emerdiff_probe.benchmarks import atlas
+from emerdiff_probe.benchmarks.task import ATLAS_SEEDS, Task
 from emerdiff_probe.scenes import scene
 from tests.checkpoints import tiny_playground
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL import Image
 
 from emerdiff_probe import views
+from emerdiff_probe.benchmarks.task import EXAMPLE_SEED, Task
 from emerdiff_probe.evaluation.runs import SEGMENTS
-from emerdiff_probe.evaluation.task import EXAMPLE_SEED, Task
 from emerdiff_probe.modulation import segment
 from emerdiff_probe.scenes import scene
 from emerdiff_probe.sources import Photo

@@ -15,9 +15,9 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 from emerdiff_probe import scenes
-from emerdiff_probe.evaluation import captions, report
+from emerdiff_probe.benchmarks import captions, report
+from emerdiff_probe.benchmarks.task import QUALITY_SEEDS, WORLD_SEEDS, Task
 from emerdiff_probe.evaluation.scoring import mean_with_interval
-from emerdiff_probe.evaluation.task import QUALITY_SEEDS, WORLD_SEEDS, Task
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.models.playground import folder
 from emerdiff_probe.modulation import EmerDiffConfig

@@ -16,8 +16,8 @@ from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from emerdiff_probe.analysis import Score
-from emerdiff_probe.evaluation import report
-from emerdiff_probe.evaluation.ablations import (
+from emerdiff_probe.benchmarks import report
+from emerdiff_probe.benchmarks.ablations import (
     BASELINES,
     BILINEAR,
     FROZEN,
@@ -26,7 +26,7 @@ from emerdiff_probe.evaluation.ablations import (
     name,
     tables,
 )
-from emerdiff_probe.evaluation.claims import (
+from emerdiff_probe.benchmarks.claims import (
     MARGIN,
     Claim,
     Interval,
@@ -35,11 +35,11 @@ from emerdiff_probe.evaluation.claims import (
     outcomes,
     together,
 )
+from emerdiff_probe.benchmarks.task import CLAIM_SEEDS
 from emerdiff_probe.evaluation.datasets import scene_dataset
 from emerdiff_probe.evaluation.evaluate import counted, evaluate
 from emerdiff_probe.evaluation.protocols import OVER_DATASET, Counted
 from emerdiff_probe.evaluation.runs import SEGMENTS
-from emerdiff_probe.evaluation.task import CLAIM_SEEDS
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import EmerDiffConfig
 from emerdiff_probe.scenes import scene

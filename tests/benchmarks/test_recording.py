@@ -6,8 +6,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 import emerdiff_probe as ep
+from emerdiff_probe.benchmarks import full_size, recording
 from emerdiff_probe.errors import CaptureError
-from emerdiff_probe.evaluation import full_size, recording
 from tests.checkpoints import tiny_playground
 
 

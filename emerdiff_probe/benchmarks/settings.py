@@ -11,10 +11,10 @@ import xarray as xr
 
 from emerdiff_probe import analysis
 from emerdiff_probe.analysis import Balance
-from emerdiff_probe.evaluation import report
-from emerdiff_probe.evaluation.quality import reassigned, segmented, true_masks
+from emerdiff_probe.benchmarks import report
+from emerdiff_probe.benchmarks.quality import reassigned, segmented, true_masks
+from emerdiff_probe.benchmarks.task import SETTINGS_SEEDS, Task
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
-from emerdiff_probe.evaluation.task import SETTINGS_SEEDS, Task
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import EmerDiffConfig, observe, read_features
 from emerdiff_probe.scenes import PARTS, Scene, scene

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from emerdiff_probe import analysis
-from emerdiff_probe.evaluation import report
-from emerdiff_probe.evaluation.full_size import stable_diffusion_1
+from emerdiff_probe.benchmarks import report
+from emerdiff_probe.benchmarks.full_size import stable_diffusion_1
+from emerdiff_probe.benchmarks.task import ENGINE_SEEDS, Task
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
-from emerdiff_probe.evaluation.task import ENGINE_SEEDS, Task
 from emerdiff_probe.models import Denoiser, StableDiffusion
 from emerdiff_probe.modulation import ENGINES, EmerDiffConfig, observe, respond
 from emerdiff_probe.modulation.adjoint import gradients

@@ -1,4 +1,4 @@
-"""Evaluation: scores against the exact truth, kept scene by scene, and resumed."""
+"""Benchmarks measure what they say, on few scenes and with a tiny model."""
 
 import json
 
@@ -6,126 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import xarray as xr
 
 import emerdiff_probe as ep
 from emerdiff_probe import analysis
-from emerdiff_probe.errors import StoreError
-from emerdiff_probe.evaluation import (
-    METRICS,
-    Segments,
-    captions,
-    engines,
-    paired,
-    report,
-    rivals,
-    score,
-    settings,
-    summary,
-    verdicts,
-)
-from emerdiff_probe.evaluation.quality import METHOD, quality, reassigned, stability, true_masks
+from emerdiff_probe.benchmarks import captions, modulation, report, settings
+from emerdiff_probe.benchmarks.quality import quality, reassigned, stability, true_masks
+from emerdiff_probe.benchmarks.scenes import world
+from emerdiff_probe.evaluation import Segments, score, summary
+from emerdiff_probe.evaluation.methods import METHOD
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
-from emerdiff_probe.evaluation.scoring import mean_with_interval
-from emerdiff_probe.evaluation.world import world
 from emerdiff_probe.modulation import observe
 from emerdiff_probe.scenes import PARTS, scene
 from tests.checkpoints import tiny_playground
 from tests.datasets import responses
-
-SEEDS = [(1_000_000, False), (1_000_001, False), (1_000_001, True)]
-
-
-def truth_and_chance(subject):
-    chance = np.random.RandomState(subject.seed % 1000).randint(0, 12, subject.parts.shape)
-    parts = np.arange(len(PARTS), dtype=np.float32)
-    embeddings = xr.DataArray(parts[:, None] * [1, 0], dims=("mask", "channel"))
-    return {
-        "truth": Segments(subject.parts.astype(np.int16), embeddings),
-        "chance": Segments(chance.astype(np.int16)),
-    }
-
-
-def test_the_truth_scores_one_and_chance_does_not():
-    subject = scene(1)
-    found = truth_and_chance(subject)
-    rows = {name: score(each, subject, subject.parts) for name, each in found.items()}
-    truth, chance = rows["truth"], rows["chance"]
-    assert set(truth) == set(METRICS)
-    # An object's mean embedding lies between those of its parts, so another object's may be nearer.
-    assert {name: truth[name] for name in truth if name != "objects_class_mean"} == pytest.approx(
-        dict.fromkeys(set(METRICS) - {"objects_class_mean"}, 1)
-    )
-    assert chance["parts_miou"] < 0.15
-    assert abs(chance["ari"]) < 0.05
-    assert chance["agreement"] == chance["ari"]
-    assert np.isnan(chance["parts_class_mean"])
-
-
-def test_a_run_resumes_where_it_was(tmp_path):
-    kept = tmp_path / "scores.jsonl"
-    whole = run(truth_and_chance, SEEDS, Journal(kept, {"model": "a"}))
-    assert len(whole) == 6
-    # As after a kill in the middle of a line.
-    lines = kept.read_text().splitlines()
-    kept.write_text("\n".join(lines[:2]) + "\n" + lines[2][:40])
-
-    seen = []
-
-    def watched(subject):
-        seen.append((subject.seed, subject.dissociation))
-        return truth_and_chance(subject)
-
-    again = run(watched, SEEDS, Journal(kept, {"model": "a"}))
-    assert seen == SEEDS[1:]
-    pd.testing.assert_frame_equal(again, whole)
-    assert run(None, SEEDS, Journal(kept, {"model": "a"})).shape == whole.shape
-
-
-def test_scenes_at_the_same_time_score_as_one_after_the_other(tmp_path):
-    one, two = (
-        run(
-            truth_and_chance,
-            SEEDS,
-            Journal(tmp_path / f"{processes}.jsonl", {}),
-            processes=processes,
-        )
-        for processes in (1, 2)
-    )
-    pd.testing.assert_frame_equal(one, two)
-
-
-def test_scores_of_other_settings_are_not_mixed_in(tmp_path):
-    kept = tmp_path / "scores.jsonl"
-    run(truth_and_chance, SEEDS[:1], Journal(kept, {"model": "a"}))
-    with pytest.raises(StoreError, match="delete it"):
-        Journal(kept, {"model": "b"})
-
-
-def test_intervals_hold_the_mean_and_pairing_narrows_them():
-    random = np.random.RandomState(0)
-    base = random.rand(40)
-    mean, low, high = mean_with_interval(base)
-    assert mean == pytest.approx(base.mean())
-    assert low < mean < high
-    frames = [
-        pd.DataFrame(
-            {"seed": range(40), "dissociation": False, "method": name}
-            | {metric: values for metric in METRICS}
-        )
-        for name, values in {"a": base, "b": base - 0.01}.items()
-    ]
-    scores = pd.concat(frames)
-    assert paired(scores, "a").iloc[0, 0] == "+0.010 [+0.010, +0.010]"
-    above, below = verdicts(scores, "a"), verdicts(scores, "b")
-    assert above[0].startswith("**b**: a is above it in majority-class mIoU, parts;")
-    assert below[0].startswith("**a**: b is below it in ")
-    (same,) = verdicts(scores.replace("b", "c").assign(parts_miou=0.5), "a")
-    assert "not told apart from it in majority-class mIoU, parts" in same
-    table = summary(scores)
-    assert list(table.index) == ["a", "b"]
-    assert f"{base.mean():.3f}" in table.loc["a"].iloc[0]
-    assert report.to_markdown(table).count("\n") == 3
+from tests.scored import SCENES, truth_and_chance
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +96,7 @@ def test_settings_are_compared_and_tables_made(model, config, tmp_path):
 
 def test_engines_are_compared_with_the_literal_one(model, config, tmp_path):
     few = config.replace(sigma=0.0)
-    scores = engines.compare(model, few, [1_000_200], Journal(tmp_path / "engines.jsonl", {}))
+    scores = modulation.compare(model, few, [1_000_200], Journal(tmp_path / "modulation.jsonl", {}))
     rows = scores.set_index("variant")
     assert list(rows.index)[:2] == ["literal", "shared"]
     assert len(rows) == 11
@@ -212,7 +106,7 @@ def test_engines_are_compared_with_the_literal_one(model, config, tmp_path):
     # Two steps of 24 runs and the unmodulated one; one side only has half of them.
     assert rows.loc[["literal", "shared", "shared, one side"], "rows"].tolist() == [50, 50, 26]
     assert rows.loc["jump", "rows"] == 25
-    points = engines.trade_off(scores).data
+    points = modulation.trade_off(scores).data
     assert [point.y[0] for point in points] == list(rows["same"])
     assert [point.name.partition("  ")[2] for point in points] == list(rows.index)
 
@@ -221,7 +115,7 @@ def test_operations_and_linearity_are_measured(model, config):
     trajectory = observe(model, ep.Photo(scene(1).image), config).trajectory
     masks = torch.zeros(1, 16, 16)
     masks[0, 3:6, 3:6] = 1
-    costs = engines.costs(model, trajectory, masks, config)
+    costs = modulation.costs(model, trajectory, masks, config)
     for part in ("denoising", "whole"):
         bound = costs[f"{part} bound"]
         assert bound["literal"] == costs[f"{part} fast"]["literal"] == 1
@@ -233,7 +127,7 @@ def test_operations_and_linearity_are_measured(model, config):
 
 def test_operations_of_attention_are_counted():
     query = torch.ones(1, 2, 64, 16)
-    with engines._operations() as counter:
+    with modulation._operations() as counter:
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
     assert counter.get_total_flops() == 2 * 2 * (2 * 64 * 64 * 16)
 
@@ -241,44 +135,19 @@ def test_operations_of_attention_are_counted():
 def test_answers_are_timed(config):
     features = np.random.default_rng(0).normal(size=(8, 8, 4))
     made = responses(64, 64, (8, 8), config=config.to_json())
-    found = engines.answers(made.assign(features=(("source_y", "source_x", "channel"), features)))
+    found = modulation.answers(
+        made.assign(features=(("source_y", "source_x", "channel"), features))
+    )
     assert found.shape == (3, 2)
     assert (found.values > 0).all()
 
 
 def test_linearity_is_measured(model, config):
-    line = engines.linearity(model, config.replace(strength=0.01), 1)
+    line = modulation.linearity(model, config.replace(strength=0.01), 1)
     assert line["proportional"].iloc[0] == pytest.approx(1)
     assert line["adds up"].iloc[1] > 0.95
-    found = engines.derivatives(model, config.replace(strength=0.01), 1)
+    found = modulation.derivatives(model, config.replace(strength=0.01), 1)
     assert found["correlation"].iloc[2] > 0.99
-
-
-def test_an_untrained_network_has_other_weights_and_spares_the_model(model):
-    before = model.weights
-    first, second = rivals.untrained(model, seed=1), rivals.untrained(model, seed=1)
-    assert first.weights == second.weights != before
-    assert model.pipeline.unet is model.unet
-    assert ep.load(model.pipeline).weights == before
-
-
-def test_a_shuffled_network_has_the_same_values_elsewhere(model):
-    shuffled = rivals.shuffled(model)
-    name, parameter = next(iter(model.unet.named_parameters()))
-    other = dict(shuffled.unet.named_parameters())[name]
-    assert not torch.equal(other, parameter)
-    assert torch.equal(other.flatten().sort().values, parameter.flatten().sort().values)
-    assert shuffled.weights == rivals.shuffled(model).weights != model.weights
-
-
-def test_the_decoder_alone_moves_what_is_shifted(model):
-    masks = xr.DataArray(np.zeros((2, 16, 16), np.float32), dims=("mask", "source_y", "source_x"))
-    masks[0, :, :8] = 1
-    masks[1, :, 8:] = 1
-    maps = rivals.decoder_alone(model, scene(1).image, masks).values
-    assert maps.shape == (2, 128, 128)
-    assert maps[0, :, :40].mean() > maps[1, :, :40].mean()
-    assert maps[0, :, 88:].mean() < maps[1, :, 88:].mean()
 
 
 def test_a_classifier_learns_captions_and_a_model_is_asked(model):
@@ -297,14 +166,6 @@ def test_a_classifier_learns_captions_and_a_model_is_asked(model):
     again = captions.train_classifier(known, epochs=1)
     assert captions.judge(classifier, known) == captions.judge(again, known)
     assert all(0 <= share <= 1 for share in captions.judge(classifier, known).values())
-
-
-def test_colours_alone_find_colours():
-    picture = np.zeros((32, 32, 3), np.uint8)
-    picture[:, 16:] = (200, 30, 30)
-    labels = rivals.colour_and_position(picture, 2, weight=0.1)
-    assert len(np.unique(labels[:, :16])) == len(np.unique(labels[:, 16:])) == 1
-    assert len(np.unique(rivals.superpixels(picture, 8, compactness=10))) <= 8
 
 
 def test_segments_are_shown_in_the_colours_of_their_parts():
@@ -327,7 +188,7 @@ def test_segments_are_shown_in_the_colours_of_their_parts():
 
 
 def test_results_are_written_whole(tmp_path):
-    scores = run(truth_and_chance, SEEDS[:2], Journal(tmp_path / "kept.jsonl", {}))
+    scores = run(truth_and_chance, SCENES[:2], Journal(tmp_path / "kept.jsonl", {}))
     report.write(tmp_path / "out", "table", "# Table\n", scores, report.chart(scores, "Two scenes"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "table.csv",
@@ -336,4 +197,5 @@ def test_results_are_written_whole(tmp_path):
     ]
     back = pd.read_csv(tmp_path / "out" / "table.csv")
     assert back["parts_miou"].max() == 1
+    assert report.to_markdown(summary(scores)).count("\n") == 3
     assert json.loads((tmp_path / "kept.jsonl").read_text().splitlines()[0]) == {}

@@ -14,9 +14,9 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from emerdiff_probe import analysis, views
-from emerdiff_probe.evaluation import report
+from emerdiff_probe.benchmarks import report
+from emerdiff_probe.benchmarks.task import ATLAS_SEEDS, Task
 from emerdiff_probe.evaluation.runs import SEGMENTS
-from emerdiff_probe.evaluation.task import ATLAS_SEEDS, Task
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.probing import record
 from emerdiff_probe.scenes import scene

@@ -10,27 +10,25 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe import analysis
-from emerdiff_probe.evaluation import report, rivals
+from emerdiff_probe.benchmarks import report
+from emerdiff_probe.benchmarks.task import QUALITY_SEEDS, Task
+from emerdiff_probe.evaluation import rivals
+from emerdiff_probe.evaluation.methods import METHOD, from_the_same_masks
 from emerdiff_probe.evaluation.runs import SEGMENTS, Segmentor, run
 from emerdiff_probe.evaluation.scoring import Segments, paired, summary, verdicts
-from emerdiff_probe.evaluation.task import QUALITY_SEEDS, Task
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import EmerDiffConfig, segment
 from emerdiff_probe.scenes import Scene, scene
 from emerdiff_probe.sources import Photo
 
 __all__ = [
-    "METHOD",
     "benchmark",
-    "from_the_same_masks",
     "quality",
     "reassigned",
     "segmented",
     "stability",
     "true_masks",
 ]
-
-METHOD: Final = "EmerDiff"
 
 PAPERS: Final = EmerDiffConfig.closest_to_paper()
 
@@ -146,21 +144,6 @@ def _assigned(difference: xr.DataArray, result: xr.Dataset, config: EmerDiffConf
     fair = analysis.balanced(difference, result["masks"], config.balance, config.elsewhere)
     labels = analysis.assign(fair, result["y"], result["x"])["labels"]
     return Segments(labels.values, result["embeddings"])
-
-
-def from_the_same_masks(result: xr.Dataset, config: EmerDiffConfig) -> dict[str, Segments]:
-    """What the baselines make of the low-resolution masks of a segmentation, by method."""
-    y, x = result["y"].values, result["x"].values
-    masks = result["masks"]
-    features = analysis.normalised(result["features"], config.normalise)
-    centroids = analysis.embeddings(features, masks)
-    labels = {
-        "nearest": analysis.nearest(result["low_res"], y, x),
-        "bilinear masks": analysis.bilinear_masks(masks, y, x),
-        "bilinear features": analysis.bilinear_features(features, centroids, y, x),
-        "guided filter": analysis.guided_filter(masks, result["picture"]),
-    }
-    return {name: Segments(each.values, result["embeddings"]) for name, each in labels.items()}
 
 
 def benchmark(task: Task) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from emerdiff_probe import analysis
-from emerdiff_probe.evaluation import report, rivals
+from emerdiff_probe.benchmarks import report
+from emerdiff_probe.benchmarks.task import WORLD_SEEDS, Task
+from emerdiff_probe.evaluation import rivals
 from emerdiff_probe.evaluation.runs import SEGMENTS, Segmentor, run
 from emerdiff_probe.evaluation.scoring import Segments, summary
-from emerdiff_probe.evaluation.task import WORLD_SEEDS, Task
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import EmerDiffConfig, observe
 from emerdiff_probe.scenes import Scene, scene

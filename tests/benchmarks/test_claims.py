@@ -7,10 +7,10 @@ import torch
 from typer.testing import CliRunner
 
 import emerdiff_probe as ep
+from emerdiff_probe.benchmarks import ablations, claims, claims_table
+from emerdiff_probe.benchmarks.claims import Claim, Contrast, outcomes, together, verdict
+from emerdiff_probe.benchmarks.task import CLAIM_SEEDS, QUALITY_SEEDS
 from emerdiff_probe.cli import app
-from emerdiff_probe.evaluation import ablations, claims, claims_table
-from emerdiff_probe.evaluation.claims import Claim, Contrast, outcomes, together, verdict
-from emerdiff_probe.evaluation.task import CLAIM_SEEDS, QUALITY_SEEDS
 from emerdiff_probe.modulation import ENGINES, observe, read_features
 from emerdiff_probe.modulation.observation import low_resolution_masks
 from emerdiff_probe.modulation.segmentation import assigned

@@ -1,4 +1,4 @@
-"""``python -m emerdiff_probe.evaluation``: makes the tables and pictures of docs/results."""
+"""``python -m emerdiff_probe.benchmarks``: makes the tables and pictures of docs/results."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Final
 
 from joblib import cpu_count
 
-from emerdiff_probe.evaluation import (
+from emerdiff_probe.benchmarks import (
     atlas,
     card,
-    engines,
+    modulation,
     pictures,
     quality,
     recording,
+    scenes,
     settings,
-    world,
 )
-from emerdiff_probe.evaluation.task import Task
+from emerdiff_probe.benchmarks.task import Task
 from emerdiff_probe.models import load
 
 BENCHMARKS: Final = {
     "pictures": pictures.benchmark,
-    "scenes": world.benchmark,
+    "scenes": scenes.benchmark,
     "settings": settings.benchmark,
     "quality": quality.benchmark,
-    "modulation": engines.benchmark,
+    "modulation": modulation.benchmark,
     "atlas": atlas.benchmark,
     "card": card.benchmark,
     "recording": recording.benchmark,
@@ -35,7 +35,7 @@ BENCHMARKS: Final = {
 
 def main() -> None:
     """Runs a benchmark, or goes on with one that was interrupted."""
-    parser = argparse.ArgumentParser("python -m emerdiff_probe.evaluation", description=__doc__)
+    parser = argparse.ArgumentParser("python -m emerdiff_probe.benchmarks", description=__doc__)
     parser.add_argument("benchmark", choices=list(BENCHMARKS))
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where tables go")
     parser.add_argument("--kept", type=Path, default=Path("build/benchmarks"), help="rows so far")

@@ -20,10 +20,10 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
+from emerdiff_probe.benchmarks import report
+from emerdiff_probe.benchmarks.full_size import stable_diffusion_1
+from emerdiff_probe.benchmarks.task import Task
 from emerdiff_probe.errors import CaptureError
-from emerdiff_probe.evaluation import report
-from emerdiff_probe.evaluation.full_size import stable_diffusion_1
-from emerdiff_probe.evaluation.task import Task
 from emerdiff_probe.models import StableDiffusion, load
 from emerdiff_probe.probing import record, sample
 from emerdiff_probe.sites import Site
@@ -225,7 +225,7 @@ def chart(timed: pd.DataFrame) -> go.Figure:
 def peak(model: str, dtype: str, steps: int) -> int:
     """Most bytes that a process held in memory that recorded all sites of a run to a store."""
     code = (
-        "from emerdiff_probe.evaluation.recording import record_alone; "
+        "from emerdiff_probe.benchmarks.recording import record_alone; "
         f"record_alone({model!r}, {dtype!r}, {steps})"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from emerdiff_probe.evaluation.ablations import BASELINES, BILINEAR, name
-from emerdiff_probe.evaluation.quality import METHOD
+from emerdiff_probe.benchmarks.ablations import BASELINES, BILINEAR, name
+from emerdiff_probe.evaluation.methods import METHOD
 
 __all__ = ["MARGIN", "Claim", "Contrast", "Interval", "Outcome", "Verdict"]
 __all__ += ["claims", "outcomes", "together", "verdict"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe import analysis
 from emerdiff_probe.evaluation.evaluate import Method
-from emerdiff_probe.evaluation.quality import METHOD
+from emerdiff_probe.evaluation.methods import METHOD
 from emerdiff_probe.evaluation.runs import SEGMENTS
 from emerdiff_probe.evaluation.scoring import Segments
 from emerdiff_probe.models import StableDiffusion

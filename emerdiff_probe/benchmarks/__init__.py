@@ -1,0 +1,1 @@
+"""What docs/results holds, made anew: ``python -m emerdiff_probe.benchmarks``; see the Makefile."""

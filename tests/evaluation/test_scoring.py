@@ -1,0 +1,93 @@
+"""Scores against the exact truth, kept scene by scene, and resumed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emerdiff_probe.errors import StoreError
+from emerdiff_probe.evaluation import METRICS, paired, score, summary, verdicts
+from emerdiff_probe.evaluation.runs import Journal, run
+from emerdiff_probe.evaluation.scoring import mean_with_interval
+from emerdiff_probe.scenes import scene
+from tests.scored import SCENES, truth_and_chance
+
+
+def test_the_truth_scores_one_and_chance_does_not():
+    subject = scene(1)
+    found = truth_and_chance(subject)
+    rows = {name: score(each, subject, subject.parts) for name, each in found.items()}
+    truth, chance = rows["truth"], rows["chance"]
+    assert set(truth) == set(METRICS)
+    # An object's mean embedding lies between those of its parts, so another object's may be nearer.
+    assert {name: truth[name] for name in truth if name != "objects_class_mean"} == pytest.approx(
+        dict.fromkeys(set(METRICS) - {"objects_class_mean"}, 1)
+    )
+    assert chance["parts_miou"] < 0.15
+    assert abs(chance["ari"]) < 0.05
+    assert chance["agreement"] == chance["ari"]
+    assert np.isnan(chance["parts_class_mean"])
+
+
+def test_a_run_resumes_where_it_was(tmp_path):
+    kept = tmp_path / "scores.jsonl"
+    whole = run(truth_and_chance, SCENES, Journal(kept, {"model": "a"}))
+    assert len(whole) == 6
+    # As after a kill in the middle of a line.
+    lines = kept.read_text().splitlines()
+    kept.write_text("\n".join(lines[:2]) + "\n" + lines[2][:40])
+
+    seen = []
+
+    def watched(subject):
+        seen.append((subject.seed, subject.dissociation))
+        return truth_and_chance(subject)
+
+    again = run(watched, SCENES, Journal(kept, {"model": "a"}))
+    assert seen == SCENES[1:]
+    pd.testing.assert_frame_equal(again, whole)
+    assert run(None, SCENES, Journal(kept, {"model": "a"})).shape == whole.shape
+
+
+def test_scenes_at_the_same_time_score_as_one_after_the_other(tmp_path):
+    one, two = (
+        run(
+            truth_and_chance,
+            SCENES,
+            Journal(tmp_path / f"{processes}.jsonl", {}),
+            processes=processes,
+        )
+        for processes in (1, 2)
+    )
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_scores_of_other_settings_are_not_mixed_in(tmp_path):
+    kept = tmp_path / "scores.jsonl"
+    run(truth_and_chance, SCENES[:1], Journal(kept, {"model": "a"}))
+    with pytest.raises(StoreError, match="delete it"):
+        Journal(kept, {"model": "b"})
+
+
+def test_intervals_hold_the_mean_and_pairing_narrows_them():
+    random = np.random.RandomState(0)
+    base = random.rand(40)
+    mean, low, high = mean_with_interval(base)
+    assert mean == pytest.approx(base.mean())
+    assert low < mean < high
+    frames = [
+        pd.DataFrame(
+            {"seed": range(40), "dissociation": False, "method": name}
+            | {metric: values for metric in METRICS}
+        )
+        for name, values in {"a": base, "b": base - 0.01}.items()
+    ]
+    scores = pd.concat(frames)
+    assert paired(scores, "a").iloc[0, 0] == "+0.010 [+0.010, +0.010]"
+    above, below = verdicts(scores, "a"), verdicts(scores, "b")
+    assert above[0].startswith("**b**: a is above it in majority-class mIoU, parts;")
+    assert below[0].startswith("**a**: b is below it in ")
+    (same,) = verdicts(scores.replace("b", "c").assign(parts_miou=0.5), "a")
+    assert "not told apart from it in majority-class mIoU, parts" in same
+    table = summary(scores)
+    assert list(table.index) == ["a", "b"]
+    assert f"{base.mean():.3f}" in table.loc["a"].iloc[0]
