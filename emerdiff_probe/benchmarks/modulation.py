@@ -410,7 +410,8 @@ def benchmark(task: Task) -> None:
 ## At Stable Diffusion v1's size
 
 Its UNet and autoencoder with random weights in bfloat16, 64 x 64 latents, 2 masks, 15 steps from
-t_m = 281, 5 of them with "short"; x_t of the unmodulated run is known, as after an inversion.
+t_m = 281, {config.short_steps} with "short"; x_t of the unmodulated run is known, as after an
+inversion.
 
 {report.to_markdown(costs_v1.round(2).T)}
 

@@ -109,7 +109,7 @@ class EmerDiffConfig:
         default="picture", metadata=_from("paper", "distance over RGB")
     )
     short_steps: int = field(
-        default=5, metadata=_from("ours", "the paper takes every step of its grid")
+        default=8, metadata=_from("ours", "the paper takes every step of its grid")
     )
     seed: int = field(default=0, metadata=_from("ours", ""))
     batch: int = field(
