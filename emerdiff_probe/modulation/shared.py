@@ -288,10 +288,7 @@ def _attention(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query, key, values)
     # PyTorch's fast kernel for CPUs wants values as wide as queries, else the whole matrix is held.
     keys = (key * query.shape[-1] ** -0.5).transpose(-1, -2)
+    # The sums of a softmax in half precision are in single precision inside.
     return torch.cat(
-        [
-            (some @ keys).softmax(-1, dtype=torch.float32).to(values) @ values
-            for some in query.split(_QUERIES, dim=2)
-        ],
-        dim=2,
+        [(some @ keys).softmax(-1) @ values for some in query.split(_QUERIES, dim=2)], dim=2
     )
