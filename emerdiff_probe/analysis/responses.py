@@ -339,8 +339,9 @@ def _terms(responses: xr.Dataset, weights: _Floats) -> Iterator[tuple[_Floats, N
         columns = responses.sizes[SOURCE_X]
         for row in np.flatnonzero(weights.reshape(len(weights), -1, columns).any((0, 2))):
             part = weights[:, row * columns : (row + 1) * columns]
-            # Of a store no more is read than is asked for.
-            asked = np.flatnonzero(part.any(0))
+            # Of a store no more is read than is asked for; of memory a whole row is not copied.
+            used = part.any(0)
+            asked = slice(None) if used.all() else np.flatnonzero(used)
             block = responses["response"].isel({SOURCE_Y: row, SOURCE_X: asked})
             yield part[:, asked], block.transpose(SOURCE_X, RGB, Y, X).values
 

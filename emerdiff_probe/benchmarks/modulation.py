@@ -276,7 +276,8 @@ def answers(responses: xr.Dataset) -> pd.DataFrame:
     low_rank = analysis.compress(responses, rank=64, bits=8).drop_vars(["picture", "error"])
     centres = {dim: pixel_centres(512, responses.sizes[dim]) for dim in (Y, X)}
     low_rank = low_rank.interp(centres)
-    low_rank["right"] = low_rank["right"].fillna(0).round().astype(np.int8)
+    right = low_rank["right"].fillna(0).round().astype(np.int8)
+    low_rank["right"] = right.copy(data=np.ascontiguousarray(right.values))  # as compress() has it
     low_rank["picture"] = ((Y, X, RGB), np.zeros((512, 512, 3), np.uint8))
     queries: dict[str, Callable[[xr.Dataset], object]] = {
         "a new K of 20": lambda responses: analysis.segment_from(responses, 20),
