@@ -207,7 +207,9 @@ def block_length(step: int, timesteps: int) -> int:
 def size_text(count: int) -> str:
     """Bytes in words.
 
-    >>> size_text(3 * 2**20)
-    '3.0 MiB'
+    >>> size_text(3 * 2**20), size_text(8192)
+    ('3.0 MiB', '8 KiB')
     """
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+    if count >= 2**30:
+        return f"{count / 2**30:.2f} GiB"
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 / 10 else f"{count / 2**10:.0f} KiB"

@@ -1,4 +1,4 @@
-"""Choosing sites: a table of what there is to record, filtered, with the bytes of the choice."""
+"""Choosing sites: a tree and a table of what there is to record, with the bytes of the choice."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from emerdiff_probe.errors import SiteError
 from emerdiff_probe.sites import PRESETS, Site, select
 from emerdiff_probe.store import size_text
 from emerdiff_probe.widgets.parts import styles
+from emerdiff_probe.widgets.tree import Tree
 
 __all__ = ["SiteBrowser"]
 
@@ -22,14 +23,17 @@ _ROWS: Final = 200
 
 
 class SiteBrowser(ipywidgets.VBox):
-    """Filters a model's sites and keeps the choice.
+    """Chooses of a model's sites, by ticking branches of a tree or by a pattern, and filters them.
+
+    The tree's ticks are those of the pattern; a click on one writes a new pattern.
 
     Args:
         model_or_table: A model, whose ``sites()`` are asked for once, or such a table.
         pattern: To begin with; see `emerdiff_probe.sites.select`.
 
     Attributes:
-        pattern: Names separated by commas, with ``*``, ``?`` and ``!``, or a preset.
+        pattern: Names separated by commas, with ``*``, ``?`` and ``!``, or a preset; empty for
+            none.
         kind: One of the table's kinds, or "all".
         level: One of the table's levels as text, or "all".
         selection: Names of the sites that pass, read-only.
@@ -57,11 +61,14 @@ class SiteBrowser(ipywidgets.VBox):
         )
         self._kind = ipywidgets.Dropdown(description="kind", options=kinds)
         self._level = ipywidgets.Dropdown(description="level", options=levels)
+        self._tree = Tree({str(name): int(size) for name, size in found["bytes"].items()})
+        self._tree.observe(self._tick, "clicked")
         self._summary = ipywidgets.HTML()
         self._rows = ipywidgets.HTML()
         super().__init__(
             [
                 ipywidgets.HBox([self._pattern, self._kind, self._level]),
+                self._tree,
                 self._summary,
                 self._rows,
                 styles(),
@@ -73,7 +80,7 @@ class SiteBrowser(ipywidgets.VBox):
         self.pattern = pattern
         self._filter()
         if not self.selection:
-            self._chosen()
+            self._named()
 
     @property
     def table(self) -> pd.DataFrame:
@@ -94,9 +101,17 @@ class SiteBrowser(ipywidgets.VBox):
             data["text/html"] = self._summary.value + self._rows.value
         return bundle
 
-    def _chosen(self) -> list[str]:
+    def _tick(self, change: Any) -> None:
+        self.pattern = self._tree.toggled(change["new"]["number"], self._ticked)
+
+    def _named(self) -> list[str]:
+        """The sites that the pattern names."""
+        if not self.pattern:
+            return []
         sites = [Site.parse(name) for name in self._table.index]
-        names = [str(site) for site in select(sites, self.pattern)]
+        return [str(site) for site in select(sites, self.pattern)]
+
+    def _passing(self, names: list[str]) -> list[str]:
         rows = self._table.loc[names]
         for column, wanted in (("kind", self.kind), ("level", self.level)):
             if wanted != _ALL:
@@ -104,13 +119,17 @@ class SiteBrowser(ipywidgets.VBox):
         return list(rows.index)
 
     def _filter(self, _: Any = None) -> None:
+        self._ticked: list[str] = []
         try:
-            names = self._chosen()
+            self._ticked = self._named()
         except SiteError as error:
+            self._tree.show(())
             self.set_trait("selection", ())
             self._summary.value = f'<p class="ep-error">{html.escape(str(error))}</p>'
             self._rows.value = ""
             return
+        self._tree.show(self._ticked)
+        names = self._passing(self._ticked)
         self.set_trait("selection", tuple(names))
         rows = self._table.loc[names]
         nbytes = int(rows["bytes"].sum())

@@ -130,6 +130,23 @@ def test_sites_are_filtered_by_typing_and_by_menus(lab):
     lab.ask("[browser.set_trait('level', 'all'), browser.set_trait('pattern', '*')]")
 
 
+def test_branches_of_sites_open_and_are_ticked(lab):
+    shown = Shown(lab, "sites")
+    tree = shown.root.locator(".ep-tree")
+    branch = tree.get_by_role("checkbox", name="mid_block", exact=True)
+    assert branch.is_checked()
+    branch.click()
+    shown.root.get_by_text("2 of 4 sites").wait_for()
+    assert lab.ask("browser.selection[0]") == "up_blocks.1:out"
+    assert not branch.is_checked()
+    tree.locator("summary").first.click()
+    tree.get_by_role("checkbox", name=":out").first.click()
+    shown.root.get_by_text("3 of 4 sites").wait_for()
+    assert "mid_block:out" in lab.ask("browser.selection")
+    assert branch.evaluate("box => box.indeterminate")
+    lab.ask("browser.set_trait('pattern', '*')")
+
+
 def test_a_click_reaches_the_kernel_and_its_answer_the_page(lab, inspector):
     inspector.click("^picture", 0.75, 0.5)
     inspector.picture("cosine similarity").wait_for()

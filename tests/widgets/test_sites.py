@@ -51,6 +51,65 @@ def test_menus_and_traits_are_one(table):
     assert list(browser.table.index) == ["mid_block:out"]
 
 
+@pytest.fixture
+def deep():
+    attention = "up_blocks.1.attentions.0"
+    names = ["conv_in:out", f"{attention}.attn1:query", f"{attention}.attn1:out"]
+    names += [f"{attention}.attn2:query", f"{attention}:out", "up_blocks.1:out", "up_blocks.10:out"]
+    about = {"kind": "block", "level": 16, "bytes": 2**18}
+    return pd.DataFrame([about] * len(names), index=names)
+
+
+def click(browser, label):
+    """On the box of the first branch with a label."""
+    labels = [each["label"] for each in browser._tree.branches]
+    count = browser._tree.clicked.get("count", 0) + 1
+    browser._tree.clicked = {"number": labels.index(label), "count": count}
+
+
+def test_branches_of_a_tree_are_chosen_whole(deep):
+    browser = SiteBrowser(deep)
+    tree = browser._tree
+    assert [(each["depth"], each["label"]) for each in tree.branches] == [
+        (0, "conv_in:out"),
+        (0, "up_blocks.1"),
+        (1, "attentions.0"),
+        (2, "attn1"),
+        (3, ":query"),
+        (3, ":out"),
+        (2, "attn2:query"),
+        (2, ":out"),
+        (1, ":out"),
+        (0, "up_blocks.10:out"),
+    ]
+    assert tree.branches[1]["holds"] == "5 sites, 1.2 MiB"
+    assert tree.states == [2] * 10
+    click(browser, "up_blocks.1")
+    assert browser.selection == ("conv_in:out", "up_blocks.10:out")
+    assert tree.states == [2, *[0] * 8, 2]
+    click(browser, "attn1")
+    assert "up_blocks.1.attentions.0.attn1:*" in browser.pattern
+    assert tree.states == [2, 1, 1, 2, 2, 2, 0, 0, 0, 2]
+    click(browser, "up_blocks.1")
+    assert browser.pattern == "*"
+    # What a branch is named by names no more than what is on it.
+    for each in tree._grown:
+        browser.pattern = each.pattern
+        assert browser.selection == each.sites
+
+
+def test_a_tree_and_filters_act_together(deep):
+    browser = SiteBrowser(deep, "conv_in")
+    click(browser, "conv_in:out")
+    assert (browser.pattern, browser.selection) == ("", ())
+    assert "0</b> of 7 sites" in browser._summary.value
+    browser.level = "16"
+    click(browser, "up_blocks.10:out")
+    assert browser.selection == ("up_blocks.10:out",)
+    browser.pattern = "zebra"
+    assert set(browser._tree.states) == {0}
+
+
 def test_a_pattern_that_names_nothing_says_so(table):
     browser = SiteBrowser(table)
     browser.pattern = "<b>mid_blok"

@@ -1,0 +1,131 @@
+"""Sites as a tree of modules, whose branches open and are chosen with all that is on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import anywidget
+import traitlets
+
+from emerdiff_probe.store import size_text
+
+__all__ = ["Branch", "Tree", "branches_of"]
+
+_HERE: Final = Path(__file__).parent
+
+_STEP: Final = re.compile(r"[^.:]+(?:\.\d+)*|:\w+")
+"""What a branch adds to the one that it grows from: "up_blocks.1", "attentions.0" or ":query"."""
+
+
+class Branch(NamedTuple):
+    """A module, or a port of one.
+
+    Attributes:
+        path: Of the module, or the site.
+        label: What it adds to the branch that it grows from.
+        depth: How many it grows from.
+        sites: On it and on what grows from it.
+    """
+
+    path: str
+    label: str
+    depth: int
+    sites: tuple[str, ...]
+
+    @property
+    def pattern(self) -> str:
+        """Of `emerdiff_probe.sites.select`, for these sites alone."""
+        if len(self.sites) == 1:
+            return self.sites[0]
+        ports = any(name.startswith(f"{self.path}:") for name in self.sites)
+        modules = any(name.startswith(f"{self.path}.") for name in self.sites)
+        return ", ".join([f"{self.path}:*"] * ports + [f"{self.path}.*:*"] * modules)
+
+
+def branches_of(sites: Sequence[str], above: str = "", depth: int = 0) -> Iterator[Branch]:
+    """The branches that some sites lie on, each before what grows from it.
+
+    Args:
+        sites: Names, in order.
+        above: The branch that they grow from.
+        depth: How many are above.
+
+    >>> found = branches_of(["conv_in:out", "mid_block.attn1:query", "mid_block:out"])
+    >>> [(each.depth, each.label, each.pattern) for each in found]  # doctest: +NORMALIZE_WHITESPACE
+    [(0, 'conv_in:out', 'conv_in:out'),
+     (0, 'mid_block', 'mid_block:*, mid_block.*:*'),
+     (1, 'attn1:query', 'mid_block.attn1:query'),
+     (1, ':out', 'mid_block:out')]
+    """
+    grown: dict[str, list[str]] = {}
+    for name in sites:
+        grown.setdefault(_STEP.findall(name)[depth], []).append(name)
+    for step, on in grown.items():
+        path = f"{above}.{step}" if above and not step.startswith(":") else above + step
+        label = on[0].removeprefix(above).removeprefix(".") if len(on) == 1 else step
+        yield Branch(path, label, depth, tuple(on))
+        if len(on) > 1:
+            yield from branches_of(on, path, depth + 1)
+
+
+class Tree(anywidget.AnyWidget):
+    """The sites of a model, each with its bytes, by the modules that they lie in.
+
+    Attributes:
+        branches: Of each its ``label``, its ``depth`` and in words what it ``holds``.
+        states: Of each: 0 if none of its sites is chosen, 2 if all are, else 1.
+        clicked: The ``number`` of the branch whose box was clicked last, and a ``count`` of clicks.
+    """
+
+    _esm = _HERE / "tree.js"
+    _css = _HERE / "tree.css"
+
+    branches: Any = traitlets.List().tag(sync=True)
+    states: Any = traitlets.List().tag(sync=True)
+    clicked: Any = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, sites: Mapping[str, int]) -> None:
+        self._grown = list(branches_of(list(sites)))
+        super().__init__(
+            branches=[
+                {
+                    "label": each.label,
+                    "depth": each.depth,
+                    "holds": _holds([sites[name] for name in each.sites]),
+                }
+                for each in self._grown
+            ]
+        )
+        self.show(())
+
+    def show(self, chosen: Collection[str]) -> None:
+        """Ticks the branches of which all is chosen, and half those of which some is."""
+        chosen = set(chosen)
+        counts = [(len(chosen.intersection(each.sites)), len(each.sites)) for each in self._grown]
+        self.states = [2 if some == every else int(some > 0) for some, every in counts]
+
+    def toggled(self, number: int, chosen: Collection[str]) -> str:
+        """The pattern when a branch is chosen beside what is, or no more if all of it was.
+
+        Args:
+            number: Of the branch.
+            chosen: Names of sites.
+        """
+        own = set(self._grown[number].sites)
+        left = set(chosen) - own if own.issubset(chosen) else own.union(chosen)
+        if all(left.issuperset(each.sites) for each in self._grown):
+            return "*"
+        parts = []
+        for each in self._grown:
+            if left.issuperset(each.sites):
+                left.difference_update(each.sites)
+                parts.append(each.pattern)
+        return ", ".join(parts)
+
+
+def _holds(sizes: list[int]) -> str:
+    sites = f"{len(sizes)} sites, " if len(sizes) > 1 else ""
+    return f"{sites}{size_text(sum(sizes))}"
