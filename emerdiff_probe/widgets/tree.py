@@ -36,13 +36,13 @@ class Branch(NamedTuple):
     sites: tuple[str, ...]
 
     @property
-    def pattern(self) -> str:
-        """Of `emerdiff_probe.sites.select`, for these sites alone."""
+    def patterns(self) -> list[str]:
+        """As `emerdiff_probe.sites.select` reads them, for these sites alone."""
         if len(self.sites) == 1:
-            return self.sites[0]
+            return [self.sites[0]]
         ports = any(name.startswith(f"{self.path}:") for name in self.sites)
         modules = any(name.startswith(f"{self.path}.") for name in self.sites)
-        return ", ".join([f"{self.path}:*"] * ports + [f"{self.path}.*:*"] * modules)
+        return [f"{self.path}:*"] * ports + [f"{self.path}.*:*"] * modules
 
 
 def branches_of(sites: Sequence[str], above: str = "", depth: int = 0) -> Iterator[Branch]:
@@ -53,12 +53,11 @@ def branches_of(sites: Sequence[str], above: str = "", depth: int = 0) -> Iterat
         above: The branch that they grow from.
         depth: How many are above.
 
-    >>> found = branches_of(["conv_in:out", "mid_block.attn1:query", "mid_block:out"])
-    >>> [(each.depth, each.label, each.pattern) for each in found]  # doctest: +NORMALIZE_WHITESPACE
-    [(0, 'conv_in:out', 'conv_in:out'),
-     (0, 'mid_block', 'mid_block:*, mid_block.*:*'),
-     (1, 'attn1:query', 'mid_block.attn1:query'),
-     (1, ':out', 'mid_block:out')]
+    >>> found = list(branches_of(["conv_in:out", "mid_block.attn1:query", "mid_block:out"]))
+    >>> [(each.depth, each.label) for each in found]
+    [(0, 'conv_in:out'), (0, 'mid_block'), (1, 'attn1:query'), (1, ':out')]
+    >>> found[1].patterns
+    ['mid_block:*', 'mid_block.*:*']
     """
     grown: dict[str, list[str]] = {}
     for name in sites:
@@ -88,6 +87,7 @@ class Tree(anywidget.AnyWidget):
     clicked: Any = traitlets.Dict().tag(sync=True)
 
     def __init__(self, sites: Mapping[str, int]) -> None:
+        self._all = set(sites)
         self._grown = list(branches_of(list(sites)))
         super().__init__(
             branches=[
@@ -116,14 +116,19 @@ class Tree(anywidget.AnyWidget):
         """
         own = set(self._grown[number].sites)
         left = set(chosen) - own if own.issubset(chosen) else own.union(chosen)
-        if all(left.issuperset(each.sites) for each in self._grown):
-            return "*"
-        parts = []
+        chosen, others = (self._patterns(names) for names in (left, self._all - left))
+        if left and len(others) < len(chosen):
+            return ", ".join(["*", *(f"!{other}" for other in others)])
+        return ", ".join(chosen)
+
+    def _patterns(self, names: set[str]) -> list[str]:
+        """Of the largest branches that make up some sites."""
+        left, found = set(names), []
         for each in self._grown:
             if left.issuperset(each.sites):
                 left.difference_update(each.sites)
-                parts.append(each.pattern)
-        return ", ".join(parts)
+                found += each.patterns
+        return found
 
 
 def _holds(sizes: list[int]) -> str:

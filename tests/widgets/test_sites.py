@@ -88,13 +88,16 @@ def test_branches_of_a_tree_are_chosen_whole(deep):
     assert browser.selection == ("conv_in:out", "up_blocks.10:out")
     assert tree.states == [2, *[0] * 8, 2]
     click(browser, "attn1")
-    assert "up_blocks.1.attentions.0.attn1:*" in browser.pattern
+    assert browser.pattern == "conv_in:out, up_blocks.1.attentions.0.attn1:*, up_blocks.10:out"
     assert tree.states == [2, 1, 1, 2, 2, 2, 0, 0, 0, 2]
     click(browser, "up_blocks.1")
     assert browser.pattern == "*"
+    click(browser, "attn1")
+    assert browser.pattern == "*, !up_blocks.1.attentions.0.attn1:*"
+    assert tree.states == [2, 1, 1, 0, 0, 0, 2, 2, 2, 2]
     # What a branch is named by names no more than what is on it.
     for each in tree._grown:
-        browser.pattern = each.pattern
+        browser.pattern = ", ".join(each.patterns)
         assert browser.selection == each.sites
 
 
