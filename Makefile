@@ -94,7 +94,7 @@ benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model know
 
 # Further models as in 'make MODELS="seed1 seed2" benchmark-claims'.
 benchmark-claims: $(STAMP)  ## which of the paper's claims hold on the bundled model (hours)
-	$(BIN)/emerdiff-probe claims --out docs/results $(MODELS:%=--model %)
+	$(BIN)/emerdiff-probe claims --count 10 --out docs/results $(MODELS:%=--model %)
 
 benchmark-widgets: $(STAMP)  ## from a click to the changed picture, in JupyterLab
 	$(BIN)/python -m tests.widgets.benchmark

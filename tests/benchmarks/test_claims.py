@@ -150,6 +150,17 @@ def test_scenes_are_fresh_and_of_the_test_split():
     assert {split_of(seed) for seed in CLAIM_SEEDS} == {"test"}
 
 
+def test_scores_of_draws_are_centred_on_the_data_sets():
+    """Else the interval of a score that repeated scenes raise is all above it."""
+    draws = np.concatenate([np.arange(8)[None], np.random.RandomState(0).randint(8, size=(50, 8))])
+    repeats = claims_table._over_draws(
+        lambda drawn: 8 - len(set(drawn())), [str(number) for number in range(8)], draws
+    )
+    assert repeats[0] == 0
+    assert repeats[1:].mean() == pytest.approx(0)
+    assert repeats[1:].std() > 0
+
+
 def test_the_command_writes_the_table_and_goes_on(few, tmp_path, model, tiny_folder, monkeypatch):
     loaded = {"playground": model, str(tiny_folder): ep.load(tiny_playground(seed=1))}
     monkeypatch.setattr(ep, "load", lambda name, **_: loaded[name])
