@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from emerdiff_probe import schema
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.models import Denoiser
+from emerdiff_probe.models.turns import turn
 from emerdiff_probe.modulation.config import EmerDiffConfig
 from emerdiff_probe.modulation.engines import ENGINES, decoded, prepared
 from emerdiff_probe.modulation.observation import observe
@@ -67,8 +68,7 @@ class Responder:
         self.grid: tuple[int, int] = self.frame.attrs.pop("grid")
         self._kept: dict[tuple[int, int], NDArray[Any]] = {}
         self._kept_by = {engine: self._kept}
-        self._turn = threading.Condition()
-        self._busy = False
+        self._calm = threading.Condition()
         self._urgent = 0
 
     @property
@@ -190,15 +190,14 @@ class Responder:
 
     @contextmanager
     def _model_mine(self, *, urgent: bool) -> Iterator[None]:
-        """Waits for the model; the urgent go first."""
-        with self._turn:
+        """Waits for the model, and before that until no urgent one waits."""
+        with self._calm:
             self._urgent += urgent
-            self._turn.wait_for(lambda: not self._busy and (urgent or not self._urgent))
-            self._busy = True
+            self._calm.wait_for(lambda: urgent or not self._urgent)
         try:
-            yield
+            with turn(self._model.unet):
+                yield
         finally:
-            with self._turn:
-                self._busy = False
+            with self._calm:
                 self._urgent -= urgent
-                self._turn.notify_all()
+                self._calm.notify_all()

@@ -133,6 +133,24 @@ def test_the_model_can_be_used_while_the_rest_is_computed(responder, model, expe
     assert np.allclose(responder.responses()["response"], expected["response"], atol=1e-3)
 
 
+def test_who_holds_the_model_is_answered_while_the_rest_is_computed(responder, model, expected):
+    filling = threading.Thread(target=responder.fill, daemon=True)
+    filling.start()
+    answers = []
+
+    def ask():
+        with ep.intervene(model, []):  # the model is this thread's own meanwhile
+            answers.append(responder.location(3, 3))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(60)
+    filling.join(120)
+    assert not filling.is_alive()
+    (answer,) = answers
+    assert np.allclose(answer, expected["response"][3, 3], atol=1e-3)
+
+
 def test_another_engine_can_answer_and_answers_are_kept(responder, model, expected):
     first = responder.location(1, 2)
     responder.use("jump")
