@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError
 from emerdiff_probe.schema import TIMESTEP
+from emerdiff_probe.store.chunks import chunk_name
 
-__all__ = ["RESTART", "dims_of", "leaves_of", "restart_of", "values_of"]
+__all__ = ["RESTART", "dims_of", "leaves_of", "mark_of", "restart_of", "values_of"]
 
 RESTART: Final = "restart"
 """Group of latents that a run goes on from; a block of timesteps is committed by its own."""
@@ -34,6 +35,15 @@ def leaves_of(root: zarr.Group) -> Iterator[tuple[str, Any]]:
 def restart_of(root: zarr.Group) -> Any:
     """The array of commits of a store, (sample, block, ...); a copy has none, and is whole."""
     return root[f"{RESTART}/value"] if RESTART in root else None
+
+
+def mark_of(sample: int, block: int) -> str:
+    """The file that commits a block of timesteps of a sample, and holds what follows it.
+
+    >>> mark_of(0, 2)
+    'restart/value/c.0.2.0.0.0'
+    """
+    return f"{RESTART}/value/{chunk_name((sample, block, 0, 0, 0))}"
 
 
 def dims_of(array: Any) -> tuple[str, ...]:
@@ -137,8 +147,7 @@ class _Values:
         if self.restart is None:
             remedy = "make this copy again"
         elif TIMESTEP in dims_of(self.array):
-            commit = (*self._commit(index, 0), 0, 0, 0)
-            mark = f"{RESTART}/value/{self.restart.metadata.encode_chunk_key(commit)}"
+            mark = mark_of(*self._commit(index, 0))
             remedy = f"take it from a copy, or delete '{mark}' there and record again as before"
         else:
             remedy = "take it from a copy, or delete it and record again as before"

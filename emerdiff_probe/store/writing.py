@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
 from emerdiff_probe.store.address import opened
-from emerdiff_probe.store.chunks import PARTIAL, chunk_name, chunks_of, write_chunk
+from emerdiff_probe.store.chunks import PARTIAL, chunks_of, write_chunk
 from emerdiff_probe.store.making import make_recording
 from emerdiff_probe.store.plan import IMAGE, Leaf, Plan
-from emerdiff_probe.store.values import RESTART, restart_of
+from emerdiff_probe.store.values import RESTART, mark_of, restart_of
 
 __all__ = ["Memory", "Sink", "Streamed"]
 
@@ -146,10 +146,7 @@ class Streamed:
             restart: Any = zarr.open_array(self.path / RESTART / "value", mode="r")
             return done, restart[samples, done - 1]
         except Exception as error:  # every codec has kinds of its own
-            marks = [
-                f"{RESTART}/value/{chunk_name((sample, done - 1, 0, 0, 0))}"
-                for sample in _each(samples)
-            ]
+            marks = [mark_of(sample, done - 1) for sample in _each(samples)]
             raise StoreError(
                 f"'{self.path}' cannot go on: {error} in {' or '.join(map(repr, marks))}; delete "
                 "that there and record again as before"

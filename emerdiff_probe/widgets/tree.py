@@ -116,10 +116,10 @@ class Tree(anywidget.AnyWidget):
         """
         own = set(self._grown[number].sites)
         left = set(chosen) - own if own.issubset(chosen) else own.union(chosen)
-        chosen, others = (self._patterns(names) for names in (left, self._all - left))
-        if left and len(others) < len(chosen):
+        wanted, others = (self._patterns(names) for names in (left, self._all - left))
+        if left and len(others) < len(wanted):
             return ", ".join(["*", *(f"!{other}" for other in others)])
-        return ", ".join(chosen)
+        return ", ".join(wanted)
 
     def _patterns(self, names: set[str]) -> list[str]:
         """Of the largest branches that make up some sites."""

@@ -96,7 +96,7 @@ def test_a_damaged_copy(stored, tmp_path):
     damaged(file, "cut")
     values = ep.site(ep.open(points), "mid_block")
     assert np.isfinite(values.isel(sample=0)).all()
-    with pytest.raises(StoreError, match=r"zarr' .*c\.1(\.0){5}'; make this copy again"):
+    with pytest.raises(StoreError, match=r"points\.zarr' .*c\.1(\.0){5}'; make this copy again"):
         values.load()
     packed = ep.pack(stored, tmp_path / "run.zip")
     data = packed.read_bytes()
