@@ -16,8 +16,9 @@ LOWEST := .venv-lowest
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 # Two workers of one thread each beat one worker whose thread pools fight over the cores. Files stay
-# whole, so that what a file starts, such as JupyterLab or a model, is started once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# whole, so that what a file starts, such as JupyterLab or a model, is started once. On a machine
+# with a GPU models would load there in float16; what is stored and compared is of float32 on a CPU.
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -69,7 +70,7 @@ lab: $(STAMP)  ## JupyterLab on the first notebook
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_quickstart.ipynb
 
 notebooks: $(STAMP)  ## run the notebooks and store their outputs
-	$(BIN)/python notebooks/run.py $(NOTEBOOKS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python notebooks/run.py $(NOTEBOOKS)
 
 BENCHMARK = $(BIN)/python -m emerdiff_probe.benchmarks
 

@@ -18,6 +18,7 @@ __all__ = [
     "StoreError",
     "check_unchanged",
     "closest",
+    "first_line",
 ]
 
 
@@ -74,6 +75,16 @@ def closest(name: str, choices: Iterable[str], count: int = 3) -> str:
         return "closest: " + ", ".join(map(repr, alike))
     more = ", ..." if len(names) > count else ""
     return "choices: " + ", ".join(map(repr, names[:count])) + more
+
+
+def first_line(error: Exception) -> str:
+    r"""The kind of an error of another library, and the first line of what it says.
+
+    >>> first_line(OSError("no such file\nand more"))
+    'OSError: no such file'
+    """
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
 def check_unchanged(

@@ -369,7 +369,9 @@ def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
         "emerdiff_probe.models.playground.train.train",
         lambda out, **options: asked.update(options, out=str(out)),
     )
-    result = call("train", "--minutes", 3, "--out", "m", "--images", tmp_path, "--seed", 4)
+    result = call(
+        "train", "--minutes", 3, "--out", "m", "--images", tmp_path, "--seed", 4, "--device", "cpu"
+    )
     assert result.exit_code == 0
     assert asked.pop("images") == tmp_path
     assert asked == {
@@ -379,6 +381,7 @@ def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
         "seed": 4,
         "work": None,
         "processes": 2,
+        "device": "cpu",
     }
 
 

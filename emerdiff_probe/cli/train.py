@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from emerdiff_probe.cli.options import Device
 from emerdiff_probe.cli.report import reported
 
 __all__ = ["train"]
@@ -38,6 +39,7 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, help="How many make pictures at the same time.")
     ] = 2,
+    device: Device = None,
 ) -> None:
     """Train a small model like the bundled one, on scenes or pictures of your own.
 
@@ -60,4 +62,5 @@ def train(
             seed=seed,
             work=work,
             processes=processes,
+            device=device,
         )

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from diffusers.utils import logging
 
-from emerdiff_probe.errors import ModelError
+from emerdiff_probe.errors import ModelError, first_line
 from emerdiff_probe.models import playground
+from emerdiff_probe.models.devices import usable
 from emerdiff_probe.models.stable_diffusion import StableDiffusion
 
 __all__ = ["load"]
@@ -57,9 +58,7 @@ def load(
         if decoder is not None:
             _decode_with(built, os.fspath(decoder))
         return built
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = _usable(device)
+    device = usable(device)
     if dtype is None:
         dtype = "float16" if device.type == "cuda" else "float32"
     if dtype not in _DTYPES:
@@ -72,7 +71,7 @@ def load(
         raise
     except Exception as error:
         # diffusers, transformers, safetensors and the hub each raise kinds of their own.
-        raise ModelError(f"cannot load {name!r}: {_first_line(error)}\n{_CHOICES}") from error
+        raise ModelError(f"cannot load {name!r}: {first_line(error)}\n{_CHOICES}") from error
     denoiser.pipeline.to(device)
     if decoder is not None:
         _decode_with(denoiser, os.fspath(decoder))
@@ -86,7 +85,7 @@ def _decode_with(denoiser: StableDiffusion, decoder: str) -> None:
         raise
     except Exception as error:
         raise ModelError(
-            f"cannot load the decoder {decoder!r}: {_first_line(error)}\nGive a folder or hub id "
+            f"cannot load the decoder {decoder!r}: {first_line(error)}\nGive a folder or hub id "
             "of an AutoencoderTiny, as 'madebyollin/taesd' for Stable Diffusion v1 and v2"
         ) from error
 
@@ -113,18 +112,6 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _usable(device: str | torch.device) -> torch.device:
-    """Refuses early a device that this machine or this torch has not."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # A torch without CUDA asserts; other missing devices raise the other two.
-        raise ModelError(
-            f"cannot run on device {str(device)!r} ({_first_line(error)[:160]}); "
-            "'cpu' always works, 'cuda' or 'mps' where there is one"
-        ) from error
-
-
 _CHOICES = (
     "Give 'playground', a folder that holds a diffusers pipeline (model_index.json), a "
     ".safetensors file, or the hub id of a Stable Diffusion v1, v2 or XL model."
@@ -146,8 +133,3 @@ def _located(path: Path, name: str) -> str:
     if not (owner and slash and rest) or "/" in rest or name[0] in ".~/":
         raise ModelError(f"no model {name!r}.\n{_CHOICES}")
     return name
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"

@@ -46,6 +46,11 @@ def latents(model, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def assert_close(ours, theirs):
+    """Equal weights that lie elsewhere in memory give sums of another order on some processors."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_a_folder_gives_the_model_that_was_saved(pipeline, folder):
     model, original = ep.load(folder), ep.load(pipeline)
     assert model.image_size == 128
@@ -54,11 +59,9 @@ def test_a_folder_gives_the_model_that_was_saved(pipeline, folder):
     assert model.weights == original.weights
     x = latents(model)
     condition = model.condition("a red house", guidance=3)
-    torch.testing.assert_close(
+    assert_close(
         model.predict(x, 281, condition),
         original.predict(x, 281, original.condition("a red house", guidance=3)),
-        rtol=0,
-        atol=0,
     )
 
 
@@ -219,9 +222,9 @@ def test_one_file_gives_the_model_that_was_saved(version, tmp_path):
     x = latents(model)
     for guidance in (1, 3):
         ours, theirs = (m.condition("a red house", guidance=guidance) for m in (model, original))
-        assert torch.equal(model.predict(x, 281, ours), original.predict(x, 281, theirs))
-    assert torch.equal(model.decode(x), original.decode(x))
-    assert torch.equal(model.encode(model.decode(x)), original.encode(original.decode(x)))
+        assert_close(model.predict(x, 281, ours), original.predict(x, 281, theirs))
+    assert_close(model.decode(x), original.decode(x))
+    assert_close(model.encode(model.decode(x)), original.encode(original.decode(x)))
 
 
 def test_files_that_are_no_model_are_refused(tmp_path):

@@ -45,7 +45,12 @@ TINY = TrainingSettings(
 
 def start(out, **changes):
     """A tiny training, in this process and without output."""
-    options = {"processes": 1, "settings": TINY, "console": Console(quiet=True)} | changes
+    options = {
+        "processes": 1,
+        "device": "cpu",
+        "settings": TINY,
+        "console": Console(quiet=True),
+    } | changes
     return train(out, **options)
 
 
@@ -109,6 +114,7 @@ def test_the_record_tells_how_it_came_to_be(trained):
     record = json.loads((trained / "training.json").read_text())
     assert record["settings"]["denoiser_steps"] == 4
     assert record["denoiser"]["samples"] == 8
+    assert record["device"] == "cpu"
     assert [point["step"] for point in record["denoiser"]["curve"]] == [3, 4]
     psnr = record["autoencoder"]["validation_psnr_db"]
     assert 10 ** (-psnr / 10) == pytest.approx(record["autoencoder"]["best_validation_loss"])
@@ -140,6 +146,12 @@ def test_interrupted_and_continued_gives_identical_weights(
     assert calls == 2
     assert not (tmp_path / "model").exists()
     assert same(weights(start(tmp_path / "model")), weights(trained))
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ModelError, match="cannot run on device 'nonsense'"):
+        start(tmp_path / "model", device="nonsense")
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_seed_gives_other_weights(trained, tmp_path):
@@ -352,6 +364,8 @@ def test_several_processes_make_the_same_pictures(tmp_path):
 
 class Silent(nn.Module):
     """A UNet that predicts a velocity of zero, and remembers the timesteps it was asked about."""
+
+    device = torch.device("cpu")
 
     def set_attn_processor(self, processor):
         pass

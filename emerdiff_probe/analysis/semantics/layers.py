@@ -202,7 +202,7 @@ def labels_on(
     """
     known, numbered = np.unique(label_pictures(labels), return_inverse=True)
     shares = class_shares(numbered, rows, columns, len(known))
-    return np.where(known == ignore, -1, known)[shares.argmax(-1)]
+    return np.where(known == ignore, -1, known.astype(np.int64))[shares.argmax(-1)]
 
 
 def colours_on(pictures: xr.DataArray, rows: int, columns: int) -> NDArray[np.float64]:

@@ -222,11 +222,14 @@ class Trainer:
         os.replace(writing, self.checkpoint)
 
     def _load(self) -> None:
-        state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+        # Wherever it was trained before; the optimizers move their own state.
+        state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.step, self.seconds = state["step"], state["seconds"]
         self.curve = [Validation(**point) for point in state["curve"]]
         self._losses = state["losses"]
         self._generator.set_state(state["generator"])
         self._put(state["weights"])
         self._optimizers.load_state_dict(state["optimizers"])
-        self._average, self._best = state["average"], state["best"]
+        for kept, read in ((self._average, state["average"]), (self._best, state["best"])):
+            for name, tensor in kept.items():
+                tensor.copy_(read[name])

@@ -11,16 +11,16 @@ from transformers import CLIPTextModel
 from emerdiff_probe.models.playground.architecture import SIDE, scheduler
 from emerdiff_probe.models.playground.settings import TrainingSettings
 
-__all__ = ["AutoencoderTask", "DenoiserTask", "to_tensor"]
+__all__ = ["AutoencoderTask", "DenoiserTask", "autocast", "to_tensor"]
 
 
 VALIDATED = 32
 """Pictures that the autoencoder is validated on: whole ones cost as much as many updates."""
 
 
-def autocast() -> torch.autocast:
+def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where it is safe: half as much memory to move, and matrix units that like it."""
-    return torch.autocast("cpu", torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -37,7 +37,7 @@ class AutoencoderTask:
     attention, so what it learns does not depend on the size.
 
     Args:
-        model: The autoencoder.
+        model: The autoencoder, where it is to be trained.
         pixels: uint8 (pictures, 128, 128, 3), to train on.
         validation: The same, to validate on.
         settings: Weights of the terms, sizes, learning rate.
@@ -58,11 +58,12 @@ class AutoencoderTask:
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Loss of a batch of random crops, half of them mirrored."""
-        images = self._crops(generator)
-        with autocast():
+        device = self.model.device
+        images = self._crops(generator).to(device)
+        with autocast(device):
             posterior = self.model.encode(images).latent_dist
             mean, deviation = posterior.mean.float(), posterior.std.float()
-            noise = torch.randn(mean.shape, generator=generator)
+            noise = torch.randn(mean.shape, generator=generator).to(device)
             rebuilt = self.model.decode(mean + deviation * noise).sample
         error = rebuilt.float() - images
         gradients = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
@@ -107,7 +108,8 @@ class AutoencoderTask:
         return float(torch.cat(errors).mean())
 
     def _squared_error(self, images: Tensor) -> Tensor:
-        with autocast():
+        images = images.to(self.model.device)
+        with autocast(images.device):
             latents = self.model.encode(images).latent_dist.mean
             rebuilt = self.model.decode(latents).sample.float()
         return ((rebuilt.clamp(-1, 1) - images) / 2).square().mean((1, 2, 3))
@@ -127,8 +129,8 @@ class DenoiserTask:
     the same for every text, since a constant was all that the UNet could use of it at first.
 
     Args:
-        unet: The denoiser.
-        text: The text encoder; it stays as it is.
+        unet: The denoiser, where it is to be trained.
+        text: The text encoder, at the same place; it stays as it is.
         latents: float16 (versions, pictures, 4, 32, 32) of unit variance, to train on; the second
             version, if there is one, is that of the mirrored pictures.
         tokens: int64 (pictures, length) of the captions.
@@ -180,13 +182,15 @@ class DenoiserTask:
         alpha_bar = self.alpha_bar[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
-        with torch.no_grad(), autocast():
-            states = self.text(input_ids=tokens).last_hidden_state
-        with autocast():
-            predicted = self.unet(noisy, timesteps, states).sample
         # The plain error of the velocity is SNR + 1 = 1 / (1 - alpha_bar) times that of x0.
         weight = (self.settings.gamma * (1 - alpha_bar)).clamp(max=1)
-        return (weight * (predicted.float() - velocity).square()).mean()
+        device = self.unet.device
+        with torch.no_grad(), autocast(device):
+            states = self.text(input_ids=tokens.to(device)).last_hidden_state
+        with autocast(device):
+            predicted = self.unet(noisy.to(device), timesteps.to(device), states).sample
+        error = predicted.float() - velocity.to(device)
+        return (weight.to(device) * error.square()).mean()
 
     def validate(self) -> float:
         """The same loss, with captions, on the same pictures, noises and noise levels always."""
