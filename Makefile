@@ -8,7 +8,6 @@ VENV   ?= .venv
 PROMPT ?= a red house
 OUT    ?= demo
 PYTEST_FLAGS ?=
-MODELS ?=
 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -93,9 +92,13 @@ benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agr
 benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model knows what
 	$(BENCHMARK) atlas --count 24
 
-# Further models as in 'make MODELS="seed1 seed2" benchmark-claims'.
-benchmark-claims: $(STAMP)  ## which of the paper's claims hold on the bundled model (hours)
-	$(BIN)/emerdiff-probe claims --count 10 --out docs/results $(MODELS:%=--model %)
+# Short trainings, to see how far models differ; an interrupted one goes on.
+SEEDS := build/seeds/1 build/seeds/2 build/seeds/3
+$(SEEDS): build/seeds/%: | $(STAMP)
+	$(BIN)/emerdiff-probe train --minutes 40 --seed $* --out $@
+
+benchmark-claims: $(STAMP) $(SEEDS)  ## which of the paper's claims hold, on four models (hours)
+	$(BIN)/emerdiff-probe claims --count 24 --out docs/results $(SEEDS:%=--model %)
 
 benchmark-widgets: $(STAMP)  ## from a click to the changed picture, in JupyterLab
 	$(BIN)/python -m tests.widgets.benchmark

@@ -29,7 +29,7 @@ from emerdiff_probe.sources import Photo
 
 __all__ = ["BASELINES", "BILINEAR", "COUNTS", "FEATURE_TIMESTEPS", "FROZEN"]
 __all__ += ["SHIFT_TIMESTEPS", "Setting"]
-__all__ += ["ablated", "name", "tables"]
+__all__ += ["ablated", "name", "segmented", "tables"]
 
 COUNTS: Final = (10, 20, 30, 40)
 FEATURE_TIMESTEPS: Final = (1, 121, 281, 481, 641)
@@ -108,17 +108,32 @@ FROZEN: Final = name(BASELINES, METHOD)
 
 
 def ablated(model: StableDiffusion, config: EmerDiffConfig) -> Method:
-    """Segments a picture by every setting of every table, and by the baseline.
-
-    The picture is inverted once, from the largest timestep that any setting needs; features of all
-    sites and timesteps are read in one pass; the unmodulated run is shared by all settings that
-    shift the same site at the same timestep; and settings that two tables have in common run once.
-    """
+    """Segments a picture by every setting of every table, and by the baseline."""
     every = {
         name(table, label): setting
         for table, settings in tables(model, config).items()
         for label, setting in settings.items()
     }
+    return segmented(model, every, {name(BASELINES, BILINEAR): Setting(config)})
+
+
+def segmented(
+    model: StableDiffusion,
+    every: Mapping[str, Setting],
+    unmodulated: Mapping[str, Setting],
+) -> Method:
+    """Segments a picture by some settings.
+
+    The picture is inverted once, from the largest timestep that any setting needs; features of all
+    sites and timesteps are read in one pass; the unmodulated run is shared by all settings that
+    shift the same site at the same timestep; and settings that are the same run once.
+
+    Args:
+        model: The model.
+        every: Settings by name.
+        unmodulated: Settings whose masks are enlarged bilinearly instead; their features are read
+            where those of `every` are.
+    """
     # In groups that share the unmodulated run, of which one is held at a time.
     ordered = sorted(set(every.values()), key=_shift)
     sites = [Site.parse(each) for each in sorted({each.config.feature_site for each in ordered})]
@@ -126,7 +141,9 @@ def ablated(model: StableDiffusion, config: EmerDiffConfig) -> Method:
     first = max(*timesteps, *(each.config.modulation_timestep for each in ordered))
 
     def method(picture: NDArray[np.uint8]) -> Mapping[str, Segments]:
-        whole = observe(model, Photo(picture), config.replace(modulation_timestep=first))
+        # All of them invert and cluster alike.
+        config = ordered[0].config.replace(modulation_timestep=first)
+        whole = observe(model, Photo(picture), config)
         features, _ = read_features(
             model, whole.trajectory, sites, timesteps, (picture.shape[0], picture.shape[1])
         )
@@ -151,11 +168,11 @@ def ablated(model: StableDiffusion, config: EmerDiffConfig) -> Method:
                 labels = assigned(model, whole, weights, ended, setting.config)["labels"]
                 segments[setting] = Segments(labels.values, analysis.embeddings(read, weights))
         found = {key: segments[setting] for key, setting in every.items()}
-        read, weights = masked(*_features(Setting(config)))
         y, x = (pixel_centres(size, size) for size in picture.shape[:2])
-        found[name(BASELINES, BILINEAR)] = Segments(
-            analysis.bilinear_masks(weights, y, x).values, analysis.embeddings(read, weights)
-        )
+        for key, setting in unmodulated.items():
+            read, weights = masked(*_features(setting))
+            enlarged = analysis.bilinear_masks(weights, y, x).values
+            found[key] = Segments(enlarged, analysis.embeddings(read, weights))
         return found
 
     return method

@@ -35,12 +35,15 @@ from emerdiff_probe.benchmarks.claims import (
     outcomes,
     together,
 )
+from emerdiff_probe.benchmarks.failures import section
 from emerdiff_probe.benchmarks.task import CLAIM_SEEDS
+from emerdiff_probe.errors import InputError
 from emerdiff_probe.evaluation.datasets import scene_dataset
 from emerdiff_probe.evaluation.evaluate import counted, evaluate
 from emerdiff_probe.evaluation.protocols import OVER_DATASET, Counted
 from emerdiff_probe.evaluation.runs import SEGMENTS
-from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.models import StableDiffusion, playground
+from emerdiff_probe.models.playground.export import read_record
 from emerdiff_probe.modulation import EmerDiffConfig
 from emerdiff_probe.scenes import scene
 
@@ -85,7 +88,8 @@ def benchmark(
     """Tests the claims and writes claims.md, claims.csv and claims.png.
 
     Args:
-        models: The first gives the settings; the others are equal trainings from other seeds.
+        models: The first gives the settings, and is what failures are looked into with; the others
+            are equal trainings from other seeds.
         out: Folder for the table.
         kept: Folder for what is done so far; the same call goes on with it.
         scenes: How many.
@@ -118,7 +122,8 @@ def benchmark(
     begun = time.perf_counter()
     method(scene(seeds[0]).image)
     seconds = time.perf_counter() - begun
-    text = _text(config, list(names), seeds, labels, scores, seconds)
+    failures = section(models[0], config, kept, processes)
+    text = _text(config, list(names.values()), seeds, labels, scores, seconds, failures)
     charts = {
         measure: _chart(labels, frozen, scores, measure)
         for measure in MEASURES
@@ -196,11 +201,12 @@ def _over_draws(
 
 def _text(
     config: EmerDiffConfig,
-    weights: Sequence[str],
+    models: Sequence[StableDiffusion],
     seeds: Sequence[int],
     labels: Labels,
     scores: Scores,
     seconds: float,
+    failures: str,
 ) -> str:
     margins = {
         measure: MARGIN * float(found[FROZEN][:, 0].mean()) for measure, found in scores.items()
@@ -209,21 +215,22 @@ def _text(
         (claim, {each: outcomes(claim, scores[each], margins[each]) for each in claim.measures})
         for claim in claims(labels)
     ]
-    others = "".join(f", {each}" for each in weights[1:])
     spread = (
-        f"{len(weights)} equal trainings from different seeds: weights {weights[0]} (bundled)"
-        f"{others}"
-        if len(weights) > 1
-        else f"One model, weights {weights[0]}; what other trainings give is not measured over "
-        "models"
+        f"The bundled model and {len(models) - 1} trainings from other seeds, equal among "
+        "themselves; models differ as far as these do"
+        if len(models) > 1
+        else "One model; what other trainings give is not measured over models"
     )
-    cost = seconds * len(seeds) * len(weights) / 3600
+    cost = seconds * len(seeds) * len(models) / 3600
     return f"""# The paper's claims on a small model
 
 Each table of Namekata et al. (2024) that changes one setting of the method, with the settings of
 `EmerDiffConfig.playground()` for the rest, as they were chosen on other scenes and frozen.
 {len(seeds)} test scenes, seeds {seeds[0]} to {seeds[-1]}, that no other result uses.
-{spread}.
+{spread}:
+
+{_models(models)}
+
 {SEGMENTS} masks where K is not what is changed. Made by `make benchmark-claims`: {seconds:.0f} s a
 scene and model on one core, {cost:.1f} hours of one core in all.
 
@@ -237,7 +244,7 @@ draws; scores over a data set are centred on its own, since scenes that are draw
 over models by Student's t. What is judged is the direction: the settings at which the small
 model is best are its own.
 
-{_summary(every, len(weights))}
+{_summary(every, len(models))}
 
 ![Scores by setting](claims.png)
 
@@ -249,9 +256,10 @@ lines the single models. The same [in majority-class mIoU](claims-majority-class
 
 {report.bullets(_best(labels, scores, config))}
 
+{failures}
 ## Every difference
 
-{_details(every)}
+{_details(every, margins)}
 
 ## Every setting
 
@@ -261,6 +269,30 @@ Means over models, with 95 % intervals over scenes.
 """
 
 
+def _models(models: Sequence[StableDiffusion]) -> str:
+    return report.to_markdown(
+        pd.DataFrame([{"weights": each.weights} | _training(each.name) for each in models])
+        .fillna("-")
+        .set_index("weights")
+    )
+
+
+def _training(name: str) -> dict[str, object]:
+    """How a model came to be, where that is known."""
+    try:
+        record = read_record(playground.folder() if name == "playground" else Path(name))
+    except InputError:
+        return {}
+    autoencoder, denoiser = record["autoencoder"], record["denoiser"]
+    return {
+        "seed": record["settings"]["seed"],
+        "autoencoder": f"{autoencoder['updates']:,} updates, "
+        f"{autoencoder['validation_psnr_db']:.1f} dB",
+        "UNet": f"{denoiser['updates']:,} updates, validation loss "
+        f"{denoiser['best_validation_loss']:.4f}",
+    }
+
+
 def _numbers(margins: Mapping[str, float]) -> str:
     return ", ".join(f"{margin:.4f} in {MEASURES[each]}" for each, margin in margins.items())
 
@@ -268,7 +300,7 @@ def _numbers(margins: Mapping[str, float]) -> str:
 def _summary(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], models: int) -> str:
     rows = []
     for claim, found in every:
-        first, *second = found
+        first, *others = found
         main = found[first]
         rows.append(
             {
@@ -280,15 +312,19 @@ def _summary(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], models:
                 "over models": together(each.verdicts[1] for each in main)
                 if models > 1
                 else "not measured over models",
-                "in majority-class mIoU": together(each.verdict for each in found[second[0]])
-                if second
-                else "-",
+                "in other measures": "; ".join(
+                    f"{together(each.verdict for each in found[measure])} ({MEASURES[measure]})"
+                    for measure in others
+                )
+                or "-",
             }
         )
     return report.to_markdown(pd.DataFrame(rows).set_index("table"))
 
 
-def _details(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]]) -> str:
+def _details(
+    every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], margins: Mapping[str, float]
+) -> str:
     rows = []
     for claim, found in every:
         for measure, contrasts in found.items():
@@ -302,11 +338,18 @@ def _details(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]]) -> str:
                     if each.models is None
                     else _signed(None, each.models),
                     "said to be": "alike" if claim.little else "above zero",
+                    "of models": _share(
+                        np.abs(each.values) < margins[measure] if claim.little else each.values > 0
+                    ),
                     "verdict": each.verdict,
                 }
                 for each in contrasts
             ]
     return report.to_markdown(pd.DataFrame(rows).set_index("table"))
+
+
+def _share(agreeing: NDArray[np.bool_]) -> str:
+    return f"{agreeing.sum()} of {len(agreeing)}"
 
 
 def _signed(mean: float | None, interval: Interval) -> str:

@@ -10,7 +10,7 @@ from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.scenes import TEST_START, VALIDATION
 
 __all__ = ["ATLAS_SEEDS", "CLAIM_SEEDS", "ENGINE_SEEDS", "EXAMPLE_SEED", "QUALITY_SEEDS"]
-__all__ += ["SETTINGS_SEEDS", "WORLD_SEEDS", "Task"]
+__all__ += ["FAILURE_SEEDS", "SETTINGS_SEEDS", "WORLD_SEEDS", "Task"]
 
 SETTINGS_SEEDS: Final = VALIDATION[:100]
 """Settings are chosen on the first of these; no other result uses them."""
@@ -18,6 +18,8 @@ SETTINGS_SEEDS: Final = VALIDATION[:100]
 ENGINE_SEEDS: Final = VALIDATION[200:300]
 EXAMPLE_SEED: Final = VALIDATION[317]
 ATLAS_SEEDS: Final = VALIDATION[400:500]
+FAILURE_SEEDS: Final = VALIDATION[600:700]
+"""For what is looked into where one of the paper's claims fails."""
 WORLD_SEEDS: Final = VALIDATION[1000:1100]
 QUALITY_SEEDS: Final = range(TEST_START + 100_000, TEST_START + 100_100)
 """Scenes that nothing was chosen on."""

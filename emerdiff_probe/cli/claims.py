@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from emerdiff_probe.cli.options import Device, Dtype
 from emerdiff_probe.cli.report import reported
 
 __all__ = ["claims"]
@@ -27,6 +28,8 @@ def claims(
     kept: Annotated[
         Path, typer.Option(help="Folder for what is done so far; the same command continues it.")
     ] = Path("build/benchmarks"),
+    device: Device = None,
+    dtype: Annotated[Dtype, typer.Option(help="Type to run in.")] = Dtype.float32,
 ) -> None:
     """Test what the paper says of its settings on scenes, with the bundled model and others.
 
@@ -41,6 +44,7 @@ def claims(
         import emerdiff_probe as ep
         from emerdiff_probe.benchmarks.claims_table import benchmark
 
-        others = [ep.load(str(folder)) for folder in model or []]
-        benchmark([ep.load("playground"), *others], out, kept, count, processes)
+        names = ["playground", *map(str, model or [])]
+        models = [ep.load(each, device=device, dtype=dtype.value) for each in names]
+        benchmark(models, out, kept, count, processes)
         typer.echo(f"Table: {out / 'claims.md'}")

@@ -7,9 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 import emerdiff_probe as ep
-from emerdiff_probe.benchmarks import ablations, claims, claims_table
+from emerdiff_probe.benchmarks import ablations, claims, claims_table, failures
 from emerdiff_probe.benchmarks.claims import Claim, Contrast, outcomes, together, verdict
-from emerdiff_probe.benchmarks.task import CLAIM_SEEDS, QUALITY_SEEDS
+from emerdiff_probe.benchmarks.task import CLAIM_SEEDS, FAILURE_SEEDS, QUALITY_SEEDS
 from emerdiff_probe.cli import app
 from emerdiff_probe.modulation import ENGINES, observe, read_features
 from emerdiff_probe.modulation.observation import low_resolution_masks
@@ -41,6 +41,8 @@ def few(monkeypatch):
     monkeypatch.setattr(ablations, "FEATURE_TIMESTEPS", (1, 201))
     monkeypatch.setattr(ablations, "SHIFT_TIMESTEPS", (201, 401, 601))
     monkeypatch.setattr(claims_table, "RESAMPLES", 20)
+    monkeypatch.setattr(failures, "SCENES", 2)
+    monkeypatch.setattr(failures, "SEGMENTS", 2)
     return config
 
 
@@ -148,6 +150,44 @@ def test_claims_speak_of_settings_that_there_are(model, config):
 def test_scenes_are_fresh_and_of_the_test_split():
     assert not set(CLAIM_SEEDS) & set(QUALITY_SEEDS)
     assert {split_of(seed) for seed in CLAIM_SEEDS} == {"test"}
+    assert {split_of(seed) for seed in FAILURE_SEEDS} == {"validation"}
+
+
+def test_what_injection_holds_back(few, model):
+    found = failures.moved_by_injection(model, few, FAILURE_SEEDS[0])
+    with_it, without_it = (
+        ep.segment(
+            model,
+            ep.Photo(scene(FAILURE_SEEDS[0]).image),
+            masks=2,
+            config=few.replace(injection=injection),
+            progress=False,
+        )
+        for injection in (True, False)
+    )
+    assert found.labels == (with_it["labels"] != without_it["labels"]).mean()
+    change = without_it["difference"] - with_it["difference"]
+    assert found.maps == pytest.approx(
+        float(np.linalg.norm(change) / np.linalg.norm(with_it["difference"])), rel=1e-3
+    )
+    assert 0 < found.attention < 1
+    gentle = failures.moved_by_injection(
+        model, few.replace(strength=few.strength / 100), FAILURE_SEEDS[0]
+    )
+    assert gentle.attention < found.attention / 2
+
+
+def test_attention_that_goes_elsewhere_altogether(model):
+    site = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    heads = model.unet.get_submodule(site).heads
+    # One channel a head; the only query prefers one key by far, and then the other.
+    query = torch.ones(1, 1, heads)
+    keys = torch.tensor([50.0, -50.0])[None, :, None].expand(1, 2, heads)
+    own, theirs = (
+        {Site(site, "query"): query, Site(site, "key"): each} for each in (keys, keys.flip(1))
+    )
+    assert failures._total_variation(model, own, theirs) == pytest.approx(1)
+    assert failures._total_variation(model, own, own) == 0
 
 
 def test_scores_of_draws_are_centred_on_the_data_sets():
@@ -177,6 +217,9 @@ def test_the_command_writes_the_table_and_goes_on(few, tmp_path, model, tiny_fol
     for each in loaded.values():
         assert each.weights in text
     assert "| Table 9 | without attention injection it is worse |" in text
+    assert " of 2 |" in text
+    assert "## What was looked into" in text
+    assert "| 2560 | " in text
     table = pd.read_csv(tmp_path / "out/claims.csv")
     assert set(table["model"]) == {each.weights for each in loaded.values()}
     assert (table["low"] <= table["high"]).all()
