@@ -22,7 +22,7 @@ from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
 from emerdiff_probe.evaluation.scoring import mean_with_interval
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import ENGINES, EmerDiffConfig, attention_kept, observe
-from emerdiff_probe.modulation.interventions import AttentionProducts
+from emerdiff_probe.modulation.injection import AttentionProducts
 from emerdiff_probe.modulation.observation import low_resolution_masks
 from emerdiff_probe.modulation.segmentation import assigned
 from emerdiff_probe.modulation.shared import modulate, watch

@@ -3,9 +3,13 @@
 from emerdiff_probe.modulation.adjoint import sensitivity
 from emerdiff_probe.modulation.config import EmerDiffConfig
 from emerdiff_probe.modulation.engines import ENGINES, Engine
+from emerdiff_probe.modulation.injection import (
+    InjectAttention,
+    attention_kept,
+    products_captured,
+)
 from emerdiff_probe.modulation.interventions import (
     Ablate,
-    InjectAttention,
     Intervention,
     Noise,
     Replace,
@@ -13,9 +17,7 @@ from emerdiff_probe.modulation.interventions import (
     Shift,
     SiteEdit,
     Steer,
-    attention_kept,
     intervene,
-    products_captured,
 )
 from emerdiff_probe.modulation.literal import Modulated, modulate
 from emerdiff_probe.modulation.live import Responder

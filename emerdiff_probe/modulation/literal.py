@@ -12,13 +12,8 @@ from tqdm.auto import tqdm
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Denoiser
 from emerdiff_probe.modulation.config import EmerDiffConfig
-from emerdiff_probe.modulation.interventions import (
-    InjectAttention,
-    Intervention,
-    Shift,
-    intervene,
-    products_captured,
-)
+from emerdiff_probe.modulation.injection import InjectAttention, products_captured
+from emerdiff_probe.modulation.interventions import Intervention, Shift, intervene
 from emerdiff_probe.probing import Trajectory, capture
 from emerdiff_probe.sites import Site
 
