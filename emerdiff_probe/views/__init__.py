@@ -10,6 +10,7 @@ from emerdiff_probe.views.comparison import comparison, dendrogram, tradeoff
 from emerdiff_probe.views.correspondence import correspondence, correspondence_page
 from emerdiff_probe.views.layers import layers, similarity
 from emerdiff_probe.views.page import page
+from emerdiff_probe.views.pictures import pictures
 from emerdiff_probe.views.segments import low_resolution, overview, segments
 from emerdiff_probe.views.trajectory import trajectory
 
@@ -26,6 +27,7 @@ __all__ = [
     "overview",
     "page",
     "palette",
+    "pictures",
     "segments",
     "similarity",
     "tradeoff",

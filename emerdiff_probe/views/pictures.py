@@ -1,0 +1,74 @@
+"""Pictures and maps side by side, by title."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.views.panels import panels, picture, pixel_map, text
+
+__all__ = ["pictures"]
+
+_PANEL: Final = 230  # pixels on the screen
+
+
+def pictures(shown: Mapping[str, ArrayLike], *, columns: int = 4, heading: str = "") -> go.Figure:
+    """Pictures and maps of one scene side by side; all zoom together.
+
+    Args:
+        shown: By title. A picture is (y, x, rgb), uint8 or floats in [0, 1], what is beyond is cut;
+            a map is (y, x) of any numbers from 0 up, on the picture's grid or a coarser one, black
+            at 0 and white at its own largest value, which can be read by pointing.
+        columns: Panels in a row.
+        heading: Of the whole figure.
+
+    Raises:
+        InputError: Nothing is shown, or something is neither a picture nor a map.
+    """
+    if not shown or columns < 1:
+        raise InputError(f"{len(shown)} pictures in {columns} columns; give at least one of both")
+    arrays = {name: _checked(name, np.asarray(values)) for name, values in shown.items()}
+    height, width = (max(each.shape[axis] for each in arrays.values()) for axis in (0, 1))
+    across = min(columns, len(arrays))
+    figure = panels(
+        (height, width),
+        (math.ceil(len(arrays) / across), across),
+        side=_PANEL,
+        heading=f"<b>{text(heading)}</b>" if heading else "",
+        titles=list(arrays),
+    )
+    for number, values in enumerate(arrays.values()):
+        trace: go.Image | go.Heatmap
+        if values.ndim == 3:
+            trace = picture(_as_bytes(values), (height, width))
+        else:
+            trace = pixel_map(
+                values.astype(np.float32),  # which plotly sends in binary, as not every type
+                (height, width),
+                "y %{y:.0f}, x %{x:.0f}: %{z:.3g}",
+                colorscale="gray",
+                zmin=0,
+                zmax=max(float(values.max()), np.finfo(np.float32).tiny),
+                showscale=False,
+            )
+        figure.add_trace(trace, number // across + 1, number % across + 1)
+    return figure
+
+
+def _checked(name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    is_picture = values.ndim == 3 and values.shape[2] == 3
+    if not values.size or not (is_picture or values.ndim == 2):
+        raise InputError(f"{name!r} has shape {values.shape}; a picture is (y, x, 3), a map (y, x)")
+    return values
+
+
+def _as_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    return np.rint(255 * np.clip(values.astype(np.float64), 0, 1)).astype(np.uint8)
