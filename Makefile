@@ -98,7 +98,7 @@ $(SEEDS): build/seeds/%: | $(STAMP)
 	$(BIN)/emerdiff-probe train --minutes 40 --seed $* --out $@
 
 benchmark-claims: $(STAMP) $(SEEDS)  ## which of the paper's claims hold, on four models (hours)
-	$(BIN)/emerdiff-probe claims --count 24 --out docs/results $(SEEDS:%=--model %)
+	$(BIN)/emerdiff-probe claims --count 28 --out docs/results $(SEEDS:%=--model %)
 
 benchmark-widgets: $(STAMP)  ## from a click to the changed picture, in JupyterLab
 	$(BIN)/python -m tests.widgets.benchmark
