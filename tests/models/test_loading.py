@@ -46,6 +46,15 @@ def latents(model, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def assert_same_weights(model, original):
+    """Of every part, to the last bit."""
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        ours, theirs = (getattr(each.pipeline, name, None) for each in (model, original))
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+
+
 def assert_close(ours, theirs):
     """Equal weights that lie elsewhere in memory give sums of another order on some processors."""
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -57,6 +66,7 @@ def test_a_folder_gives_the_model_that_was_saved(pipeline, folder):
     assert model.size_multiple == (32 if model.family == "stable-diffusion-xl" else 64)
     assert model.latent_shape(128, 192) == (1, 4, 16, 24)
     assert model.weights == original.weights
+    assert_same_weights(model, original)
     x = latents(model)
     condition = model.condition("a red house", guidance=3)
     assert_close(
@@ -219,6 +229,7 @@ def test_one_file_gives_the_model_that_was_saved(version, tmp_path):
     model, original = ep.load(file, config=str(tmp_path / "other")), ep.load(pipeline)
     assert model.family == original.family
     assert model.weights == original.weights != ep.load(other).weights
+    assert_same_weights(model, original)
     x = latents(model)
     for guidance in (1, 3):
         ours, theirs = (m.condition("a red house", guidance=guidance) for m in (model, original))
