@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,7 @@ from emerdiff_probe.sources import Photo
 
 __all__ = ["BASELINES", "BILINEAR", "COUNTS", "FEATURE_TIMESTEPS", "FROZEN"]
 __all__ += ["SHIFT_TIMESTEPS", "Setting"]
-__all__ += ["ablated", "name", "segmented", "tables"]
+__all__ += ["ablated", "name", "segmented", "strengths", "tables"]
 
 COUNTS: Final = (10, 20, 30, 40)
 FEATURE_TIMESTEPS: Final = (1, 121, 281, 481, 641)
@@ -83,12 +83,7 @@ def tables(model: StableDiffusion, config: EmerDiffConfig) -> dict[str, dict[str
         "Table 7": {
             f"{t}": Setting(config.replace(modulation_timestep=t)) for t in SHIFT_TIMESTEPS
         },
-        "Table 8": {
-            f"{config.strength * factor:g}": Setting(
-                config.replace(strength=config.strength * factor)
-            )
-            for factor in FACTORS
-        },
+        "Table 8": strengths(config, FACTORS),
         "Table 9": {"with": own, "without": Setting(config.replace(injection=False))},
         "Fig. 14": {
             f"{number}, {place} f": Setting(config.replace(modulation_site=f"{layer}:{port}"))
@@ -96,6 +91,12 @@ def tables(model: StableDiffusion, config: EmerDiffConfig) -> dict[str, dict[str
             for number, layer in layers.items()
         },
     }
+
+
+def strengths(config: EmerDiffConfig, factors: Iterable[float]) -> dict[str, Setting]:
+    """Settings with so many times the strength, by their lambda."""
+    every = (config.replace(strength=config.strength * factor) for factor in factors)
+    return {f"{each.strength:g}": Setting(each) for each in every}
 
 
 def name(table: str, label: str) -> str:

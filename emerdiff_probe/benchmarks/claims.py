@@ -14,8 +14,17 @@ from scipy import stats
 from emerdiff_probe.benchmarks.ablations import BASELINES, BILINEAR, name
 from emerdiff_probe.evaluation.methods import METHOD
 
-__all__ = ["MARGIN", "Claim", "Contrast", "Interval", "Outcome", "Verdict"]
+__all__ = ["MARGIN", "MEASURES", "Claim", "Contrast", "Interval", "Outcome", "Verdict"]
 __all__ += ["claims", "outcomes", "together", "verdict"]
+
+MEASURES: Final = {
+    "class-mean": "class-mean mIoU, data set",
+    "dataset-hungarian": "dataset-hungarian mIoU",
+    "majority-class": "majority-class mIoU, per picture",
+    "boundary-f": "boundary F, per picture, 2 px",
+}
+"""Scores by protocol, in words. The first is the paper's modified protocol, an oracle as the third
+is; the second its traditional one."""
 
 MARGIN: Final = 0.05
 """A difference matters little within this share of the score that the frozen settings reach."""

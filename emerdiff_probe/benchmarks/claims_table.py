@@ -28,6 +28,7 @@ from emerdiff_probe.benchmarks.ablations import (
 )
 from emerdiff_probe.benchmarks.claims import (
     MARGIN,
+    MEASURES,
     Claim,
     Interval,
     Outcome,
@@ -47,16 +48,7 @@ from emerdiff_probe.models.playground.export import read_record
 from emerdiff_probe.modulation import EmerDiffConfig
 from emerdiff_probe.scenes import scene
 
-__all__ = ["MEASURES", "Scores", "benchmark", "measured"]
-
-MEASURES: Final = {
-    "class-mean": "class-mean mIoU, data set",
-    "dataset-hungarian": "dataset-hungarian mIoU",
-    "majority-class": "majority-class mIoU, per picture",
-    "boundary-f": "boundary F, per picture, 2 px",
-}
-"""Scores by protocol, in words. The first is the paper's modified protocol, an oracle as the third
-is; the second its traditional one."""
+__all__ = ["Scores", "benchmark", "measured"]
 
 TRADITIONAL: Final = "dataset-hungarian"
 """Clusters all segments anew for every draw, so only the first table has its intervals."""

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor
 
 from emerdiff_probe.benchmarks import report
-from emerdiff_probe.benchmarks.ablations import FACTORS, Setting, segmented
+from emerdiff_probe.benchmarks.ablations import FACTORS, segmented, strengths
+from emerdiff_probe.benchmarks.claims import MEASURES
 from emerdiff_probe.benchmarks.task import FAILURE_SEEDS
 from emerdiff_probe.evaluation.datasets import scene_dataset
 from emerdiff_probe.evaluation.evaluate import evaluate
 from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, Row
-from emerdiff_probe.evaluation.scoring import mean_with_interval
+from emerdiff_probe.evaluation.scoring import mean_with_interval, summary
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.modulation import ENGINES, EmerDiffConfig, attention_kept, observe
 from emerdiff_probe.modulation.injection import AttentionProducts
@@ -37,10 +37,7 @@ SCENES: Final = 10
 LARGER: Final = (16, 64, 256)
 """Of the frozen lambda, beyond the table's."""
 
-MEASURES: Final = {
-    "majority-class": "majority-class mIoU, per picture",
-    "boundary-f": "boundary F, per picture, 2 px",
-}
+SCORED: Final = {name: MEASURES[name] for name in ("majority-class", "boundary-f")}
 
 
 def section(model: StableDiffusion, config: EmerDiffConfig, kept: Path, processes: int) -> str:
@@ -58,15 +55,11 @@ def section(model: StableDiffusion, config: EmerDiffConfig, kept: Path, processe
         "dtype": str(model.dtype),
         "config": dataclasses.asdict(config),
     }
-    strengths = {f"{config.strength * factor:g}": factor for factor in (*FACTORS[-2:], *LARGER)}
-    every = {
-        label: Setting(config.replace(strength=config.strength * factor))
-        for label, factor in strengths.items()
-    }
+    every = strengths(config, (*FACTORS[-2:], *LARGER))
     scored = evaluate(
         segmented(model, every, {}),
         scene_dataset(seeds),
-        list(MEASURES),
+        list(SCORED),
         kept=kept / f"failures-{model.weights}",
         identity=about | {"strengths": list(every)},
         processes=processes,
@@ -88,7 +81,7 @@ intervals over scenes.
 
 Lambda beyond the largest of Table 8:
 
-{_strengths(scored.pictures)}
+{report.to_markdown(summary(scored.pictures, SCORED).rename_axis("lambda"))}
 
 Injection keeps the attention of a modulated run as it is in the unmodulated one. Without it
 {attention} of what a location pays in self-attention goes elsewhere than there (total variation
@@ -151,19 +144,11 @@ def _total_variation(
 ) -> float:
     """Mean over self-attentions of half the absolute difference of their probabilities."""
     layers = sorted({site.path for site in own if site.path.endswith(".attn1")})
-    return float(
-        np.mean(
-            [
-                (_probabilities(model, path, theirs) - _probabilities(model, path, own))
-                .abs()
-                .sum(-1)
-                .mean()
-                .item()
-                / 2
-                for path in layers
-            ]
-        )
-    )
+    moved = [
+        (_probabilities(model, path, theirs) - _probabilities(model, path, own)).abs().sum(-1) / 2
+        for path in layers
+    ]
+    return float(np.mean([each.mean().item() for each in moved]))
 
 
 def _probabilities(model: StableDiffusion, path: str, products: AttentionProducts) -> Tensor:
@@ -176,15 +161,3 @@ def _probabilities(model: StableDiffusion, path: str, products: AttentionProduct
         for port in ("query", "key")
     )
     return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
-
-
-def _strengths(pictures: pd.DataFrame) -> str:
-    rows = [
-        {"lambda": label}
-        | {
-            words: "{:.3f} [{:.3f}, {:.3f}]".format(*mean_with_interval(group[name].to_numpy()))
-            for name, words in MEASURES.items()
-        }
-        for label, group in pictures.groupby("method", sort=False)
-    ]
-    return report.to_markdown(pd.DataFrame(rows).set_index("lambda"))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
@@ -24,6 +23,7 @@ from emerdiff_probe.views.maps import (
     places,
 )
 from emerdiff_probe.views.panels import (
+    as_bytes,
     panels,
     picture,
     pixel_map,
@@ -95,7 +95,7 @@ def layers(
         for column, step in enumerate(steps, start=1):
             one = values.sel({TIMESTEP: step})
             if show == "colours":
-                pixels = np.rint(one.transpose(Y, X, RGB).values * 255).astype(np.uint8)
+                pixels = as_bytes(one.transpose(Y, X, RGB).values)
                 figure.add_trace(picture(pixels, size), row, column)
                 continue
             template = (

@@ -21,6 +21,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 __all__ = [
+    "as_bytes",
     "cells",
     "panels",
     "pixel_map",
@@ -217,6 +218,18 @@ def picture(pixels: NDArray[np.uint8], extent: Extent) -> go.Image:
     """Pixels, (y, x, rgb), over the whole of the picture, whatever their number."""
     source = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
     return go.Image(source=source, hoverinfo="skip", **cells(extent, *pixels.shape[:2]))
+
+
+def as_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels as a screen shows them; of numbers in [0, 1] what is beyond is cut, bytes stay.
+
+    >>> as_bytes(np.array([-1.0, 0.5, 2.0])).tolist()
+    [0, 128, 255]
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    # At least in single precision, whatever they are in.
+    return np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
 
 
 def png(pixels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:

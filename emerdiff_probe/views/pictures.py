@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.views.panels import panels, picture, pixel_map, text
+from emerdiff_probe.views.panels import as_bytes, panels, picture, pixel_map, text
 
 __all__ = ["pictures"]
 
@@ -46,7 +46,7 @@ def pictures(shown: Mapping[str, ArrayLike], *, columns: int = 4, heading: str =
     for number, values in enumerate(arrays.values()):
         trace: go.Image | go.Heatmap
         if values.ndim == 3:
-            trace = picture(_as_bytes(values), (height, width))
+            trace = picture(as_bytes(values), (height, width))
         else:
             trace = pixel_map(
                 values.astype(np.float32),  # which plotly sends in binary, as not every type
@@ -66,9 +66,3 @@ def _checked(name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
     if not values.size or not (is_picture or values.ndim == 2):
         raise InputError(f"{name!r} has shape {values.shape}; a picture is (y, x, 3), a map (y, x)")
     return values
-
-
-def _as_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
-    return np.rint(255 * np.clip(values.astype(np.float64), 0, 1)).astype(np.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
@@ -12,7 +11,7 @@ from emerdiff_probe import analysis, store
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.views.maps import chosen_timesteps, described, places
-from emerdiff_probe.views.panels import panels, picture, title
+from emerdiff_probe.views.panels import as_bytes, panels, picture, title
 
 __all__ = ["trajectory"]
 
@@ -67,14 +66,7 @@ def trajectory(
     )
     for row, strip in enumerate(strips.values(), start=1):
         for column, step in enumerate(steps, start=1):
-            pixels = _bytes(strip.sel({TIMESTEP: step}).transpose(Y, X, RGB))
+            pixels = as_bytes(strip.sel({TIMESTEP: step}).transpose(Y, X, RGB).values)
             figure.add_trace(picture(pixels, size), row, column)
         figure.add_trace(picture(end.values, size), row, columns)
     return figure
-
-
-def _bytes(pixels: xr.DataArray) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    if pixels.dtype == np.uint8:
-        return pixels.values
-    scaled = pixels.values.astype(np.float32).clip(0, 1) * 255
-    return np.rint(scaled).astype(np.uint8)

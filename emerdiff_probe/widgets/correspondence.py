@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.maps import extent
-from emerdiff_probe.views.panels import png, spaced
+from emerdiff_probe.views.panels import as_bytes, png, spaced
 from emerdiff_probe.widgets.overlay import stained
 from emerdiff_probe.widgets.parts import Explorer
 from emerdiff_probe.widgets.picture import Picture, map_file, photo_file
@@ -239,7 +239,7 @@ class CorrespondenceExplorer(Explorer):
                 over = map_file(_sent(norms), 0, float(norms.max()))
                 caption = f"pixels moved by {names}, at most {norms.max():.3g}"
                 signed = self._pixels / 255 + self.strength / 2 * response.transpose(1, 2, 0)
-                moved = photo_file(np.rint(signed.clip(0, 1) * 255).astype(np.uint8))
+                moved = photo_file(as_bytes(signed))
                 moved_caption = f"picture + {self.strength / 2:g} x response"
             movers, grid_caption = b"", "latent locations: click or brush"
             if self.pixel:

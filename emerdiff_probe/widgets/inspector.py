@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import ipywidgets
-import numpy as np
 import plotly.graph_objects as go
 import traitlets
 import xarray as xr
@@ -21,7 +20,7 @@ from emerdiff_probe.views.maps import (
     one_channel,
     places,
 )
-from emerdiff_probe.views.panels import png, site_text
+from emerdiff_probe.views.panels import as_bytes, png, site_text
 from emerdiff_probe.widgets.parts import Explorer
 from emerdiff_probe.widgets.picture import Picture, map_file
 
@@ -279,7 +278,7 @@ class Inspector(Explorer):
     def _painted(self, values: xr.DataArray) -> tuple[bytes, str]:
         if self.show == "colours":
             colours = analysis.principal_colours(values)[0]
-            pixels = np.rint(colours.transpose(Y, X, RGB).values * 255).astype(np.uint8)
+            pixels = as_bytes(colours.transpose(Y, X, RGB).values)
             share = sum(colours.attrs["share"])
             return png(pixels), f"principal colours, {share:.0%} of the variance"
         one = magnitude(values) if self.show == "magnitude" else one_channel(values, self.channel)

@@ -142,7 +142,7 @@ def test_claims_speak_of_settings_that_there_are(model, config):
     made = claims.claims(labels)
     assert {claim.table for claim in made} == set(labels)
     for claim in made:
-        assert set(claim.measures) <= set(claims_table.MEASURES)
+        assert set(claim.measures) <= set(claims.MEASURES)
         for contrast in claim.contrasts:
             assert {label for side in contrast for label in side} <= set(labels[claim.table])
 
