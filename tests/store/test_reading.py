@@ -6,6 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 import xarray as xr
+from fsspec.implementations.local import LocalFileSystem
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, SiteError, StoreError
@@ -126,3 +127,19 @@ def test_it_is_read_while_it_is_written(tmp_path, monkeypatch):
     assert not failures, failures
     assert seen[-1] == 1
     assert len(set(seen)) > 1, "it never read in between"
+
+
+def test_its_size_is_told_though_a_file_gets_its_name_meanwhile(stored, monkeypatch):
+    size = sum(file.stat().st_size for file in stored.rglob("*") if file.is_file())
+    assert info(stored).nbytes == size
+    unnamed = stored / "conv_in/out/value/c.9.partial"
+    unnamed.write_bytes(b"12345")
+    listed = LocalFileSystem.find
+
+    def then_named(*arguments, **settings):
+        found = listed(*arguments, **settings)
+        unnamed.unlink()
+        return found
+
+    monkeypatch.setattr(LocalFileSystem, "find", then_named)
+    assert info(stored).nbytes == size + 5
