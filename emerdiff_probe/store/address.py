@@ -97,8 +97,14 @@ def _store(address: Address) -> Any:
 def size_on_disk(address: Address) -> int:
     """Bytes of all files."""
     files, path = fsspec.url_to_fs(os.fspath(address))
-    # Sizes come with the listing: a file that is being written is renamed before one can ask again.
-    return sum(int(file["size"]) for file in files.find(path, detail=True).values())
+    # A file that is being written has another name by the time one asks for its size, so those of
+    # the listing are taken; those of web servers have none.
+    listed = files.find(path, detail=True)
+    sizes = (
+        files.size(name) if about["size"] is None else about["size"]
+        for name, about in listed.items()
+    )
+    return sum(map(int, sizes))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, SiteError, StoreError
@@ -143,3 +144,20 @@ def test_its_size_is_told_though_a_file_gets_its_name_meanwhile(stored, monkeypa
 
     monkeypatch.setattr(LocalFileSystem, "find", then_named)
     assert info(stored).nbytes == size + 5
+
+
+def test_its_size_is_told_where_listings_have_none(stored, monkeypatch):
+    """As those of web servers."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(stored), "/unsized/run.zarr", recursive=True)
+    listed = MemoryFileSystem.find
+
+    def unsized(*arguments, detail=False, **settings):
+        found = listed(*arguments, detail=True, **settings)
+        return {name: {**about, "size": None} for name, about in found.items()}
+
+    monkeypatch.setattr(MemoryFileSystem, "find", unsized)
+    try:
+        assert info("memory://unsized/run.zarr").nbytes == info(stored).nbytes
+    finally:
+        memory.rm("/unsized", recursive=True)
