@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,7 @@ from emerdiff_probe.sources import Photo
 
 __all__ = ["BASELINES", "BILINEAR", "COUNTS", "FEATURE_TIMESTEPS", "FROZEN"]
 __all__ += ["SHIFT_TIMESTEPS", "Setting"]
-__all__ += ["ablated", "name", "segmented", "strengths", "tables"]
+__all__ += ["ablated", "identity", "name", "segmented", "strengths", "tables"]
 
 COUNTS: Final = (10, 20, 30, 40)
 FEATURE_TIMESTEPS: Final = (1, 121, 281, 481, 641)
@@ -102,6 +103,15 @@ def strengths(config: EmerDiffConfig, factors: Iterable[float]) -> dict[str, Set
 def name(table: str, label: str) -> str:
     """Of a setting among all methods."""
     return f"{table}: {label}"
+
+
+def identity(model: StableDiffusion, config: EmerDiffConfig) -> dict[str, object]:
+    """What decides the results of a model, for what is kept of them."""
+    return {
+        "weights": model.weights,
+        "dtype": str(model.dtype),
+        "config": dataclasses.asdict(config),
+    }
 
 
 FROZEN: Final = name(BASELINES, METHOD)

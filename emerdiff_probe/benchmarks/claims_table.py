@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from emerdiff_probe.benchmarks.ablations import (
     FROZEN,
     Setting,
     ablated,
+    identity,
     name,
     tables,
 )
@@ -155,12 +155,8 @@ def measured(
         dataset,
         list(MEASURES),
         kept=folder,
-        identity={
-            "weights": model.weights,
-            "dtype": str(model.dtype),
-            "config": dataclasses.asdict(config),
-            "settings": {table: list(each) for table, each in tables(model, config).items()},
-        },
+        identity=identity(model, config)
+        | {"settings": {table: list(each) for table, each in tables(model, config).items()}},
         processes=processes,
     )
     count = len(dataset.keys)

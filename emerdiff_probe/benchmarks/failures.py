@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
@@ -13,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from emerdiff_probe.benchmarks import report
-from emerdiff_probe.benchmarks.ablations import FACTORS, segmented, strengths
+from emerdiff_probe.benchmarks.ablations import FACTORS, identity, segmented, strengths
 from emerdiff_probe.benchmarks.claims import MEASURES
 from emerdiff_probe.benchmarks.task import FAILURE_SEEDS
 from emerdiff_probe.evaluation.datasets import scene_dataset
@@ -50,11 +49,7 @@ def section(model: StableDiffusion, config: EmerDiffConfig, kept: Path, processe
         processes: Scenes at the same time.
     """
     seeds = FAILURE_SEEDS[:SCENES]
-    about: dict[str, object] = {
-        "weights": model.weights,
-        "dtype": str(model.dtype),
-        "config": dataclasses.asdict(config),
-    }
+    about = identity(model, config)
     every = strengths(config, (*FACTORS[-2:], *LARGER))
     scored = evaluate(
         segmented(model, every, {}),

@@ -108,8 +108,7 @@ class _Injection:
 @contextmanager
 def products_captured(unet: nn.Module) -> Iterator[Capture]:
     """Keeps queries and keys of every attention; ``take()`` after each call gives the products."""
-    sites = [Site(path, port) for path in attentions(unet) for port in ("query", "key")]
-    with capture(unet, sites) as kept:
+    with capture(unet, _product_sites(unet)) as kept:
         yield kept
 
 
@@ -139,6 +138,9 @@ def attention_kept(
 
             return keep
 
-        sites = [Site(path, port) for path in attentions(unet) for port in ("query", "key")]
-        with hooked(unet, {site: keeper(site) for site in sites}):
+        with hooked(unet, {site: keeper(site) for site in _product_sites(unet)}):
             yield kept
+
+
+def _product_sites(unet: nn.Module) -> list[Site]:
+    return [Site(path, port) for path in attentions(unet) for port in ("query", "key")]

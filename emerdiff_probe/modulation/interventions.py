@@ -22,11 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
-from emerdiff_probe.probing.taps import (
-    Call,
-    called,
-    hooked,
-)
+from emerdiff_probe.probing.taps import Call, called, hooked
 from emerdiff_probe.sites import Site
 
 __all__ = [

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,25 +182,20 @@ class Trainer:
 
     def adopt_best(self) -> None:
         """End the training: the modules keep the averaged weights that validated best."""
-        self._put(self._best)
+        _copy(self._best, self._parameters)
         self.task.modules.eval().requires_grad_(False)
 
     @contextmanager
     def _swapped(self, weights: Weights) -> Iterator[None]:
         held = {name: p.detach().clone() for name, p in self._parameters.items()}
         training = self.task.modules.training
-        self._put(weights)
+        _copy(weights, self._parameters)
         self.task.modules.eval()
         try:
             yield
         finally:
-            self._put(held)
+            _copy(held, self._parameters)
             self.task.modules.train(training)
-
-    def _put(self, weights: Weights) -> None:
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(weights[name])
 
     def save(self) -> None:
         """Write the checkpoint, so that at any moment there is a whole one."""
@@ -228,8 +223,13 @@ class Trainer:
         self.curve = [Validation(**point) for point in state["curve"]]
         self._losses = state["losses"]
         self._generator.set_state(state["generator"])
-        self._put(state["weights"])
+        _copy(state["weights"], self._parameters)
         self._optimizers.load_state_dict(state["optimizers"])
-        for kept, read in ((self._average, state["average"]), (self._best, state["best"])):
-            for name, tensor in kept.items():
-                tensor.copy_(read[name])
+        _copy(state["average"], self._average)
+        _copy(state["best"], self._best)
+
+
+def _copy(weights: Weights, into: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(weights[name])
