@@ -13,6 +13,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -159,6 +161,27 @@ def stable_diffusion(version: Literal["v1", "v2"], seed: int = 0) -> StableDiffu
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def image_adapted(unet: Any, seed: int = 0) -> Tensor:
+    """Gives a UNet an untrained IP-Adapter of four tokens, and embeddings of an image for it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        width = unet.config.cross_attention_dim
+        processors = {
+            name: IPAdapterAttnProcessor2_0(
+                unet.get_submodule(name.removesuffix(".processor")).inner_dim, width, (4,)
+            )
+            if "attn2" in name
+            else processor
+            for name, processor in unet.attn_processors.items()
+        }
+        projection = ImageProjection(8, width, num_image_text_embeds=4)
+        embeddings = torch.randn(2, 1, 8)
+    unet.set_attn_processor(processors)
+    unet.encoder_hid_proj = MultiIPAdapterImageProjection([projection])
+    unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    return embeddings
 
 
 def save_as_one_file(pipeline: Any, path: Path) -> None:

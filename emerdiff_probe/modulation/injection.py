@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, SiteError
@@ -20,7 +18,6 @@ from emerdiff_probe.probing.taps import (
     called,
     capture,
     hooked,
-    processed,
 )
 from emerdiff_probe.sites import Site
 
@@ -48,61 +45,41 @@ class InjectAttention:
 
     @contextmanager
     def installed(self, unet: nn.Module, call: Call, guided: bool) -> Iterator[Callable[[], int]]:
-        """Works while open."""
-        processors = {
-            path: _Injection(self.products, path, call, attention.processor)
-            for path, attention in attentions(unet).items()
-            if fnmatchcase(path, self.pattern)
-        }
-        if not processors:
+        """Works while open.
+
+        What the projections give is replaced and all else left to the model's own processors, so
+        that masks, and what an IP-Adapter adds, stay as they are.
+        """
+        sites = [site for site in _product_sites(unet) if fnmatchcase(site.path, self.pattern)]
+        if not sites:
             raise SiteError(f"no attention matches {self.pattern!r}; see model.sites(kind='self')")
-        with processed(unet, processors):
-            yield lambda: sum(each.fired for each in processors.values())
+        fired = 0
+
+        def giving(site: Site) -> Callable[[Tensor], Tensor | None]:
+            def give(own: Tensor) -> Tensor | None:
+                nonlocal fired
+                products = self.products.get(call.timestep or 0)
+                if products is None:
+                    return None
+                fired += 1
+                return _in_place_of(own, products[site], site)
+
+            return give
+
+        with hooked(unet, {site: giving(site) for site in sites}):
+            yield lambda: fired
 
 
-class _Injection:
-    """An attention processor: ``f(softmax(Q K^T / sqrt(d)) V)`` with Q and K given."""
-
-    def __init__(
-        self,
-        products: Mapping[int, AttentionProducts],
-        path: str,
-        call: Call,
-        otherwise: Callable[..., Tensor],
-    ) -> None:
-        self._products = products
-        self._sites = Site(path, "query"), Site(path, "key")
-        self._call = call
-        self._otherwise = otherwise
-        self.fired = 0
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        products = self._products.get(self._call.timestep or 0)
-        if products is None:
-            return self._otherwise(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        if attention_mask is not None:
-            raise CaptureError("attention with a mask cannot be injected; run without the mask")
-        self.fired += 1
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        value = attn.to_v(context)
-        repeats = len(value) // len(products[self._sites[0]])
-        query, key = (
-            products[site].repeat_interleave(repeats, dim=0).to(value) for site in self._sites
+def _in_place_of(own: Tensor, known: Tensor, site: Site) -> Tensor:
+    """Queries or keys of another run in the place of a run's own."""
+    repeats, rest = divmod(len(own), len(known))
+    if rest or own.shape[1:] != known.shape[1:]:
+        raise CaptureError(
+            f"'{site}' gives {tuple(own.shape)}, in whose place {tuple(known.shape)} of the other "
+            "run cannot stand; keep attention in a run of the same size and text length, whose "
+            "rows divide those of this one"
         )
-
-        def heads(tensor: Tensor) -> Tensor:
-            return tensor.unflatten(2, (attn.heads, -1)).transpose(1, 2)
-
-        mixed = F.scaled_dot_product_attention(heads(query), heads(key), heads(value))
-        projected: Tensor = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
-        return projected
+    return known.repeat_interleave(repeats, dim=0).to(own)
 
 
 @contextmanager

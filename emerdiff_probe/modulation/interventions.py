@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
-from emerdiff_probe.probing.taps import Call, called, hooked
+from emerdiff_probe.probing.taps import Call, called, hooked, restored_after_errors
 from emerdiff_probe.sites import Site
 
 __all__ = [
@@ -71,6 +71,7 @@ def intervene(
     """
     unet = getattr(model, "unet", model)
     with ExitStack() as stack:
+        stack.enter_context(restored_after_errors(model))
         call = stack.enter_context(called(unet))
         counts = {
             each: stack.enter_context(each.installed(unet, call, guided)) for each in interventions

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ConfigError
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
+from emerdiff_probe.models.turns import around
 from emerdiff_probe.probing.calls import Caller, OwnLoop, PipelineCall, Prediction, Target
 from emerdiff_probe.probing.reduce import Reducer, project
 from emerdiff_probe.probing.reduction import Reducers, as_tuple, described, reductions
 from emerdiff_probe.probing.runs import Form, Run
-from emerdiff_probe.probing.taps import Capture, capture
+from emerdiff_probe.probing.taps import Capture, capture, restored_after_errors, watched
 from emerdiff_probe.probing.values import (
     Sites,
     ValueType,
@@ -91,31 +92,14 @@ def probe(
     with ExitStack() as stack:
         taps = stack.enter_context(capture(unet, map(Site.parse, table.index)))
         recorder = Recorder(target, taps, tuple(table.index), kind, reducers)
-        for hook in (
-            unet.register_forward_pre_hook(recorder._before, with_kwargs=True),
-            unet.register_forward_hook(recorder._after, with_kwargs=True),
-        ):
-            stack.callback(hook.remove)
+        stack.enter_context(watched(unet, recorder._before, recorder._after))
+        stack.enter_context(restored_after_errors(target.pipeline))
         if target.pipeline is not None:
             pipelines = type(target.pipeline)
-            stack.enter_context(_replaced(pipelines, "__call__", recorder._watched_call))
+            stack.enter_context(around(pipelines, "__call__", recorder._watched_call))
         if target.denoiser is not None:
-            stack.enter_context(_replaced(target.denoiser, "predict", recorder._watched_predict))
+            stack.enter_context(around(target.denoiser, "predict", recorder._watched_predict))
         yield recorder
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Has a function of a class or an object wrapped, and puts things back as they were."""
-    own, original = name in vars(owner), getattr(owner, name)
-    setattr(owner, name, wrap(original))
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, original)
-        else:
-            delattr(owner, name)
 
 
 class Recorder:

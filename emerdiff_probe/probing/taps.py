@@ -1,25 +1,29 @@
-"""Taps: the one place that installs forward hooks and attention processors.
+"""Taps: the one place that installs forward hooks and replaces functions of a model.
 
 A tap lives as long as its ``with`` block and leaves the model as it was found, whatever happens
-inside. Taps nest. While one is open a compiled UNet runs eagerly, since hooks added after
-``torch.compile``'s first call would silently not fire, and other threads wait for the model, since
-they would see the tap's changes.
+inside. Taps may overlap, and end in any order. While one is open a compiled UNet runs eagerly,
+since hooks added after ``torch.compile``'s first call would silently not fire. A tap sees and
+changes the calls of its own thread alone; other threads that ask for their turn wait for it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError, closest
 from emerdiff_probe.models.catalogue import unwrapped
-from emerdiff_probe.models.turns import turn
+from emerdiff_probe.models.turns import around, eagerly, of_this_thread, turn
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 
 __all__ = [
@@ -33,6 +37,8 @@ __all__ = [
     "modules_at",
     "prefix",
     "processed",
+    "restored_after_errors",
+    "watched",
 ]
 
 _PROJECTED = set(ATTENTION_PORTS) - {"mix", "out"}
@@ -62,6 +68,11 @@ def modules_at(unet: nn.Module, sites: Iterable[Site]) -> dict[Site, nn.Module]:
     return found
 
 
+def _attentions(unet: nn.Module) -> dict[str, Attention]:
+    modules = unwrapped(unet).named_modules()
+    return {path: module for path, module in modules if isinstance(module, Attention)}
+
+
 def attentions(unet: nn.Module) -> dict[str, Attention]:
     """All attention modules of a UNet by path.
 
@@ -69,8 +80,7 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
         ModelError: One of them computes something else than plain attention over to_q, to_k and
             to_v, so that recording and injecting its queries and keys would not be exact.
     """
-    modules = unwrapped(unet).named_modules()
-    found = {path: module for path, module in modules if isinstance(module, Attention)}
+    found = _attentions(unet)
     for path, attention in found.items():
         _refuse_fused(path, attention)
         unusual = {
@@ -103,9 +113,60 @@ def _refuse_fused(path: str, module: nn.Module) -> None:
 @contextmanager
 def _tapping(unet: nn.Module) -> Iterator[ExitStack]:
     """Has the model for this thread alone, uncompiled; what is put on the stack is undone."""
-    with turn(unet), ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with turn(unet), eagerly(), ExitStack() as stack:
         yield stack
+
+
+@contextmanager
+def restored_after_errors(model: Any) -> Iterator[None]:
+    """Puts attention processors back where a call of a pipeline ends in an error.
+
+    Pipelines with perturbed attention swap in processors of their own for a call, and leave them
+    there if it ends in an error, such as one that a tap raises.
+
+    Args:
+        model: A diffusers pipeline; of anything else nothing is watched.
+    """
+
+    def restoring(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(pipeline: Any, *arguments: Any, **named: Any) -> Any:
+            if pipeline is not model:
+                return original(pipeline, *arguments, **named)
+            found = {each: each.processor for each in _attentions(model.unet).values()}
+            try:
+                return original(pipeline, *arguments, **named)
+            except BaseException:
+                for attention, processor in found.items():
+                    if attention.processor is not processor:
+                        attention.set_processor(processor)
+                raise
+
+        return call
+
+    is_pipeline = isinstance(model, DiffusionPipeline)
+    with around(type(model), "__call__", restoring) if is_pipeline else nullcontext():
+        yield
+
+
+@contextmanager
+def watched(
+    unet: nn.Module, before: Callable[..., None], after: Callable[..., None]
+) -> Iterator[None]:
+    """Tells functions of every call of a UNet: `before` its arguments, `after` that it is done.
+
+    Args:
+        unet: The model.
+        before: Called with the module, its arguments and its named arguments.
+        after: The same, and with the output.
+    """
+    with _tapping(unet) as stack:
+        for handle in (
+            unet.register_forward_pre_hook(of_this_thread(before), with_kwargs=True),
+            unet.register_forward_hook(of_this_thread(after), with_kwargs=True),
+        ):
+            stack.callback(handle.remove)
+        yield
 
 
 @contextmanager
@@ -124,13 +185,16 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
     with _tapping(unet) as stack:
         for site, edit in edits.items():
             if site.port == "skip":
-                handle = modules[site].register_forward_pre_hook(
-                    _skip_hook(edit, site.skip_index), with_kwargs=True
-                )
+                skip = of_this_thread(_skip_hook(edit, site.skip_index))
+                handle = modules[site].register_forward_pre_hook(skip, with_kwargs=True)
+            elif site.port == "mix" and (attention := _adapted(unet, site)) is not None:
+                stack.enter_context(around(attention, "forward", _own_mix(edit)))
+                continue
             elif site.port == "mix":
-                handle = modules[site].register_forward_pre_hook(_mix_hook(edit))
+                mix = of_this_thread(_mix_hook(edit))
+                handle = modules[site].register_forward_pre_hook(mix)
             else:
-                handle = modules[site].register_forward_hook(_hook(edit))
+                handle = modules[site].register_forward_hook(of_this_thread(_hook(edit)))
             stack.callback(handle.remove)
         yield
 
@@ -151,6 +215,51 @@ def _mix_hook(edit: Edit) -> Callable[[nn.Module, Any], Any]:
         return None if edited is None else (edited, *inputs[1:])
 
     return hook
+
+
+def _adapted(unet: nn.Module, site: Site) -> Attention | None:
+    """The attention at a site if an IP-Adapter adds to what it mixes."""
+    attention: Any = unwrapped(unet).get_submodule(site.path)
+    processor = attention.processor
+    if not hasattr(processor, "to_k_ip"):
+        return None
+    if not isinstance(processor, IPAdapterAttnProcessor2_0):
+        raise ModelError(
+            f"'{site}' cannot be told from what the {type(processor).__name__} adds to it; leave "
+            "it out (as in '*:mix' after a '!'), or call unload_ip_adapter() on the pipeline"
+        )
+    return attention
+
+
+def _own_mix(edit: Edit) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*arguments: Any, **named: Any) -> Any:
+            with _FirstProduct(edit):
+                return original(*arguments, **named)
+
+        return forward
+
+    return wrap
+
+
+class _FirstProduct(TorchFunctionMode):
+    """Shows an edit what an attention mixes first: its own values, before those of adapters."""
+
+    def __init__(self, edit: Edit) -> None:
+        super().__init__()
+        self._edit: Edit | None = edit
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is not F.scaled_dot_product_attention or self._edit is None:
+            return result
+        edit, self._edit = self._edit, None
+        edited = edit(result.transpose(1, 2).flatten(2))
+        if edited is None:
+            return result
+        return edited.unflatten(2, (result.shape[1], -1)).transpose(1, 2)
 
 
 def _skip_hook(edit: Edit, index: int) -> Callable[[nn.Module, Any, Any], Any]:
@@ -180,13 +289,16 @@ def _refuse_caching(unet: nn.Module) -> None:
 
 @contextmanager
 def processed(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
-    """Swaps the processors of attention modules, given by path, and puts the old ones back."""
+    """Has attention modules, given by path, computed by other processors than their own."""
     modules = attentions(unet)
+
+    def instead(path: str) -> Callable[..., Any]:
+        return lambda _: functools.partial(processors[path], modules[path])
+
     with _tapping(unet) as stack:
-        for path, processor in processors.items():
-            # Not set_attn_processor: it empties the dict it is given, and restores by sharing.
-            stack.callback(setattr, modules[path], "processor", modules[path].processor)
-            modules[path].processor = processor
+        for path in processors:
+            # Not set_attn_processor, which every thread would see, and which empties its argument.
+            stack.enter_context(around(modules[path], "forward", instead(path)))
         yield
 
 
@@ -218,7 +330,8 @@ def called(unet: nn.Module) -> Iterator[Call]:
         call.seen.add(call.timestep)
 
     with _tapping(unet) as stack:
-        stack.callback(unet.register_forward_pre_hook(note, with_kwargs=True).remove)
+        handle = unet.register_forward_pre_hook(of_this_thread(note), with_kwargs=True)
+        stack.callback(handle.remove)
         yield call
 
 
@@ -249,9 +362,10 @@ def prefix(unet: nn.Module, path: str) -> Iterator[dict[str, Any]]:
 
     modules = dict(unet.named_modules())
     with _tapping(unet) as stack:
-        stack.callback(modules[path].register_forward_pre_hook(begin).remove)
+        stack.callback(modules[path].register_forward_pre_hook(of_this_thread(begin)).remove)
         for name in _beside(unet, path):
-            stack.callback(modules[name].register_forward_hook(keep(name)).remove)
+            kept = of_this_thread(keep(name))
+            stack.callback(modules[name].register_forward_hook(kept).remove)
         yield outputs
 
 
@@ -285,18 +399,12 @@ def given(unet: nn.Module, outputs: Mapping[str, Any], repeats: int) -> Iterator
         repeats: Rows of this call for each row of that one.
     """
 
-    def known(output: Any) -> Callable[..., Any]:
-        return lambda *_arguments, **_named: _repeated(output, repeats)
+    def instead(output: Any) -> Callable[..., Any]:
+        return lambda _: lambda *_arguments, **_named: _repeated(output, repeats)
 
     with _tapping(unet) as stack:
         for path, output in outputs.items():
-            module = unet.get_submodule(path)
-            # What stood there is an attribute of the class, or, with offloading, of the module.
-            if "forward" in vars(module):
-                stack.callback(setattr, module, "forward", module.forward)
-            else:
-                stack.callback(delattr, module, "forward")
-            module.forward = known(output)
+            stack.enter_context(around(unet.get_submodule(path), "forward", instead(output)))
         yield
 
 

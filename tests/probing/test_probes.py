@@ -1,6 +1,7 @@
 """A probe sees what plain hooks see of any calls, labels only what it is told, and is gone."""
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import accelerate
 import numpy as np
@@ -358,6 +359,56 @@ def test_probes_nest_with_edits_and_each_other(shared):
     assert np.array_equal(before, unedited)
     assert np.array_equal(ep.site(inner.tree, MID), before * 2)
     assert not np.array_equal(plainly, edited)
+
+
+def test_probes_may_end_in_another_order_than_they_began(shared):
+    call = vars(type(shared))["__call__"]
+    model = ep.load(shared)
+    for target, run in (
+        (shared, lambda: draw(shared, num_inference_steps=1)),
+        (model, lambda: model.predict(torch.zeros(1, 4, 32, 32), 1, model.condition(HOUSE))),
+    ):
+        first, second = ep.probe(target, MID), ep.probe(target, MID)
+        recorders = [first.__enter__(), second.__enter__()]
+        run()
+        first.__exit__(None, None, None)
+        run()
+        second.__exit__(None, None, None)
+        run()
+        seen = [sum(tree.sizes["timestep"] for tree in each.runs) for each in recorders]
+        assert seen == [1, 2]
+        assert vars(type(shared))["__call__"] is call
+        assert "predict" not in vars(model)
+        assert as_found(shared.unet)
+
+
+def test_a_pipeline_in_another_thread_is_not_recorded(shared):
+    """Neither the same pipeline, nor one that shares the UNet."""
+    sibling = quiet(type(shared)(**shared.components, requires_safety_checker=False))
+    with ThreadPoolExecutor(1) as other, ep.probe(shared, MID) as recorder:
+        theirs = other.submit(draw, sibling, CAR).result()
+        other.submit(draw, shared, CAR).result()
+        assert not recorder.runs
+        draw(shared, HOUSE)
+    assert recorder.tree["prompt"].values.tolist() == [HOUSE]
+    assert np.array_equal(theirs, draw(shared, CAR))
+
+
+def test_an_error_leaves_no_processors_of_perturbed_attention(shared):
+    pag = quiet(StableDiffusionPAGPipeline(**shared.components, pag_applied_layers=["mid"]))
+    before = shared.unet.attn_processors
+
+    def stopping(*_arguments):
+        assert any("PAG" in type(each).__name__ for each in shared.unet.attn_processors.values())
+        raise KeyboardInterrupt
+
+    wrong = ep.Shift(f"{LAYER}.attn2", 1.0, mask=np.ones((3, 3)))
+    with ep.probe(pag, MID), pytest.raises(KeyboardInterrupt):
+        draw(pag, pag_scale=3.0, callback_on_step_end=stopping)
+    with ep.intervene(pag, [wrong]), pytest.raises(SiteError):
+        draw(pag, pag_scale=3.0)
+    now = shared.unet.attn_processors
+    assert all(now[name] is each for name, each in before.items())
 
 
 def test_probes_of_one_model_nest(shared):

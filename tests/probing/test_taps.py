@@ -5,13 +5,15 @@ from concurrent.futures import TimeoutError as NotYet
 
 import pytest
 import torch
+from diffusers.models.attention_processor import IPAdapterAttnProcessor
+from torch._dynamo import eval_frame
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError
 from emerdiff_probe.modulation import InjectAttention, Shift, intervene, products_captured
-from emerdiff_probe.probing import attentions, capture, hooked, processed
+from emerdiff_probe.probing import attentions, called, capture, hooked, processed
 from emerdiff_probe.sites import Site
-from tests.checkpoints import tiny_playground
+from tests.checkpoints import image_adapted, tiny_playground
 
 QUERY = Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query")
 OUT = Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2")
@@ -152,13 +154,136 @@ def test_unknown_attention_layouts_are_refused(model):
 
 def test_processors_are_swapped_one_by_one_and_nest(model, call):
     path = OUT.path
-    original = attentions(model.unet)[path].processor
-    first, second = object(), object()
-    with processed(model.unet, {path: first}):
-        with processed(model.unet, {path: second}):
-            assert attentions(model.unet)[path].processor is second
-        assert attentions(model.unet)[path].processor is first
+    original, before = attentions(model.unet)[path].processor, call()
+
+    def scaling(factor):
+        def processor(attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+            return original(attn, hidden_states, encoder_hidden_states, attention_mask) * factor
+
+        return {path: processor}
+
+    with processed(model.unet, scaling(3.0)), capture(model.unet, [OUT]) as taps:
+        call()
+        once = taps.take()[OUT]
+        with processed(model.unet, scaling(0.0)):
+            call()
+            assert not taps.take()[OUT].any()
+        call()
+        assert torch.equal(taps.take()[OUT], once)
+    with capture(model.unet, [OUT]) as taps:
+        assert torch.equal(call(), before)
+        torch.testing.assert_close(once, 3 * taps.take()[OUT])
     assert attentions(model.unet)[path].processor is original
+    assert "forward" not in vars(attentions(model.unet)[path])
+
+
+def test_taps_may_end_in_another_order_than_they_began(model, call):
+    before, stance = call(), eval_frame._stance
+    doubled = {OUT.path: lambda *_arguments, **_named: torch.zeros(2, 256, 24)}
+    first, second = processed(model.unet, doubled), processed(model.unet, doubled)
+    first.__enter__()
+    second.__enter__()
+    during = call()
+    first.__exit__(None, None, None)
+    assert torch.equal(call(), during)
+    assert eval_frame._stance.stance == "force_eager"
+    second.__exit__(None, None, None)
+    assert not torch.allclose(during, before, atol=1e-3)
+    assert torch.equal(call(), before)
+    assert "forward" not in vars(attentions(model.unet)[OUT.path])
+    assert eval_frame._stance == stance
+
+
+def test_code_of_other_threads_is_neither_seen_nor_changed(model):
+    """A pipeline that shares the UNet does not ask for its turn, and must not have to."""
+    inputs = torch.randn(2, 4, 32, 32), 281, torch.randn(2, 7, 24)
+
+    def bare():
+        with torch.no_grad():
+            return model.unet(*inputs).sample
+
+    before, nothing = bare(), {OUT.path: lambda *_arguments, **_named: torch.zeros(2, 256, 24)}
+    with (
+        ThreadPoolExecutor(1) as other,
+        intervene(model, [Shift(str(OUT), 100.0)]),
+        processed(model.unet, nothing),
+        capture(model.unet, [Site("mid_block")]) as taps,
+        called(model.unet) as calls,
+    ):
+        assert torch.equal(other.submit(bare).result(), before)
+        assert not calls.seen
+        with pytest.raises(CaptureError, match="mid_block"):
+            taps.take()
+        assert not torch.allclose(bare(), before, atol=1e-3)
+        assert calls.seen == {281}
+        taps.take()
+
+
+def adapted(model):
+    """Two calls of a UNet with an IP-Adapter, with one image and with another."""
+    embeddings = image_adapted(model.unet)
+    x, text = torch.randn(2, 4, 32, 32), torch.randn(2, 7, 24)
+
+    def call(scale=1.0):
+        with torch.no_grad():
+            images = {"image_embeds": [scale * embeddings]}
+            return model.unet(x, 281, text, added_cond_kwargs=images).sample
+
+    return call
+
+
+def test_a_mix_is_without_what_an_image_adapter_adds(model):
+    call, mix = adapted(model), Site(OUT.path, "mix")
+    attention = model.unet.get_submodule(OUT.path)
+    query, key, value = (Site(OUT.path, port) for port in ("query", "key", "value"))
+    before = call()
+    given = []
+    handle = attention.to_out[0].register_forward_pre_hook(
+        lambda _, inputs: given.append(inputs[0])
+    )
+    with capture(model.unet, [mix, query, key, value]) as taps:
+        assert torch.equal(call(), before)
+        tensors = taps.take()
+    handle.remove()
+    heads = [tensors[site].unflatten(2, (2, -1)).transpose(1, 2) for site in (query, key, value)]
+    own = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    assert torch.equal(tensors[mix], own)
+    assert not torch.allclose(given[0], own, atol=1e-3)  # the control: the adapter adds something
+    with hooked(model.unet, {mix: torch.zeros_like}):
+        without = call()
+    assert not torch.allclose(without, before, atol=1e-4)
+    with hooked(model.unet, {mix: torch.clone}):
+        assert torch.equal(call(), before)
+    attention.set_processor(IPAdapterAttnProcessor(24, 24, num_tokens=(4,)))
+    with pytest.raises(ModelError, match="IPAdapterAttnProcessor"), capture(model.unet, [mix]):
+        pass
+
+
+def test_injection_keeps_masks_adapters_and_processors_as_they_are(model):
+    """Own products given back change nothing, to the last bit, whoever multiplies them."""
+    x, text = torch.randn(2, 4, 32, 32), torch.randn(2, 7, 24)
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, 0]])
+
+    def masked(x=x, mask=mask):
+        with torch.no_grad():
+            return model.unet(x, 281, text, encoder_attention_mask=mask).sample
+
+    def check(call, control):
+        before = call()
+        with products_captured(model.unet) as taps:
+            assert torch.equal(call(), before)
+            products = taps.take()
+        with intervene(model, [InjectAttention({281: products})]):
+            assert torch.equal(call(), before)
+            assert not torch.equal(control(), before)
+        assert not torch.equal(control(), before)
+
+    check(masked, lambda: masked(mask=None))
+    model.unet.set_attention_slice(1)
+    check(masked, lambda: masked(x=-x))
+    model.unet.set_default_attn_processor()
+    call = adapted(model)
+    check(call, lambda: call(scale=0.0))
 
 
 def test_sites_have_one_name():
