@@ -18,6 +18,8 @@ from PIL import Image
 
 from emerdiff_probe import schema, views
 from emerdiff_probe.errors import InputError, StoreError
+from emerdiff_probe.paths import is_free, local
+from emerdiff_probe.store.texts import portable
 
 __all__ = ["FILES", "check_free", "check_writable", "names", "run_lengths", "write", "write_masks"]
 
@@ -61,7 +63,7 @@ def check_free(folder: Path, *, overwrite: bool = False) -> None:
     Raises:
         StoreError: Something is there already.
     """
-    if not folder.exists() and not folder.is_symlink():
+    if is_free(folder):
         return
     if not overwrite:
         raise StoreError(f"'{folder}' exists; choose another --out, or --overwrite to replace it")
@@ -83,11 +85,11 @@ def check_writable(folder: Path) -> None:
     Raises:
         StoreError: It cannot.
     """
-    with _made(folder), tempfile.TemporaryDirectory(dir=folder):
+    with _made(local(folder)), tempfile.TemporaryDirectory(dir=folder):
         pass
 
 
-def write(ds: xr.Dataset, folder: Path, *, overwrite: bool = False) -> None:
+def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a segmentation as pictures, dataset and page.
 
     ``overlay.png`` is the picture with its segments, ``labels.png`` has a pixel's segment as its
@@ -104,6 +106,7 @@ def write(ds: xr.Dataset, folder: Path, *, overwrite: bool = False) -> None:
         StoreError: The folder exists or cannot be written, or the dataset is not of its form.
     """
     schema.check(ds)
+    folder = local(folder)
     check_free(folder, overwrite=overwrite)
     with _made(folder.parent):
         hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -115,7 +118,7 @@ def write(ds: xr.Dataset, folder: Path, *, overwrite: bool = False) -> None:
             _write_dataset(ds, new / "dataset.zarr")
             # A file's name can hold bytes that are no text.
             (new / "index.html").write_text(views.page(ds), "utf-8", errors="replace")
-            if overwrite and folder.exists():
+            if folder.exists():
                 folder.rename(old)
             try:
                 new.rename(folder)
@@ -163,10 +166,10 @@ def write_masks(segments: xr.Dataset, path: str | Path) -> Path:
         InputError: Another ending.
         StoreError: It cannot be written there.
 
-    Source: https://cocodataset.org/#format-data (object detection), where "iscrowd" is 1 for masks
-    that are given as uncompressed run lengths.
+    Source: https://cocodataset.org/#format-data (object detection). "iscrowd" is 0: what has 1 is
+    left out by those who score or train.
     """
-    path = Path(path)
+    path = local(path)
     labels = segments["labels"].transpose(schema.Y, schema.X)
     if path.suffix not in (".png", ".json", ".zarr"):
         raise InputError(f"'{path}' ends in none of .png, .json, .zarr")
@@ -219,15 +222,16 @@ def _coco(segments: xr.Dataset) -> dict[str, Any]:
                 "id": number,
                 "image_id": 1,
                 "category_id": category,
-                "iscrowd": 1,
+                "iscrowd": 0,
                 "area": int(mask.sum()),
                 "bbox": [int(each) for each in box],
                 "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
             }
         )
-    source = str(segments.attrs.get("source", ""))
+    # What was drawn from a prompt has no file yet.
+    file = segments.attrs.get("file") or f"{names([segments.attrs.get('source', '')])[0]}.png"
     return {
-        "images": [{"id": 1, "height": height, "width": width, "file_name": source}],
+        "images": [{"id": 1, "height": height, "width": width, "file_name": file}],
         "categories": [{"id": 1, "name": "segment"}, {"id": 2, "name": "own mask"}],
         "annotations": annotations,
     }
@@ -243,12 +247,8 @@ def _labels_image(labels: xr.DataArray, count: int) -> Image.Image:
 
 
 def _write_dataset(ds: xr.Dataset, path: Path) -> None:
-    """Zarr v3 without data types of NumPy's own, so that other libraries read it too."""
-    texts = {
-        name: coord.astype(object) for name, coord in ds.coords.items() if coord.dtype.kind == "U"
-    }
     with warnings.catch_warnings():
         # Consolidated metadata are outside the specification; readers that do not know them
         # pass over them, and xarray misses them.
         warnings.filterwarnings("ignore", "Consolidated metadata")
-        ds.assign_coords(texts).to_zarr(path, zarr_format=3, consolidated=True)
+        portable(ds).to_zarr(path, zarr_format=3, consolidated=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emerdiff_probe.errors import InputError, ProbeError, closest
+from emerdiff_probe.paths import local
 
 __all__ = ["Fitted", "Latents", "Photo", "Prompt", "fit"]
 
@@ -68,7 +69,12 @@ class Photo:
     @property
     def name(self) -> str:
         """The file's name without its ending, or "picture"."""
-        return Path(self.image).stem if isinstance(self.image, str | os.PathLike) else "picture"
+        return Path(self.file).stem if self.file else "picture"
+
+    @property
+    def file(self) -> str:
+        """The file's name with its ending; empty where there is no file."""
+        return Path(self.image).name if isinstance(self.image, str | os.PathLike) else ""
 
     def rgb(self) -> NDArray[np.uint8]:
         """The picture as uint8 (height, width, 3).
@@ -86,7 +92,7 @@ class Photo:
             raise InputError(
                 f"a photo is a path, a Pillow image or a NumPy array, not {type(self.image)}"
             )
-        return _read(Path(self.image))
+        return _read(local(self.image))
 
 
 @dataclass(frozen=True, eq=False)

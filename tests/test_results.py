@@ -149,3 +149,34 @@ def test_a_dataset_of_another_form_is_not_written(tmp_path):
     with pytest.raises(StoreError, match="no variable"):
         results.write(bands().drop_vars("margin"), tmp_path / "cat")
     assert entries(tmp_path) == []
+
+
+def test_home_and_an_empty_folder_are_places_for_a_result(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "cat").mkdir()
+    results.write(bands(), "~/cat")
+    assert entries(tmp_path / "cat") == sorted(results.FILES)
+    results.write_masks(bands(), "~/cat.png")
+    assert entries(tmp_path) == ["cat", "cat.png"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "file"),
+    [
+        ({"source": "photo 'cat'", "file": "cat.JPG"}, "cat.JPG"),
+        ({"source": "prompt 'a red house', seed 3", "file": ""}, "prompt-a-red-house-seed-3.png"),
+    ],
+)
+def test_annotations_name_the_picture_and_count(tmp_path, attributes, file):
+    ds = bands().assign_attrs(attributes)
+    found = json.loads(results.write_masks(ds, tmp_path / "masks.json").read_text())
+    assert [each["file_name"] for each in found["images"]] == [file]
+    assert {each["iscrowd"] for each in found["annotations"]} == {0}
+    assert sum(each["area"] for each in found["annotations"]) == ds["labels"].size
+
+
+def test_a_results_texts_are_read_by_others(tmp_path):
+    path = results.write_masks(bands(), tmp_path / "masks.zarr")
+    kinds = [json.loads(each.read_text()).get("data_type") for each in path.rglob("zarr.json")]
+    assert "string" in kinds
+    assert all(kind is None or isinstance(kind, str) for kind in kinds)

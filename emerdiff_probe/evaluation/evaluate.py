@@ -21,6 +21,7 @@ from emerdiff_probe.evaluation.datasets import IGNORE, Dataset
 from emerdiff_probe.evaluation.protocols import OVER_DATASET, PER_PICTURE, Counted, Judged
 from emerdiff_probe.evaluation.runs import Journal, Row
 from emerdiff_probe.evaluation.scoring import Segments, paired, summary
+from emerdiff_probe.paths import local
 from emerdiff_probe.schema import CHANNEL, MASK
 
 __all__ = ["PROTOCOLS", "Evaluation", "Method", "counted", "evaluate"]
@@ -116,7 +117,7 @@ def evaluate(
     if not usable:
         raise InputError(f"'{dataset.name}' has no picture that can be used")
     with contextlib.ExitStack() as stack:
-        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = local(kept) if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         about = {"dataset": dataset.name, "protocols": list(protocols), **(identity or {})}
         journal = Journal(folder / "scores.jsonl", about)
         task = partial(_scored, method, dataset, tuple(protocols), folder, skip)

@@ -56,7 +56,7 @@ def load(
     if not isinstance(model, str | os.PathLike):
         built = StableDiffusion(model, type(model).__name__)
         if decoder is not None:
-            _decode_with(built, os.fspath(decoder))
+            _decode_with(built, os.path.expanduser(decoder))
         return built
     device = usable(device)
     if dtype is None:
@@ -74,7 +74,7 @@ def load(
         raise ModelError(f"cannot load {name!r}: {first_line(error)}\n{_CHOICES}") from error
     denoiser.pipeline.to(device)
     if decoder is not None:
-        _decode_with(denoiser, os.fspath(decoder))
+        _decode_with(denoiser, os.path.expanduser(decoder))
     return denoiser
 
 

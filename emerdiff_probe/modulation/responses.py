@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import nullcontext
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -123,7 +124,10 @@ def respond(
         kept.begin(rest, response)
         done = kept.committed
     left = [index for index in np.ndindex(shape) if index not in done]
-    with tqdm(total=len(left), desc="responses", unit="shift", disable=not progress) as bar:
+    with (
+        kept or nullcontext(),
+        tqdm(total=len(left), desc="responses", unit="shift", disable=not progress) as bar,
+    ):
         for first in range(0, len(left), _GROUP):
             group = left[first : first + _GROUP]
             flat = [int(np.ravel_multi_index(index, shape)) for index in group]
@@ -179,6 +183,7 @@ def frame(
             "weights": model.weights,
             "engine": engine,
             "source": described(source),
+            "file": getattr(source, "file", ""),
             "fit": observation.fit,
             "config": config.to_json(),
             "model_description": json.dumps(dict(model.description)),

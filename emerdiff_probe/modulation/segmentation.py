@@ -97,6 +97,7 @@ def segment(
         "weights": model.weights,
         "engine": engine,
         "source": described(source),
+        "file": getattr(source, "file", ""),
         "fit": observation.fit,
         "config": config.to_json(),
         "model_description": json.dumps(dict(model.description)),

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -98,27 +99,29 @@ def sweep(
     if kept is not None:
         kept.begin(rest, xr.DataArray(maps, dims=dims))
         done = kept.committed
-    for index in tqdm(
-        [each for each in configs if each not in done], "sweep", disable=not progress
-    ):
-        result = segment(
-            model,
-            source,
-            masks=weights.values,
-            engine=engine,
-            config=configs[index],
-            progress=False,
-        )
-        found = result["difference"].values.astype(np.float16)
-        if not np.isfinite(found).all():
-            raise CaptureError(
-                f"difference maps of {configs[index]} reach {float(result['difference'].max()):g}, "
-                "which float16 cannot hold; choose a smaller strength"
+    with kept or nullcontext():
+        for index in tqdm(
+            [each for each in configs if each not in done], "sweep", disable=not progress
+        ):
+            result = segment(
+                model,
+                source,
+                masks=weights.values,
+                engine=engine,
+                config=configs[index],
+                progress=False,
             )
-        if kept is None:
-            maps[index] = found
-        else:
-            kept.write(index, found)
+            found = result["difference"].values.astype(np.float16)
+            if not np.isfinite(found).all():
+                raise CaptureError(
+                    f"difference maps of {configs[index]} reach "
+                    f"{float(result['difference'].max()):g}, which float16 cannot "
+                    "hold; choose a smaller strength"
+                )
+            if kept is None:
+                maps[index] = found
+            else:
+                kept.write(index, found)
     if kept is None:
         rest["difference"] = (dims, maps)
     else:
@@ -153,6 +156,7 @@ def _rest(
         weights=model.weights,
         engine=engine,
         source=described(source),
+        file=getattr(source, "file", ""),
         fit=observation.fit,
         config=config.to_json(),
         inversion=json.dumps(observation.diagnostics),

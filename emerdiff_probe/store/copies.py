@@ -15,12 +15,14 @@ import xarray as xr
 import zarr
 
 from emerdiff_probe.errors import ConfigError, StoreError
+from emerdiff_probe.paths import local, made_at_once
 from emerdiff_probe.schema import SAMPLE, TIMESTEP, X, Y
-from emerdiff_probe.store.address import Address, local_folder, made_at_once, opened
+from emerdiff_probe.store.address import Address, local_folder, opened
 from emerdiff_probe.store.making import new_array
 from emerdiff_probe.store.plan import LATENTS, block_length
 from emerdiff_probe.store.reading import open_recording
 from emerdiff_probe.store.summary import LAYOUT
+from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
 
 __all__ = ["Layout", "pack", "rechunk"]
@@ -56,11 +58,12 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
     block = block_length(
         sum(_step_bytes(leaf["value"]) for leaf in leaves.values()), tree.sizes[TIMESTEP]
     )
-    with made_at_once(local_folder(path)) as making, warnings.catch_warnings():
-        # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
-        warnings.simplefilter("ignore")
+    new = local_folder(path)
+    with made_at_once(new) as making, warnings.catch_warnings():
+        # Consolidated metadata are outside the specification, which readers may pass over.
+        warnings.filterwarnings("ignore", "Consolidated metadata")
         about = tree.to_dataset().assign_attrs({LAYOUT: layout})
-        about.drop_encoding().to_zarr(making, zarr_format=3, consolidated=False)
+        portable(about.drop_encoding()).to_zarr(making, zarr_format=3, consolidated=False)
         root = zarr.open_group(making, mode="r+")
         for name, leaf in leaves.items():
             values = leaf["value"]
@@ -75,11 +78,18 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
                 shards=(1, *values.shape[1:]) if layout == "points" else None,
             )
             for dim, labels in leaf.coords.items():
-                group.create_array(str(dim), data=labels.values, dimension_names=labels.dims)
+                _write_labels(group, str(dim), labels)
             for sample in range(values.sizes[SAMPLE]):
                 array[sample] = values.isel({SAMPLE: sample}).values
         zarr.consolidate_metadata(making)
-    return Path(path)
+    return new
+
+
+def _write_labels(group: zarr.Group, name: str, labels: xr.DataArray) -> None:
+    dtype = TEXT if labels.dtype.kind == "U" else labels.dtype
+    dims = list(map(str, labels.dims))
+    array = group.create_array(name, shape=labels.shape, dtype=dtype, dimension_names=dims)
+    array[...] = labels.values
 
 
 def _step_bytes(values: xr.DataArray) -> int:
@@ -137,13 +147,14 @@ def pack(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
     # Commits are listed first, so that all that belongs to them is there when it is listed.
     commits = _files(folder / RESTART)
     others = [each for each in _files(folder) if (folder / RESTART) not in each.parents]
-    with made_at_once(Path(file)) as making, zipfile.ZipFile(making, "w") as packed:
+    new = local(file)
+    with made_at_once(new) as making, zipfile.ZipFile(making, "w") as packed:
         for each in [*others, *commits]:
             # Dated as zip begins, for equal bytes.
             name = zipfile.ZipInfo(each.relative_to(folder).as_posix())
             with each.open("rb") as source, packed.open(name, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 2**20)
-    return Path(file)
+    return new
 
 
 def _files(folder: Path) -> list[Path]:

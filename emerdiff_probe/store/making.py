@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError
+from emerdiff_probe.paths import made_at_once
 from emerdiff_probe.schema import SAMPLE
-from emerdiff_probe.store.address import made_at_once
 from emerdiff_probe.store.chunks import FLAT, fill_of, write_chunk
 from emerdiff_probe.store.plan import LATENTS, Plan, size_text
+from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
 
 __all__ = ["make_recording", "new_array"]
@@ -43,10 +43,8 @@ def make_recording(path: Path, plan: Plan) -> None:
             f"{size_text(free)} free; record fewer sites, samples or timesteps, or choose "
             "another disk"
         )
-    with made_at_once(path) as making, warnings.catch_warnings():
-        # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
-        warnings.simplefilter("ignore")
-        plan.root().to_zarr(making, zarr_format=3, consolidated=False)
+    with made_at_once(path) as making:
+        portable(plan.root()).to_zarr(making, zarr_format=3, consolidated=False)
         maker = _Maker(making)
         for leaf in plan.leaves:
             value = (plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
@@ -92,7 +90,7 @@ class _Maker:
     def coordinate(self, path: str, dim: str, values: NDArray[Any]) -> None:
         if values.dtype.kind == "U":
             texts = self._root.create_array(
-                path, shape=values.shape, dtype=values.dtype, dimension_names=(dim,)
+                path, shape=values.shape, dtype=TEXT, dimension_names=(dim,)
             )
             texts[:] = values
         else:

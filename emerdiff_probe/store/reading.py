@@ -15,6 +15,7 @@ from emerdiff_probe.schema import X, Y
 from emerdiff_probe.sites import Site, select
 from emerdiff_probe.store.address import Address, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
+from emerdiff_probe.store.texts import readable, texts_of
 from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, values_of
 
 __all__ = ["at", "gather", "open_recording", "site", "sites_of"]
@@ -34,7 +35,8 @@ def open_recording(address: Address) -> xr.DataTree:
     root = opened(address)
     arrays = {path: node for path, node in root.members(max_depth=None)}
     restart = restart_of(root)
-    nodes: dict[str, xr.Dataset] = {"/": xr.open_zarr(root.store, chunks=None).load()}
+    labels_of_all = xr.open_zarr(root.store_path, chunks=None).load()
+    nodes: dict[str, xr.Dataset] = {"/": readable(labels_of_all)}
     # Pictures have one size, so places are the same on all grids of one size.
     indexed: dict[tuple[str, int], NDArray[Any]] = {}
     labelled: dict[tuple[tuple[str, int], ...], xr.Coordinates] = {}
@@ -43,7 +45,7 @@ def open_recording(address: Address) -> xr.DataTree:
         for dim, size in dims:
             if (dim, size) not in indexed and f"{leaf}/{dim}" in arrays:
                 labels: Any = arrays[f"{leaf}/{dim}"]
-                indexed[dim, size] = np.asarray(labels[:])
+                indexed[dim, size] = texts_of(np.asarray(labels[:]))
         if dims not in labelled:
             known = {dim: indexed.get((dim, size)) for dim, size in dims}
             labelled[dims] = xr.Coordinates(

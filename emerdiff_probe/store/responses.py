@@ -17,9 +17,11 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
+from emerdiff_probe.paths import Held, is_free, local, made_at_once
 from emerdiff_probe.schema import RESPONSES
 from emerdiff_probe.store.chunks import FLAT, chunks_of
 from emerdiff_probe.store.plan import size_text
+from emerdiff_probe.store.texts import portable, readable
 
 __all__ = ["ResponseStore", "open_responses"]
 
@@ -45,39 +47,41 @@ class ResponseStore:
         name: str = "response",
         schema: str = RESPONSES,
     ) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self._name = name
         self._identity = json.loads(json.dumps(identity))
-        if self.path.exists():
+        if not is_free(self.path):
             begun = json.loads(_attributes(self.path, schema)["identity"])
             what = f"the store '{self.path}'"
             check_unchanged(begun, self._identity, what, "another folder")
+        self._held: Held | None = None
 
     def begin(self, rest: xr.Dataset, response: xr.DataArray) -> None:
-        """Makes the folder where there is none, at once: it is never half of one.
+        """Makes the folder where there is none, at once; from now on nobody else writes there.
 
         Args:
             rest: All but the responses, with attributes.
             response: Their dims, shape and dtype; its values are not looked at.
 
         Raises:
-            StoreError: The disk has too little room.
+            StoreError: The disk has too little room, or somebody else writes there.
         """
-        if self.path.exists():
-            return
+        if is_free(self.path):
+            self._make(rest, response)
+        self._held = Held(self.path)
+
+    def _make(self, rest: xr.Dataset, response: xr.DataArray) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if response.nbytes > (free := shutil.disk_usage(self.path.parent).free):
             raise StoreError(
                 f"the responses take {size_text(response.nbytes)} and '{self.path.parent}' has "
                 f"{size_text(free)} free; choose another disk, or responses of masks"
             )
-        making = self.path.with_name(f".{self.path.name}.making-{os.getpid()}")
-        shutil.rmtree(making, ignore_errors=True)
         single = response.ndim - 3
-        with warnings.catch_warnings():
-            # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
-            warnings.simplefilter("ignore")
-            rest = rest.assign_attrs(identity=json.dumps(self._identity))
+        with made_at_once(self.path) as making, warnings.catch_warnings():
+            # Consolidated metadata are outside the specification, which readers may pass over.
+            warnings.filterwarnings("ignore", "Consolidated metadata")
+            rest = portable(rest.assign_attrs(identity=json.dumps(self._identity)))
             rest.to_zarr(making, zarr_format=3, consolidated=False)
             zarr.open_group(making, mode="r+").create_array(
                 self._name,
@@ -92,7 +96,6 @@ class ResponseStore:
                 config={"write_empty_chunks": True},
             )
             zarr.consolidate_metadata(making)
-        making.rename(self.path)
 
     @property
     def committed(self) -> set[tuple[int, ...]]:
@@ -103,6 +106,14 @@ class ResponseStore:
     def write(self, index: tuple[int, ...], response: NDArray[Any]) -> None:
         """Commits one response, shape (rgb, y, x); a chunk's file comes whole or not at all."""
         zarr.open_array(self.path / self._name, mode="r+")[index] = response
+
+    def __enter__(self) -> ResponseStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets others write there."""
+        if self._held is not None:
+            self._held.close()
 
 
 def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.Dataset:
@@ -115,10 +126,11 @@ def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.
     Raises:
         StoreError: It holds no responses.
     """
-    _attributes(Path(path), schema)
+    path = local(path)
+    _attributes(path, schema)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ds = xr.open_zarr(path, consolidated=True)
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        ds = readable(xr.open_zarr(path, consolidated=True))
     return ds.drop_attrs(deep=False).assign_attrs(
         {name: value for name, value in ds.attrs.items() if name != "identity"}
     )

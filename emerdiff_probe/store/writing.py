@@ -16,6 +16,7 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
+from emerdiff_probe.paths import Held, is_free
 from emerdiff_probe.store.address import opened
 from emerdiff_probe.store.chunks import PARTIAL, chunks_of, write_chunk
 from emerdiff_probe.store.making import make_recording
@@ -115,16 +116,23 @@ class Streamed:
         plan: What it will hold.
 
     Raises:
-        StoreError: The folder is something else, or the disk has too little room.
+        StoreError: The folder is something else, somebody writes to it, or the disk has too little
+            room.
         ConfigError: It was begun with other settings; gives both values of each.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path, self.plan = path, plan
-        if path.exists():
-            _check_continues(path, plan)
-        else:
+        begun = not is_free(path)
+        if not begun:
             make_recording(path, plan)
+        self._held = Held(path)
+        try:
+            if begun:
+                _check_continues(path, plan)
+        except BaseException:
+            self._held.close()
+            raise
         self._waiting: queue.Queue[tuple[slice, int, Values, NDArray[np.float32]] | None] = (
             queue.Queue(_WAITING)
         )
@@ -185,6 +193,7 @@ class Streamed:
         """
         self._waiting.put(None)
         self._writer.join()
+        self._held.close()
         self._raise()
 
     def _drain(self) -> None:

@@ -20,6 +20,7 @@ import xarray as xr
 
 from emerdiff_probe import analysis
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.paths import local
 from emerdiff_probe.schema import RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.colours import SEQUENTIAL, ramp
 from emerdiff_probe.views.layers import marker
@@ -193,7 +194,7 @@ def correspondence_page(responses: xr.Dataset, path: str | os.PathLike[str]) -> 
         f"{tile[0]} x {tile[1]} points{averaged}, rounded to 8 bits, which leaves them "
         f"{float(small['error'].median()):.1%} off (median over locations of the error's norm)."
     )
-    path = Path(path)
+    path = local(path)
     path.write_text(
         _PAGE.format(
             title=html.escape(f"Correspondence in {source}"),

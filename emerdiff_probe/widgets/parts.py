@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from emerdiff_probe.errors import InputError, ProbeError, closest
+from emerdiff_probe.paths import local
 from emerdiff_probe.views.layers import marker
 from emerdiff_probe.views.panels import panels, picture, png
 from emerdiff_probe.widgets.picture import Picture
@@ -187,7 +188,7 @@ class Explorer(ipywidgets.VBox):
         Raises:
             InputError: Another ending.
         """
-        path = Path(path)
+        path = local(path)
         if path.suffix not in _FORMATS:
             raise InputError(f"'{path}' ends in none of {', '.join(_FORMATS)}")
         if path.suffix == ".html":

@@ -138,9 +138,10 @@ def test_a_store_of_something_else_is_refused(model, tmp_path):
     other = ep.Photo(scene(1_000_003).image)
     with pytest.raises(ConfigError, match="source"):
         respond(model, other, 2, config=CONFIG, **options)
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("text")
     with pytest.raises(StoreError, match="no responses"):
-        respond(model, PHOTO, 2, config=CONFIG, store=tmp_path / "empty")
+        respond(model, PHOTO, 2, config=CONFIG, store=tmp_path / "mine")
 
 
 def test_damage_is_an_error_and_never_zeros(model, tmp_path):

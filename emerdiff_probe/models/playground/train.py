@@ -43,6 +43,7 @@ from emerdiff_probe.models.playground.tasks import (
     autocast,
     to_tensor,
 )
+from emerdiff_probe.paths import local
 
 __all__ = ["train"]
 
@@ -96,16 +97,17 @@ def train(
     settings = dataclasses.replace(settings or TrainingSettings(), minutes=minutes, seed=seed)
     console = console or Console()
     where = usable(device)
-    out = Path(out)
-    work = Path(work) if work is not None else out.with_name(out.name + ".work")
+    out = local(out)
+    work = local(work) if work is not None else out.with_name(out.name + ".work")
     export.check_free(out)
     pictures: Pictures = (
         ScenePictures(settings.pictures, settings.validation_pictures)
         if images is None
-        else FolderPictures(Path(images))
+        else FolderPictures(local(images))
     )
     if start is not None:
         settings = dataclasses.replace(settings, autoencoder_share=0.0)
+    start = local(start) if start is not None else None
     begun = export.read_record(start) if start is not None else None
     _claim(
         work,
