@@ -1,7 +1,6 @@
 """What a run starts from: a prompt, a picture or latents, and how a picture is made to fit."""
 
 import math
-import numbers
 import os
 import warnings
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from emerdiff_probe.checks import integer
 from emerdiff_probe.errors import InputError, ProbeError, closest
 from emerdiff_probe.paths import local
 
@@ -42,12 +42,8 @@ class Prompt:
             raise InputError(
                 f"a prompt is a text, not {self.text!r}; use Prompt('') to condition on nothing"
             )
-        if (
-            isinstance(self.seed, bool)
-            or not isinstance(self.seed, numbers.Integral)
-            or not 0 <= self.seed < 2**63
-        ):
-            raise InputError(f"a seed is an integer from 0 below 2**63, not {self.seed!r}")
+        seed = integer("seed", self.seed, 0, 2**63 - 1, InputError)
+        object.__setattr__(self, "seed", seed)
 
 
 @dataclass(frozen=True, eq=False)

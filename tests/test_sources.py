@@ -44,8 +44,13 @@ class TestPrompt:
 
     @pytest.mark.parametrize("seed", [-1, 1.5, True, "0", None, 2**63])
     def test_refuses_what_is_no_seed(self, seed):
-        with pytest.raises(InputError, match="a seed is an integer from 0"):
+        with pytest.raises(InputError, match=r"seed is .*; choose an integer from 0"):
             Prompt("a cat", seed=seed)
+
+    def test_a_seed_of_numpy_is_pythons_own(self):
+        prompt = Prompt("a cat", seed=np.int64(3))
+        assert prompt == Prompt("a cat", seed=3)
+        assert type(prompt.seed) is int
 
 
 class TestPhoto:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 import pandas as pd
 
+from emerdiff_probe import checks
 from emerdiff_probe.analysis import Balance, Normalisation
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models import Denoiser
@@ -23,6 +24,19 @@ _FIRST = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
 _THIRD = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
 
 
+_WIDEST: Final = 1000
+"""Pixels: a wider filter leaves nothing of a difference map but its mean."""
+
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "inversion": get_args(Inversion),
+    "condition": ("empty", "prompt"),
+    "normalise": get_args(Normalisation),
+    "balance": get_args(Balance),
+    "sides": ("both", "one"),
+    "space": ("picture", "latent"),
+}
+
+
 def _from(origin: Origin, note: str) -> dict[str, str]:
     return {"origin": origin, "note": note}
 
@@ -30,6 +44,8 @@ def _from(origin: Origin, note: str) -> dict[str, str]:
 @dataclass(frozen=True, kw_only=True)
 class EmerDiffConfig:
     """All settings of a segmentation; the defaults are the closest to the paper that is known.
+
+    Numbers of NumPy are taken. A value of another type or out of range raises `ConfigError` here.
 
     ``EmerDiffConfig.table()`` says of each whether it is read in the paper, inferred from it, or
     our choice because the paper could not be read on it. Attributes by stage:
@@ -117,30 +133,31 @@ class EmerDiffConfig:
     )
 
     def __post_init__(self) -> None:
-        self._require("steps", self.steps >= 1, "1 or more")
-        self._require("inversion", self.inversion in get_args(Inversion), get_args(Inversion))
-        self._require("condition", self.condition in ("empty", "prompt"), "empty or prompt")
-        self._require("guidance", self.guidance >= 1, "1 (none) or more")
-        self._require(
-            "normalise", self.normalise in get_args(Normalisation), get_args(Normalisation)
-        )
-        self._require("restarts", self.restarts >= 1, "1 or more")
-        self._require("strength", self.strength > 0, "above 0")
-        self._require("sigma", self.sigma >= 0, "0 (no filter) or more")
-        self._require("balance", self.balance in get_args(Balance), get_args(Balance))
-        self._require("elsewhere", 0 <= self.elsewhere <= 1, "0 to 1")
-        self._require("sides", self.sides in ("both", "one"), "both or one")
-        self._require("space", self.space in ("picture", "latent"), "picture or latent")
-        self._require("short_steps", self.short_steps >= 1, "1 or more")
-        self._require("batch", self.batch >= 1, "1 or more")
+        for name, least in (("steps", 1), ("restarts", 1), ("short_steps", 1), ("batch", 1)):
+            self._set(name, checks.integer(name, getattr(self, name), least))
+        self._set("seed", checks.integer("seed", self.seed, 0, checks.MOST_SEED))
+        for name in ("feature_timestep", "modulation_timestep"):
+            self._set(name, checks.timestep(name, getattr(self, name)))
+        self._set("guidance", checks.number("guidance", self.guidance, 1))
+        self._set("strength", checks.number("strength", self.strength, above=0))
+        self._set("sigma", checks.number("sigma", self.sigma, 0, _WIDEST))
+        self._set("elsewhere", checks.number("elsewhere", self.elsewhere, 0, 1))
+        self._set("injection", checks.flag("injection", self.injection))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
         for name in ("feature_site", "modulation_site"):
-            object.__setattr__(self, name, str(Site.parse(getattr(self, name))))
-        shifted = self.modulation_site.endswith((":out", ":mix"))
-        self._require("modulation_site", shifted, "a site's output, or the mix of an attention")
+            self._set(name, str(Site.parse(getattr(self, name))))
+        if not self.modulation_site.endswith((":out", ":mix")):
+            raise ConfigError(
+                f"modulation_site is {self.modulation_site!r}; choose a site's output, or the mix "
+                "of an attention"
+            )
 
-    def _require(self, name: str, holds: bool, choices: object) -> None:
-        if not holds:
-            raise ConfigError(f"{name} is {getattr(self, name)!r}; choose {choices}")
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @classmethod
     def closest_to_paper(cls) -> Self:

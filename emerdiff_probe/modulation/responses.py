@@ -245,11 +245,15 @@ def identity(
     return {
         "weights": model.weights,
         "source": about,
-        "to": to if isinstance(to, str | int) else _digest(np.asarray(to)),
+        "to": to if isinstance(to, str | int) else _identified(to),
         "engine": engine,
         "config": settings,
         "dtype": dtype,
     }
+
+
+def _identified(masks: Any) -> int | str:
+    return int(masks) if isinstance(masks, np.integer) else _digest(np.asarray(masks))
 
 
 def _digest(array: NDArray[Any]) -> str:

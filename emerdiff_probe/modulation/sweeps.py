@@ -68,7 +68,11 @@ def sweep(
         CaptureError: Difference maps that float16 cannot hold.
     """
     config = config or EmerDiffConfig.for_model(model)
-    names, values = list(over), [list(each) for each in over.values()]
+    names = list(over)
+    # As the settings have them: numbers of NumPy are Python's own there.
+    values = [
+        [getattr(config.replace(**{name: each}), name) for each in over[name]] for name in names
+    ]
     if not names or not all(values):
         raise ConfigError(f"over is {dict(over)}; give at least one value of one setting")
     configs = {
@@ -80,7 +84,9 @@ def sweep(
     kept = None
     if store is not None:
         about = identity(model, source, masks, engine, config, "float16")
-        about["over"] = {name: list(map(str, each)) for name, each in over.items()}
+        about["over"] = {
+            name: list(map(str, each)) for name, each in zip(names, values, strict=True)
+        }
         kept = ResponseStore(store, about, "difference", schema.SWEEP)
     observation = observe(model, source, config, progress=progress)
     weights = low_resolution_masks(observation.features, masks, config)

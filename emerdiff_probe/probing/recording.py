@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from emerdiff_probe import schema
+from emerdiff_probe import checks, schema
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.probing.calls import HALVES
@@ -116,12 +116,20 @@ def record(
         StoreError: The store is something else, or the disk has too little room.
     """
     kind = torch_dtype(dtype)
-    found = subjects(model, source, guidance)
+    steps = checks.integer("steps", steps, 1)
+    settings = _Settings(
+        steps,
+        _wanted(model, steps, timesteps),
+        checks.number("guidance", guidance, 1),
+        inversion,
+        checks.integer("seed", seed, 0),
+        checks.integer("batch", batch, 1),
+    )
+    found = subjects(model, source, settings.guidance)
     height, width = found[0].size
     rows = model.sites(pattern_of(sites), height=height, width=width)
     reducers = as_tuple(reduce)
     reduced = reductions(rows, (height, width), reducers)
-    settings = _Settings(steps, _wanted(model, steps, timesteps), guidance, inversion, seed, batch)
     layout = _plan(model, found, reduced, settings, dtype, described(reducers))
     if plan:
         return layout
@@ -148,7 +156,9 @@ class _Settings:
 
 def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tuple[int, ...]:
     grid = model.schedule.timesteps(steps)
-    wanted = grid if timesteps is None else tuple(sorted(set(timesteps), reverse=True))
+    if timesteps is None:
+        return grid
+    wanted = sorted(set(checks.timesteps("timesteps", timesteps)), reverse=True)
     if unknown := sorted(set(wanted) - set(grid)):
         raise ConfigError(
             f"timesteps {unknown} are not on the grid of {steps} steps: "
@@ -156,7 +166,7 @@ def _wanted(model: Denoiser, steps: int, timesteps: Sequence[int] | None) -> tup
         )
     if not wanted:
         raise ConfigError("timesteps is empty; leave it out to record all of them")
-    return wanted
+    return tuple(map(int, wanted))
 
 
 def _plan(
@@ -167,8 +177,6 @@ def _plan(
     dtype: str,
     further: dict[str, Any],
 ) -> Plan:
-    if settings.batch < 1:
-        raise ConfigError(f"batch is {settings.batch}; choose 1 or more")
     texts = [each.condition.tokens for each in found]
     guided = found[0].condition.halves == 2
     if guided:

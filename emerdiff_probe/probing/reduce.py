@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from emerdiff_probe.checks import integer, integers, number
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 
@@ -79,8 +80,7 @@ class pool:
     size: int
 
     def __post_init__(self) -> None:
-        if not self.size >= 2:
-            raise ConfigError(f"pool has size {self.size!r}; choose 2 or more")
+        object.__setattr__(self, "size", integer("size of pool", self.size, 2))
 
     def form(self, before: Form) -> Form | None:
         """Of a square, the coordinate is the mean of those of its places."""
@@ -114,7 +114,8 @@ class crop:
 
     def __post_init__(self) -> None:
         for dim in (Y, X):
-            if len(bounds := tuple(getattr(self, dim))) != 2 or not bounds[0] < bounds[1]:
+            bounds = tuple(number(f"{dim} of crop", each) for each in getattr(self, dim))
+            if len(bounds) != 2 or not bounds[0] < bounds[1]:
                 raise ConfigError(f"crop has {dim}={bounds}; choose (first, end) in pixels")
             object.__setattr__(self, dim, bounds)
 
@@ -154,10 +155,10 @@ class _Chosen:
     dim: ClassVar[str]
 
     def __post_init__(self) -> None:
-        numbers = tuple(int(number) for number in self.numbers)
+        numbers = integers(f"numbers of {type(self).__name__}", self.numbers)
         object.__setattr__(self, "numbers", numbers)
-        if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-            raise ConfigError(f"{self!r} chooses none, a negative number or one twice")
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise ConfigError(f"{self!r} chooses none, or one twice")
 
     def form(self, before: Form) -> Form | None:
         """What is kept is labelled with its number."""
@@ -224,8 +225,8 @@ class project:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.n >= 1:
-            raise ConfigError(f"project has n={self.n!r}; choose 1 or more")
+        object.__setattr__(self, "n", integer("n of project", self.n, 1))
+        object.__setattr__(self, "seed", integer("seed of project", self.seed, 0))
         if self.kind not in ("pca", "random"):
             raise ConfigError(f"project has kind={self.kind!r}; choose pca or random")
 

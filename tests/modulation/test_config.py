@@ -1,8 +1,11 @@
 """Settings: each says where it comes from, and refuses what it cannot be."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
+import xarray as xr
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import ConfigError, SiteError
@@ -40,12 +43,45 @@ def test_what_the_paper_says():
         {"batch": 0},
         {"modulation_site": "mid_block.attentions.0.transformer_blocks.0.attn2:query"},
         {"lambda_": 3},
+        {"steps": 4.0},
+        {"steps": True},
+        {"steps": "4"},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"seed": 0.0},
+        {"sigma": 1e16},
+        {"sigma": float("inf")},
+        {"guidance": "7.5"},
+        {"guidance": np.array([7.5])},
+        {"injection": "false"},
+        {"injection": 0},
+        {"feature_timestep": -1},
+        {"modulation_timestep": "281"},
+        {"elsewhere": 1.5},
+        {"short_steps": np.float64(8)},
     ],
 )
 def test_what_a_setting_cannot_be_is_refused(changes):
     (name,) = changes
     with pytest.raises(ConfigError, match=name):
         ep.EmerDiffConfig().replace(**changes)
+
+
+def test_numbers_of_numpy_are_settings_like_pythons_own():
+    timestep = xr.DataArray([981, 281], dims="timestep")
+    config = ep.EmerDiffConfig(
+        steps=np.int64(50),
+        seed=np.uint8(0),
+        strength=np.float32(10),
+        sigma=np.array(1.0),
+        guidance=np.float64(7.5),
+        injection=np.bool_(True),
+        modulation_timestep=timestep[1],
+    )
+    assert config == ep.EmerDiffConfig()
+    assert json.loads(config.to_json()) == json.loads(ep.EmerDiffConfig().to_json())
+    changed = config.replace(steps=np.int64(25))
+    assert json.loads(changed.to_json())["steps"] == 25
 
 
 def test_sites_are_brought_to_their_one_name():

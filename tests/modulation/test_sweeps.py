@@ -22,6 +22,19 @@ def model():
     return ep.load(stable_diffusion("v1"))
 
 
+def test_values_of_numpy_are_those_of_settings(model, tmp_path):
+    options = {"masks": np.int64(2), "config": CONFIG, "progress": False}
+    store = tmp_path / "sweep.zarr"
+    over = {"strength": np.array([1.0], np.float32), "modulation_timestep": np.array([101])}
+    found = sweep(model, PHOTO, over, store=store, **options)
+    # The same call with plain numbers is the same sweep.
+    again = sweep(model, PHOTO, {"strength": [1.0], "modulation_timestep": [101]}, masks=2,
+                  config=CONFIG, store=store, progress=False)  # fmt: skip
+    assert found.identical(again)
+    with pytest.raises(ConfigError, match="modulation_timestep is '101'"):
+        sweep(model, PHOTO, {"modulation_timestep": ["101"]}, **options)
+
+
 def test_every_combination_is_a_segmentation(model, tmp_path, monkeypatch):
     options = {"masks": 3, "config": CONFIG, "progress": False}
     found = sweep(model, PHOTO, OVER, **options)

@@ -226,10 +226,43 @@ def test_wrong_calls_are_refused(model, tmp_path):
         ep.record(model, HOUSE, timesteps=[2])
     with pytest.raises(ConfigError, match="'float64'; choose one of"):
         ep.record(model, HOUSE, dtype="float64")
-    with pytest.raises(ConfigError, match="batch is 0"):
-        ep.record(model, HOUSE, batch=0)
+    for wrong in (
+        {"batch": 0},
+        {"steps": 4.0},
+        {"steps": "4"},
+        {"seed": -1},
+        {"guidance": float("nan")},
+        {"guidance": 0.5},
+        {"timesteps": 281},
+        {"timesteps": ["281"]},
+    ):
+        (name,) = wrong
+        with pytest.raises(ConfigError, match=f"{name} is"):
+            ep.record(model, HOUSE, **wrong)
     with pytest.raises(SiteError, match="no site matches 'mid'"):
         ep.record(model, HOUSE, "mid")
+
+
+def test_numbers_of_numpy_are_taken_and_continue_the_same_store(model, recorded, tmp_path):
+    wanted = recorded["timestep"][:2]
+    expected = ep.record(
+        model, HOUSE, "mid_block", timesteps=[801, 601], store=tmp_path / "run.zarr", **QUIET
+    )
+    for timesteps in (wanted, wanted.values, wanted.values.astype(np.float32), set(wanted.values)):
+        run = ep.record(
+            model,
+            ep.Prompt(HOUSE.text, np.int64(HOUSE.seed)),
+            "mid_block",
+            steps=np.int64(5),
+            timesteps=timesteps,
+            guidance=np.float32(1),
+            seed=np.uint8(0),
+            batch=np.int32(1),
+            store=tmp_path / "run.zarr",
+            progress=False,
+        )
+        equal(run, expected)
+        assert run["timestep"].values.tolist() == [801, 601]
 
 
 def test_what_float16_cannot_hold_is_not_recorded(model, monkeypatch):

@@ -204,6 +204,24 @@ def test_a_probe_reduces_too(model, whole):
         pass
 
 
+def test_numbers_of_numpy_are_written_as_numbers(model):
+    reducers = [
+        ep.reduce.crop(y=(np.float32(0), np.int64(64)), x=np.array([0, 64])),
+        ep.reduce.pool(np.int64(2)),
+        ep.reduce.heads(np.array([0])),
+        ep.reduce.project(np.int64(3), kind="random", seed=np.int64(1)),
+    ]
+    run = reduced(model, *reducers, sites=[QUERY])
+    assert json.loads(run.attrs["config"])["reduce"][1] == {"kind": "pool", "size": 2}
+    plain = [
+        ep.reduce.crop(y=(0, 64), x=(0, 64)),
+        ep.reduce.pool(2),
+        ep.reduce.heads([0]),
+        ep.reduce.project(3, kind="random", seed=1),
+    ]
+    assert reducers == plain
+
+
 def test_wrong_reducers_are_refused(model):
     def record(*reducers, sites=MID):
         ep.record(model, PROMPTS[0], sites, reduce=reducers, plan=True, **OPTIONS)
