@@ -31,6 +31,7 @@ __all__ = [
     "SEGMENTATION",
     "SOURCE_X",
     "SOURCE_Y",
+    "STEP",
     "SWEEP",
     "TIMESTEP",
     "TOKEN",
@@ -54,6 +55,7 @@ SAMPLE: Final = "sample"
 BATCH: Final = "batch"  # rows of a UNet call that nothing tells more of
 GUIDANCE: Final = "guidance"  # the two halves of a guided call
 TIMESTEP: Final = "timestep"
+STEP: Final = "step"  # coordinate of timestep: the position of a call in its run
 TOKEN: Final = "token"
 HEAD: Final = "head"  # of an attention
 

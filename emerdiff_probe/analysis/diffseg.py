@@ -16,6 +16,7 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, pixel_centres
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import IMAGE, site, sites_of
+from emerdiff_probe.timesteps import one_position
 
 __all__ = ["DiffSegConfig", "aggregate_attention", "diffseg", "diffseg_recorded"]
 __all__ += ["merge_attention"]
@@ -159,8 +160,9 @@ def diffseg(
 
 def diffseg_recorded(
     run: xr.DataTree,
-    timestep: int,
+    timestep: float,
     *,
+    step: int | None = None,
     sample: int = 0,
     attentions: Sequence[str] | None = None,
     config: DiffSegConfig = DiffSegConfig(),
@@ -171,6 +173,7 @@ def diffseg_recorded(
         run: A recording that has ``query`` and ``key`` of self-attentions, as one of the sites
             ``"*attn1:query, *attn1:key"``.
         timestep: One that was recorded.
+        step: Which call at this timestep, where it was visited twice.
         sample: Position of the picture.
         attentions: Paths of self-attentions, as
             ``mid_block.attentions.0.transformer_blocks.0.attn1``; by default all that were
@@ -200,10 +203,7 @@ def diffseg_recorded(
         paid = attention(run, path).isel({SAMPLE: sample})
         if KEY_Y not in paid.dims:
             raise InputError(f"{path!r} is no self-attention; choose from {_self_attentions(run)}")
-        recorded = paid[TIMESTEP].values
-        if timestep not in recorded:
-            raise InputError(f"timestep {timestep} was not recorded; choose from {list(recorded)}")
-        paid = paid.sel({TIMESTEP: timestep})
+        paid = paid.isel({TIMESTEP: one_position(paid, timestep, step)})
         if GUIDANCE in paid.dims:
             paid = paid.sel({GUIDANCE: "uncond"})
         layers.append(paid.mean(HEAD).transpose(Y, X, KEY_Y, KEY_X).values)

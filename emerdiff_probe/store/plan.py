@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe import schema
-from emerdiff_probe.schema import GUIDANCE, SAMPLE, TIMESTEP, TOKEN
+from emerdiff_probe.schema import GUIDANCE, SAMPLE, STEP, TIMESTEP, TOKEN
 from emerdiff_probe.sites import Site
 
 __all__ = ["IMAGE", "LATENTS", "Leaf", "Plan", "block_length", "leaf_path", "size_text"]
@@ -159,7 +159,7 @@ class Plan:
         """The root of the tree."""
         coords: dict[str, Any] = {
             TIMESTEP: (TIMESTEP, np.array(self.timesteps)),
-            "step": (TIMESTEP, np.array(self.steps)),
+            STEP: (TIMESTEP, np.array(self.steps)),
             **{
                 name: (self.row, np.array([each[name] for each in self.samples]))
                 for name in self.samples[0]

@@ -17,10 +17,11 @@ from emerdiff_probe.analysis.semantics.layers import layer
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.sites import select
+from emerdiff_probe.timesteps import labels, positions
 
 __all__ = [
+    "chosen_calls",
     "chosen_sites",
-    "chosen_timesteps",
     "described",
     "extent",
     "magnitude",
@@ -51,23 +52,28 @@ def chosen_sites(run: xr.DataTree, sites: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def chosen_timesteps(run: xr.DataTree, timesteps: Sequence[int] | None = None) -> list[int]:
-    """Timesteps of a recording: those asked for, or a few from the first to the last.
+def chosen_calls(
+    run: xr.DataTree, timesteps: Sequence[float] | None = None
+) -> tuple[list[int], list[str]]:
+    """Return positions of timesteps, those asked for or a few from the first to the last.
+
+    Args:
+        run: A recording.
+        timesteps: Of one that was visited twice both calls are given.
+
+    Returns:
+        Positions along the dim ``timestep``, and their names, no two of them equal.
 
     Raises:
         InputError: One was not recorded.
     """
-    recorded = [int(each) for each in run.to_dataset()[TIMESTEP].values]
+    root = run.to_dataset()
+    count = root.sizes[TIMESTEP]
     if timesteps is None:
-        few = np.linspace(0, len(recorded) - 1, min(len(recorded), _FEW)).round().astype(int)
-        return [recorded[position] for position in few]
-    if unknown := [each for each in timesteps if int(each) not in recorded]:
-        raise InputError(
-            f"timesteps {unknown} were not recorded; choices: {', '.join(map(str, recorded))}"
-        )
-    if not len(timesteps):
-        raise InputError("no timesteps; leave them out for a few from the first to the last")
-    return [int(each) for each in timesteps]
+        at = np.linspace(0, count - 1, min(count, _FEW)).round().astype(int).tolist()
+    else:
+        at = positions(root, timesteps)
+    return at, labels(root, at)
 
 
 def places(

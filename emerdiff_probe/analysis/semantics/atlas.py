@@ -22,12 +22,14 @@ from emerdiff_probe.analysis.semantics.measures import (
     Surroundings,
 )
 from emerdiff_probe.errors import InputError, closest
-from emerdiff_probe.schema import CHANNEL, TIMESTEP, X, Y
+from emerdiff_probe.schema import CHANNEL, STEP, TIMESTEP, X, Y
 from emerdiff_probe.sites import Site, select
+from emerdiff_probe.timesteps import positions
 
 __all__ = ["atlas"]
 
 _Summaries = dict[tuple[str, int], NDArray[Any]]
+"""By site and position of the timestep."""
 
 
 def atlas(
@@ -35,7 +37,7 @@ def atlas(
     measures: Sequence[str | Measure] = ("effective_rank", "similarity"),
     *,
     sites: str = "*",
-    timesteps: Sequence[int] | None = None,
+    timesteps: Sequence[float] | None = None,
     labels: Labels | None = None,
     ignore: int | None = None,
     progress: bool = True,
@@ -51,7 +53,8 @@ def atlas(
             such objects with other settings.
         sites: A pattern, as ``model.sites`` takes it. Sites without places, such as the keys of
             a text, are left out.
-        timesteps: Only these; by default all that were recorded.
+        timesteps: Only these; by default all that were recorded. One that was visited twice is
+            measured twice; the coordinate ``step`` tells the calls apart.
         labels: Truth, integers (sample, y, x), at any size: a picture for each sample.
         ignore: A label that does not count.
         progress: Shows a bar with the time left.
@@ -69,7 +72,9 @@ def atlas(
     """
     chosen = _chosen(measures)
     names = _sites(run, sites)
-    steps = _timesteps(run, timesteps)
+    root = run.to_dataset()
+    at = list(range(root.sizes[TIMESTEP])) if timesteps is None else positions(root, timesteps)
+    calls = {name: root[name].isel({TIMESTEP: at}) for name in (TIMESTEP, STEP) if name in root}
     grids = [_grid(run, name) for name in names]
     about = Surroundings(
         store.site(run, store.IMAGE).load(),
@@ -81,23 +86,24 @@ def atlas(
     between = [each for each in chosen if isinstance(each, PairMeasure)]
     summaries: list[_Summaries] = [{} for _ in between]
     rows = []
-    with tqdm(total=len(names) * len(steps), desc="atlas", disable=not progress) as bar:
+    with tqdm(total=len(names) * len(at), desc="atlas", disable=not progress) as bar:
         for name in names:
             cells = []
-            for timestep, layer in _layers(run, name, steps):
+            for call, layer in enumerate(_layers(run, name, at)):
                 values = [measure.measure(layer, about) for measure in alone]
                 cells.append(xr.Dataset({k: v for each in values for k, v in each.items()}))
                 for pair, kept in zip(between, summaries, strict=True):
-                    kept[name, timestep] = pair.summary(layer, about)
+                    kept[name, call] = pair.summary(layer, about)
                 bar.update()
             rows.append(xr.concat(cells, TIMESTEP))
-    grid = xr.concat(rows, "site").assign_coords({"site": names, TIMESTEP: steps})
+    grid = xr.concat(rows, "site").assign_coords({"site": names})
     compared = (
-        _compared(pair, kept, names, steps, progress)
+        _compared(pair, kept, names, len(at), progress)
         for pair, kept in zip(between, summaries, strict=True)
     )
     return (
         xr.merge([grid, *compared], join="exact")
+        .assign_coords(calls)
         .assign_coords(
             rows=("site", [count for count, _ in grids]),
             columns=("site", [count for _, count in grids]),
@@ -107,35 +113,34 @@ def atlas(
 
 
 def _compared(
-    pair: PairMeasure, summaries: _Summaries, names: list[str], steps: list[int], progress: bool
+    pair: PairMeasure, summaries: _Summaries, names: list[str], calls: int, progress: bool
 ) -> xr.Dataset:
-    """Every two sites compared at every timestep."""
+    """Every two sites compared at every call."""
     values: dict[str, NDArray[np.float64]] = {}
-    shape = (len(names), len(steps), len(names))
+    shape = (len(names), calls, len(names))
     corners = list(combinations_with_replacement(range(len(names)), 2))
     for one, other in tqdm(corners, desc=type(pair).__name__, disable=not progress):
-        for column, timestep in enumerate(steps):
-            first, second = (summaries[names[row], timestep] for row in (one, other))
+        for column in range(calls):
+            first, second = (summaries[names[row], column] for row in (one, other))
             for key, value in pair.compare(first, second).items():
                 cube = values.setdefault(key, np.full(shape, np.nan))
                 cube[one, column, other] = cube[other, column, one] = value
-    coords = {"site": names, TIMESTEP: steps, "site2": names}
-    return xr.Dataset({key: (tuple(coords), cube) for key, cube in values.items()}, coords)
+    dims = ("site", TIMESTEP, "site2")
+    coords = {"site": names, "site2": names}
+    return xr.Dataset({key: (dims, cube) for key, cube in values.items()}, coords)
 
 
-def _layers(
-    run: xr.DataTree, site: str, steps: Sequence[int]
-) -> Iterator[tuple[int, xr.DataArray]]:
+def _layers(run: xr.DataTree, site: str, at: Sequence[int]) -> Iterator[xr.DataArray]:
     """The features of a site at each timestep, loaded as many at once as are stored together."""
-    values = features(run, site).sel({TIMESTEP: list(steps)})
-    lengths = values.variable.chunksizes.get(TIMESTEP, (len(steps),))
+    values = features(run, site).isel({TIMESTEP: list(at)})
+    lengths = values.variable.chunksizes.get(TIMESTEP, (len(at),))
     ends = np.cumsum(lengths)
     for first, last in zip(ends - lengths, ends, strict=True):
         block = values.isel({TIMESTEP: slice(first, last)}).load()
-        for position, timestep in enumerate(steps[first:last]):
+        for position in range(last - first):
             # As recorded, in float16, even a mean over places can overflow.
             layer = block.isel({TIMESTEP: position}, drop=True)
-            yield timestep, layer.astype(np.promote_types(layer.dtype, np.float32), copy=False)
+            yield layer.astype(np.promote_types(layer.dtype, np.float32), copy=False)
 
 
 def _chosen(measures: Sequence[str | Measure]) -> list[Measure]:
@@ -164,18 +169,6 @@ def _sites(run: xr.DataTree, pattern: str) -> list[str]:
             known.append(Site(path.replace("/", "."), port))
     known.sort(key=lambda site: order.get(str(site), len(order)))
     return [str(site) for site in select(known, pattern)]
-
-
-def _timesteps(run: xr.DataTree, timesteps: Sequence[int] | None) -> list[int]:
-    recorded = [int(each) for each in run.to_dataset()[TIMESTEP].values]
-    wanted = recorded if timesteps is None else [int(each) for each in timesteps]
-    if unknown := sorted(set(wanted) - set(recorded)):
-        raise InputError(
-            f"timesteps {unknown} were not recorded; choices: {', '.join(map(str, recorded))}"
-        )
-    if not wanted:
-        raise InputError("timesteps is empty; leave it out to measure all of them")
-    return wanted
 
 
 def _grid(run: xr.DataTree, site: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emerdiff_probe import store
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.timesteps import one_position
 
 __all__ = [
     "Labels",
@@ -33,7 +34,9 @@ Labels = NDArray[np.integer] | xr.DataArray
 GRID: Final = (SAMPLE, Y, X)
 
 
-def features(run: xr.DataTree, site: str, timestep: int | None = None) -> xr.DataArray:
+def features(
+    run: xr.DataTree, site: str, timestep: float | None = None, step: int | None = None
+) -> xr.DataArray:
     """The values of a site as features of places; read when they are needed.
 
     Of a guided recording the conditional half is taken, and the heads of an attention port are
@@ -43,6 +46,7 @@ def features(run: xr.DataTree, site: str, timestep: int | None = None) -> xr.Dat
         run: A recording.
         site: Its name, as `emerdiff_probe.site` takes it.
         timestep: Only this one; by default all.
+        step: Only the call with this number, where a timestep was visited twice.
 
     Returns:
         (sample, timestep, y, x, channel), or without timestep where one was chosen.
@@ -52,12 +56,9 @@ def features(run: xr.DataTree, site: str, timestep: int | None = None) -> xr.Dat
         InputError: The site has no places, or the recording no such timestep.
     """
     values = layer(store.site(run, site))
-    if timestep is None:
+    if timestep is None and step is None:
         return values
-    if timestep not in values[TIMESTEP]:
-        known = ", ".join(map(str, values[TIMESTEP].values))
-        raise InputError(f"timestep {timestep} was not recorded; choices: {known}")
-    return values.sel({TIMESTEP: timestep})
+    return values.isel({TIMESTEP: one_position(values, timestep, step)})
 
 
 def layer(values: xr.DataArray) -> xr.DataArray:
