@@ -1,4 +1,4 @@
-"""What a diffusion model knows of each pixel: probing, modulation and segmentation in Jupyter.
+"""What a diffusion model knows of each pixel: recording, interventions and segmentation in Jupyter.
 
 For example::
 
@@ -19,29 +19,32 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from emerdiff_probe.errors import ProbeError
-from emerdiff_probe.sources import Latents, Photo, Prompt
+from emerdiff_probe.inputs import Latents, Photo, Prompt
 
 if TYPE_CHECKING:
-    from emerdiff_probe import analysis, scenes, views, widgets
-    from emerdiff_probe.analysis.attention import attention
-    from emerdiff_probe.models import load
-    from emerdiff_probe.modulation import (
-        Ablate,
+    from emerdiff_probe import layers, metrics, responses, scenes, segments, views, widgets
+    from emerdiff_probe.emerdiff import (
         EmerDiffConfig,
-        InjectAttention,
-        Noise,
-        Replace,
         Responder,
-        Scale,
-        Shift,
-        Steer,
-        intervene,
         respond,
         segment,
         sensitivity,
         sweep,
     )
-    from emerdiff_probe.probing import probe, record, reduce
+    from emerdiff_probe.interventions import (
+        Ablate,
+        InjectAttention,
+        Noise,
+        Replace,
+        Scale,
+        Shift,
+        Steer,
+        intervene,
+    )
+    from emerdiff_probe.layers.attention import attention
+    from emerdiff_probe.models import load
+    from emerdiff_probe.recording import probe, record
+    from emerdiff_probe.recording import reducers as reduce
     from emerdiff_probe.store import gather, open_responses, pack, rechunk, site
     from emerdiff_probe.store import open_recording as open
 
@@ -59,11 +62,12 @@ __all__ = [
     "Scale",
     "Shift",
     "Steer",
-    "analysis",
     "attention",
     "gather",
     "intervene",
+    "layers",
     "load",
+    "metrics",
     "open",
     "open_responses",
     "pack",
@@ -72,8 +76,10 @@ __all__ = [
     "record",
     "reduce",
     "respond",
+    "responses",
     "scenes",
     "segment",
+    "segments",
     "sensitivity",
     "site",
     "sweep",
@@ -84,30 +90,57 @@ __all__ = [
 __version__ = version("emerdiff-probe")
 
 _HOMES = {
-    "emerdiff_probe.analysis.attention": ("attention",),
-    "emerdiff_probe.models": ("load",),
-    "emerdiff_probe.modulation": (
-        "Ablate",
+    "emerdiff_probe.emerdiff": (
         "EmerDiffConfig",
-        "InjectAttention",
-        "Noise",
-        "Replace",
         "Responder",
-        "Scale",
-        "Shift",
-        "Steer",
-        "intervene",
         "respond",
         "segment",
         "sensitivity",
         "sweep",
     ),
-    "emerdiff_probe.probing": ("probe", "record", "reduce"),
+    "emerdiff_probe.interventions": (
+        "Ablate",
+        "InjectAttention",
+        "Noise",
+        "Replace",
+        "Scale",
+        "Shift",
+        "Steer",
+        "intervene",
+    ),
+    "emerdiff_probe.layers.attention": ("attention",),
+    "emerdiff_probe.models": ("load",),
+    "emerdiff_probe.recording": ("probe", "record", "reduce"),
     "emerdiff_probe.store": ("gather", "open", "open_responses", "pack", "rechunk", "site"),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
-_OWN_NAMES = {"open": "open_recording"}  # in its room it must not hide Python's
-_ROOMS = ("analysis", "scenes", "views", "widgets")
+_OWN_NAMES = {"open": "open_recording", "reduce": "reducers"}
+"""Names that differ in their room: there, ``open`` must not hide Python's."""
+_ROOMS = (
+    "cli",
+    "devices",
+    "emerdiff",
+    "errors",
+    "evaluation",
+    "exports",
+    "inputs",
+    "interventions",
+    "layers",
+    "metrics",
+    "models",
+    "playground",
+    "recording",
+    "responses",
+    "runs",
+    "scenes",
+    "schema",
+    "segments",
+    "sites",
+    "store",
+    "taps",
+    "views",
+    "widgets",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -119,4 +152,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from emerdiff_probe import scenes
-from emerdiff_probe.models.playground import architecture
-from emerdiff_probe.models.playground.settings import Sizes
+from emerdiff_probe.playground import architecture
+from emerdiff_probe.playground.settings import Sizes
 
 TINY = Sizes(
     autoencoder_channels=(8, 8, 8),

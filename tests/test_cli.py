@@ -16,7 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import emerdiff_probe as ep
-from emerdiff_probe import results, scenes, schema
+from emerdiff_probe import exports as results
+from emerdiff_probe import scenes, schema
 from emerdiff_probe.cli import app
 from emerdiff_probe.errors import InputError
 
@@ -366,7 +367,7 @@ def test_nothing_half_written_is_left(run, monkeypatch, error, code, message):
 def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
     asked = {}
     monkeypatch.setattr(
-        "emerdiff_probe.models.playground.train.train",
+        "emerdiff_probe.playground.train.train",
         lambda out, **options: asked.update(options, out=str(out)),
     )
     result = call(
@@ -389,7 +390,7 @@ def test_an_interrupted_training_says_that_it_is_saved(monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt("the training is saved; the same command continues it")
 
-    monkeypatch.setattr("emerdiff_probe.models.playground.train.train", stop)
+    monkeypatch.setattr("emerdiff_probe.playground.train.train", stop)
     result = call("train", "--out", "m")
     assert result.exit_code == 130
     assert "the training is saved" in result.stderr

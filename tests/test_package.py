@@ -23,9 +23,9 @@ def loaded_by(code):
     "code",
     [
         "import emerdiff_probe as ep; ep.Prompt('a house'); ep.Photo('cat.jpg'); dir(ep)",
-        "import emerdiff_probe as ep; ep.scenes.scene(0); ep.analysis.cluster; ep.views.overview",
+        "import emerdiff_probe as ep; ep.scenes.scene(0); ep.segments.cluster; ep.views.overview",
         "import emerdiff_probe as ep; ep.widgets.Inspector",
-        "import emerdiff_probe.cli, emerdiff_probe.results, emerdiff_probe.schema",
+        "import emerdiff_probe.cli, emerdiff_probe.exports, emerdiff_probe.schema",
     ],
 )
 def test_looking_at_saved_results_needs_no_torch(code):

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from emerdiff_probe.cli.inputs import sources_of
 from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
 from emerdiff_probe.cli.report import reported
-from emerdiff_probe.cli.sources import sources_of
 
 __all__ = ["record"]
 

@@ -52,7 +52,7 @@ def train(
       emerdiff-probe segment --model my-model --prompt "a red house"
     """
     with reported():
-        from emerdiff_probe.models.playground.train import train as train_model
+        from emerdiff_probe.playground.train import train as train_model
 
         train_model(
             out,

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from emerdiff_probe import scenes
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.evaluation import cocostuff
+from emerdiff_probe.inputs import Photo
 from emerdiff_probe.paths import local
-from emerdiff_probe.sources import Photo
 
 __all__ = [
     "IGNORE",

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from emerdiff_probe.analysis import Confusion
 from emerdiff_probe.errors import InputError, closest
 from emerdiff_probe.evaluation.datasets import IGNORE, Dataset
+from emerdiff_probe.evaluation.journal import Journal, Row
 from emerdiff_probe.evaluation.protocols import OVER_DATASET, PER_PICTURE, Counted, Judged
-from emerdiff_probe.evaluation.runs import Journal, Row
 from emerdiff_probe.evaluation.scoring import Segments, paired, summary
+from emerdiff_probe.metrics import Confusion
 from emerdiff_probe.paths import local
 from emerdiff_probe.schema import CHANNEL, MASK
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from diffusers.utils import logging
 
+from emerdiff_probe import playground
+from emerdiff_probe.devices import usable
 from emerdiff_probe.errors import ModelError, first_line
-from emerdiff_probe.models import playground
-from emerdiff_probe.models.devices import usable
 from emerdiff_probe.models.stable_diffusion import StableDiffusion
 
 __all__ = ["load"]

@@ -20,6 +20,7 @@ from torch import Tensor
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.models.denoiser import Condition, Family
+from emerdiff_probe.models.locks import turn
 from emerdiff_probe.models.schedule import Schedule
 from emerdiff_probe.models.text import (
     Encoded,
@@ -28,7 +29,6 @@ from emerdiff_probe.models.text import (
     TwoEncoders,
     token_texts,
 )
-from emerdiff_probe.models.turns import turn
 
 __all__ = ["StableDiffusion"]
 

@@ -9,9 +9,10 @@ from typing import Any, Final, Literal
 import plotly.graph_objects as go
 import xarray as xr
 
-from emerdiff_probe import analysis, store
+from emerdiff_probe import store
 from emerdiff_probe.checks import integer
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers import principal_colours, similarity_to_point
 from emerdiff_probe.schema import RGB, TIMESTEP, X, Y
 from emerdiff_probe.timesteps import labels, one_position
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
@@ -117,7 +118,7 @@ def layers(
 def _shown(values: xr.DataArray, show: str | int) -> xr.DataArray:
     if isinstance(show, int):
         return one_channel(values, show)
-    return magnitude(values) if show == "magnitude" else analysis.principal_colours(values)[0]
+    return magnitude(values) if show == "magnitude" else principal_colours(values)[0]
 
 
 def _scales(
@@ -206,7 +207,7 @@ def similarity(
     for number, name in enumerate(names, start=1):
         cell = number // across + 1, number % across + 1
         values = places(store.site(run, name), sample=sample, guidance=guidance, head=head)
-        alike = analysis.similarity_to_point(values.isel({TIMESTEP: at}), y, x)[0]
+        alike = similarity_to_point(values.isel({TIMESTEP: at}), y, x)[0]
         template = f"{text(site_text(name))}<br>similarity %{{z:.2f}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
         figure.add_trace(pixel_map(alike.transpose(Y, X).values, size, template, scale=1), *cell)
         figure.add_trace(marker(y, x), *cell)

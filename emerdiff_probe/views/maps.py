@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 
 from emerdiff_probe import store
-from emerdiff_probe.analysis.semantics.layers import layer
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers.features import layer
 from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.sites import select
 from emerdiff_probe.timesteps import labels, positions

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 import xarray as xr
 
-from emerdiff_probe import analysis, store
+from emerdiff_probe import store
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers import principal_components
 from emerdiff_probe.schema import RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.timesteps import labels, matching
 from emerdiff_probe.views.maps import chosen_calls, described, places
@@ -44,7 +45,7 @@ def trajectory(
     latents = places(store.site(run, store.LATENTS), sample=sample).isel({TIMESTEP: at}).load()
     end = store.site(run, store.IMAGE).isel({SAMPLE: sample}).transpose(Y, X, RGB)
     size = end.sizes[Y], end.sizes[X]
-    last = analysis.principal_components(latents.isel({TIMESTEP: -1}))
+    last = principal_components(latents.isel({TIMESTEP: -1}))
     colours = last.colours(latents).isel({SAMPLE: 0})
     strips = {"latents x_t, principal colours": colours}
     if predicted is not None:

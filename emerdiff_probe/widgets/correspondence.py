@@ -40,7 +40,7 @@ class CorrespondenceExplorer(Explorer):
 
     Args:
         responses: Of single locations, as `emerdiff_probe.respond` gives them or
-            `emerdiff_probe.analysis.compress` makes them smaller; or a model that computes them,
+            `emerdiff_probe.responses.compress` makes them smaller; or a model that computes them,
             an `emerdiff_probe.Responder`: it is asked for the location chosen first and for the
             rest behind, which the button stops.
         state: Traits to begin with.
@@ -180,7 +180,7 @@ class CorrespondenceExplorer(Explorer):
         return self.answers.movers(y, x)
 
     def segments(self) -> xr.Dataset:
-        """The segments of so many masks, at all pixels; see `emerdiff_probe.analysis.segment_from`.
+        """Segments of so many masks, at all pixels; see `emerdiff_probe.responses.segment_from`.
 
         Raises:
             InputError: There are none, ``masks`` being 0.

@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 import traitlets
 import xarray as xr
 
-from emerdiff_probe import analysis, store, views
+from emerdiff_probe import store, views
 from emerdiff_probe.errors import InputError, SiteError, closest
+from emerdiff_probe.layers import principal_colours, similarity_to_point
 from emerdiff_probe.schema import GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.timesteps import labels, one_position, positions, same, steps_of
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
@@ -323,7 +324,7 @@ class Inspector(Explorer):
 
     def _painted(self, values: xr.DataArray) -> tuple[bytes, str]:
         if self.show == "colours":
-            colours = analysis.principal_colours(values)[0]
+            colours = principal_colours(values)[0]
             pixels = as_bytes(colours.transpose(Y, X, RGB).values)
             share = sum(colours.attrs["share"])
             return png(pixels), f"principal colours, {share:.0%} of the variance"
@@ -355,7 +356,7 @@ class Inspector(Explorer):
                 each.image = b""
                 continue
             name, (y, x), which = wanted[number]
-            likeness = analysis.similarity_to_point(self._values(name), y, x)[0]
+            likeness = similarity_to_point(self._values(name), y, x)[0]
             alike = likeness.transpose(Y, X).values
             low = float(alike.min())
             each.show(

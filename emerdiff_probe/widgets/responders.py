@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emerdiff_probe import analysis
+from emerdiff_probe.responses import latent_grid, reading, response_of, segment_from
 from emerdiff_probe.schema import RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.panels import spaced
 
@@ -115,7 +115,7 @@ class StoredAnswers:
 
     def __init__(self, responses: xr.Dataset) -> None:
         self.frame = responses
-        self.grid: Location = analysis.latent_grid(responses)
+        self.grid: Location = latent_grid(responses)
         self.known = self.grid[0] * self.grid[1]
 
     def response(self, locations: Sequence[Location]) -> _Floats:
@@ -123,16 +123,16 @@ class StoredAnswers:
         mask = np.zeros(self.grid, np.float32)
         for location in locations:
             mask[location] = 1
-        return analysis.response_of(self.frame, mask).values
+        return response_of(self.frame, mask).values
 
     def movers(self, y: float, x: float) -> _Floats:
         """How much each location moves a pixel, (source_y, source_x)."""
-        moved: _Floats = analysis.movers(self.frame, y, x).values
+        moved: _Floats = reading.movers(self.frame, y, x).values
         return moved
 
     def segments(self, masks: int, *, quick: bool) -> xr.Dataset:
         """Segments of so many clusters of the features; quick ones of fewer pixels."""
-        return analysis.segment_from(self._thinned if quick else self.frame, masks)
+        return segment_from(self._thinned if quick else self.frame, masks)
 
     @cached_property
     def _thinned(self) -> xr.Dataset:

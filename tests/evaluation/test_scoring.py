@@ -6,7 +6,7 @@ import pytest
 
 from emerdiff_probe.errors import StoreError
 from emerdiff_probe.evaluation import METRICS, paired, score, summary, verdicts
-from emerdiff_probe.evaluation.runs import Journal, run
+from emerdiff_probe.evaluation.journal import Journal, run
 from emerdiff_probe.evaluation.scoring import mean_with_interval
 from emerdiff_probe.scenes import scene
 from tests.scored import SCENES, truth_and_chance

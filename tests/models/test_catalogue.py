@@ -8,8 +8,8 @@ import torch
 import emerdiff_probe as ep
 from emerdiff_probe.errors import SiteError
 from emerdiff_probe.models.catalogue import KINDS
-from emerdiff_probe.probing import attentions, capture, hooked
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
+from emerdiff_probe.taps import attentions, capture, hooked
 from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 
 

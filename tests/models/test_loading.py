@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, ModelError
-from emerdiff_probe.probing import sample
+from emerdiff_probe.runs import sample
 from tests.checkpoints import (
     save_as_one_file,
     stable_diffusion,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from emerdiff_probe import views
-from emerdiff_probe.analysis import compress
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.responses import compress
 from tests.datasets import responses
 from tests.views.drawn import HOSTILE, assert_escaped, images, maps
 

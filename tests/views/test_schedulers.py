@@ -11,8 +11,10 @@ from diffusers import (
 )
 
 import emerdiff_probe as ep
-from emerdiff_probe import analysis, views
+from emerdiff_probe import views
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers import atlas, effective_rank, features
+from emerdiff_probe.segments import diffseg_recorded
 from tests.checkpoints import tiny_playground
 from tests.views.drawn import texts
 
@@ -86,22 +88,22 @@ def test_trajectories_and_likeness_are_drawn(run):
         with pytest.raises(InputError, match="choose one, as in step="):
             views.similarity(run, "mid_block", t, y=5, x=5)
         with pytest.raises(InputError, match="choose one, as in step="):
-            analysis.features(run, "mid_block", t)
+            features(run, "mid_block", t)
 
 
 def test_an_atlas_has_a_column_for_each_call(run):
     measures = ("effective_rank", "cka")
-    found = analysis.atlas(run, measures, sites="mid_block, *:query", progress=False)
+    found = atlas(run, measures, sites="mid_block, *:query", progress=False)
     assert np.array_equal(found["timestep"], run["timestep"])
     assert np.array_equal(found["step"], run["step"])
     for at, step in enumerate(run["step"].values):
-        layer = analysis.features(run, "mid_block", step=step).astype(np.float32)
+        layer = features(run, "mid_block", step=step).astype(np.float32)
         assert found["effective_rank"].sel(site="mid_block:out")[at] == pytest.approx(
-            analysis.effective_rank(layer), rel=1e-5
+            effective_rank(layer), rel=1e-5
         )
     columns = views.atlas(found["effective_rank"]).data[0].x
     assert len(set(columns)) == run.sizes["timestep"]
-    one = analysis.atlas(run, measures, timesteps=run["timestep"].values[:1], progress=False)
+    one = atlas(run, measures, timesteps=run["timestep"].values[:1], progress=False)
     assert one.sizes["timestep"] == 1
     assert views.atlas(found["cka"].isel(timestep=1)).data[0].z.shape == (2, 2)
 
@@ -109,8 +111,8 @@ def test_an_atlas_has_a_column_for_each_call(run):
 def test_attention_of_a_call_is_chosen_by_its_step(run):
     _, second = repeated(run)
     t, step = float(run["timestep"][second]), int(run["step"][second])
-    labels = analysis.diffseg_recorded(run, t, step=step)
-    expected = analysis.diffseg_recorded(run.isel(timestep=[second]), t)
+    labels = diffseg_recorded(run, t, step=step)
+    expected = diffseg_recorded(run.isel(timestep=[second]), t)
     assert labels.identical(expected)
     paid = ep.attention(run, ATTENTION, location=(5, 5)).rename(key_y="a", key_x="b")
     one = paid.isel(a=0, b=0, drop=True) if "y" in paid.dims else paid

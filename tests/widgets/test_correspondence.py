@@ -207,7 +207,7 @@ def test_errors_of_a_responder_are_shown():
 
 @pytest.mark.parametrize("how", [{"rank": 8}, {"rank": 8, "bits": 8}, {"bits": 8, "reduce": 2}])
 def test_compressed_responses_are_accepted(explorer, how):
-    small = ep.analysis.compress(responses(), **how)
+    small = ep.responses.compress(responses(), **how)
     other = CorrespondenceExplorer(small)
     for each in (explorer, other):
         each.choose(((1, 2), (0, 0)))
@@ -236,7 +236,7 @@ def test_the_slider_clusters_anew_and_a_segment_chooses_its_locations(explorer):
     two = segments.over
     click(segments, 12, 20)
     assert explorer.selection == ((1, 0), (1, 1), (1, 2), (1, 3)), "rows are alike"
-    expected = ep.analysis.segment_from(responses(), 2)
+    expected = ep.responses.segment_from(responses(), 2)
     np.testing.assert_array_equal(explorer.segments()["labels"], expected["labels"])
     explorer.masks = 4
     assert segments.over != two

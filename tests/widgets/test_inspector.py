@@ -51,7 +51,7 @@ def test_a_click_asks_for_likeness_in_this_layer_and_its_neighbours(inspector):
     assert inspector.point == (20, 50)
     own, neighbour, unused = inspector.pictures[2:]
     values = places(ep.site(recording(), QUERY)).sel(timestep=1)
-    alike = ep.analysis.similarity_to_point(values, 20, 50)[0].values
+    alike = ep.layers.similarity_to_point(values, 20, 50)[0].values
     np.testing.assert_array_equal(pixels(own), shaded(alike, alike.min(), 1))
     assert "mid: cosine" in neighbour.caption
     assert own.layout.display is None

@@ -1,0 +1,230 @@
+"""The settings of EmerDiff, each with where its value comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self, get_args
+
+import pandas as pd
+
+from emerdiff_probe import checks
+from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.models import Denoiser
+from emerdiff_probe.runs import Inversion
+from emerdiff_probe.segments import Balance, Normalisation
+from emerdiff_probe.sites import Site
+
+__all__ = ["EmerDiffConfig", "Origin"]
+
+Origin = Literal["paper", "inferred", "ours"]
+
+_FIRST = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+_THIRD = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
+
+
+_WIDEST: Final = 1000
+"""Pixels: a wider filter leaves nothing of a difference map but its mean."""
+
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "inversion": get_args(Inversion),
+    "condition": ("empty", "prompt"),
+    "normalise": get_args(Normalisation),
+    "balance": get_args(Balance),
+    "sides": ("both", "one"),
+    "space": ("picture", "latent"),
+}
+
+
+def _from(origin: Origin, note: str) -> dict[str, str]:
+    return {"origin": origin, "note": note}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmerDiffConfig:
+    """All settings of a segmentation; the defaults are the closest to the paper that is known.
+
+    Numbers of NumPy are taken. A value of another type or out of range raises `ConfigError` here.
+
+    ``EmerDiffConfig.table()`` says of each whether it is read in the paper, inferred from it, or
+    our choice because the paper could not be read on it. Attributes by stage:
+
+    Attributes:
+        steps: Sampling steps of the 1000.
+        inversion: How a picture becomes a trajectory; see `emerdiff_probe.runs.invert`.
+        condition: Text of the run that is probed: ``"empty"``, or ``"prompt"`` for the guided
+            trajectory that generated the picture (prompts only).
+        guidance: Scale with which pictures are generated from prompts.
+        feature_site: Where features for the low-resolution masks are read.
+        feature_timestep: t_f.
+        normalise: What is done to features before k-means.
+        restarts: How often k-means starts anew; the best run counts.
+        modulation_site: Whose output is shifted.
+        modulation_timestep: t_m.
+        strength: lambda, in units of the site's output.
+        injection: Whether modulated runs use the attention products of the unmodulated one.
+        sigma: Of the Gaussian filter on difference maps, in pixels of the model's picture.
+        balance: What a difference map is divided by before maps are compared; see
+            `emerdiff_probe.segments.balanced`.
+        elsewhere: How much a difference counts outside its mask's own pixels, in [0, 1].
+        seed: Of k-means and of the inversion's noise.
+        sides: "both": a response is I+ minus I-; "one": twice I+ minus the unmodulated image, for
+            half the runs.
+        space: Where difference maps are taken: of decoded pictures, or of latents, which decodes
+            nothing.
+        short_steps: From t_m to the end, for the "short" engine.
+        batch: Modulated runs that share a UNet call, halved where memory runs out; changes speed
+            and memory alone.
+    """
+
+    steps: int = field(
+        default=50, metadata=_from("paper", "50 of 1000, on the grid 1, 21, ..., 981")
+    )
+    inversion: Inversion = field(
+        default="edit_friendly",
+        metadata=_from("inferred", "the paper names none that could be read; likeliest"),
+    )
+    condition: Literal["empty", "prompt"] = field(
+        default="empty", metadata=_from("inferred", "empty prompt in a reviewer's words")
+    )
+    guidance: float = field(default=7.5, metadata=_from("ours", "usual for Stable Diffusion v1"))
+    feature_site: str = field(
+        default=f"{_FIRST}:query",
+        metadata=_from("paper", "first cross-attention of the upward 16x16 block, queries"),
+    )
+    feature_timestep: int = field(default=1, metadata=_from("paper", "the least noise"))
+    normalise: Normalisation = field(
+        default="none", metadata=_from("ours", "not given in the paper")
+    )
+    restarts: int = field(
+        default=10, metadata=_from("ours", "initialisation is not given in the paper")
+    )
+    modulation_site: str = field(
+        default=f"{_THIRD}:out",
+        metadata=_from("ours", "which of the block's three cross-attentions is uncertain"),
+    )
+    modulation_timestep: int = field(default=281, metadata=_from("paper", "281 to 481 were best"))
+    strength: float = field(default=10.0, metadata=_from("paper", "lambda"))
+    injection: bool = field(
+        default=True, metadata=_from("paper", "from t_m to the end is the natural reading")
+    )
+    sigma: float = field(
+        default=1.0, metadata=_from("ours", "a Gaussian filter is used; its width is not given")
+    )
+    balance: Balance = field(
+        default="none", metadata=_from("paper", "the largest difference wins as it is")
+    )
+    elsewhere: float = field(
+        default=1.0, metadata=_from("paper", "differences count alike in the whole picture")
+    )
+    sides: Literal["both", "one"] = field(
+        default="both", metadata=_from("paper", "-lambda and +lambda")
+    )
+    space: Literal["picture", "latent"] = field(
+        default="picture", metadata=_from("paper", "distance over RGB")
+    )
+    short_steps: int = field(
+        default=8, metadata=_from("ours", "the paper takes every step of its grid")
+    )
+    seed: int = field(default=0, metadata=_from("ours", ""))
+    batch: int = field(
+        default=16, metadata=_from("ours", "does not change the result beyond rounding")
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("restarts", 1), ("short_steps", 1), ("batch", 1)):
+            self._set(name, checks.integer(name, getattr(self, name), least))
+        self._set("seed", checks.integer("seed", self.seed, 0, checks.MOST_SEED))
+        for name in ("feature_timestep", "modulation_timestep"):
+            self._set(name, checks.timestep(name, getattr(self, name)))
+        self._set("guidance", checks.number("guidance", self.guidance, 1))
+        self._set("strength", checks.number("strength", self.strength, above=0))
+        self._set("sigma", checks.number("sigma", self.sigma, 0, _WIDEST))
+        self._set("elsewhere", checks.number("elsewhere", self.elsewhere, 0, 1))
+        self._set("injection", checks.flag("injection", self.injection))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
+        for name in ("feature_site", "modulation_site"):
+            self._set(name, str(Site.parse(getattr(self, name))))
+        if not self.modulation_site.endswith((":out", ":mix")):
+            raise ConfigError(
+                f"modulation_site is {self.modulation_site!r}; choose a site's output, or the mix "
+                "of an attention"
+            )
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def closest_to_paper(cls) -> Self:
+        """The paper's settings for Stable Diffusion v1.4, as far as they are known."""
+        return cls()
+
+    @classmethod
+    def playground(cls) -> Self:
+        """What was chosen for the bundled model on validation scenes (docs/decisions/0007).
+
+        It departs from the paper where this small, briefly trained model does. Of the block's three
+        cross-attentions the third moves pixels most sharply; it wants a larger shift, at more
+        noise, and no filter. Features are weak everywhere, and read from the layer that is shifted.
+        Half the steps take half the time, and score as high.
+        """
+        return cls(
+            steps=25,
+            feature_site="up_blocks.1.attentions.2:out",
+            feature_timestep=281,
+            normalise="l2",
+            modulation_timestep=481,
+            strength=40.0,
+            sigma=0.0,
+            guidance=4.0,
+        )
+
+    @classmethod
+    def stable_diffusion_xl(cls) -> Self:
+        """The paper's settings in Stable Diffusion XL's layout; the paper has not tried it.
+
+        As in v1, features and modulation are in the first upward block with cross-attention: 32 x
+        32 locations at 1024 pixels. Each of its transformers has ten layers; the first is taken.
+        """
+        block = "up_blocks.0.attentions.{}.transformer_blocks.0.attn2:{}"
+        return cls(feature_site=block.format(0, "query"), modulation_site=block.format(2, "out"))
+
+    @classmethod
+    def for_model(cls, model: Denoiser) -> Self:
+        """The settings to start from with a model."""
+        makers = {
+            "playground": cls.playground,
+            "stable-diffusion": cls.closest_to_paper,
+            "stable-diffusion-xl": cls.stable_diffusion_xl,
+        }
+        return makers[model.family]()
+
+    def to_json(self) -> str:
+        """All settings, for provenance."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def table(cls) -> pd.DataFrame:
+        """Each setting's default, where it comes from (paper, inferred, ours), and a note."""
+        rows = [
+            {"setting": each.name, "default": each.default, **each.metadata}
+            for each in dataclasses.fields(cls)
+        ]
+        return pd.DataFrame(rows).set_index("setting")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed.
+
+        Raises:
+            ConfigError: There is no such setting, or a value that it cannot have.
+        """
+        names = [each.name for each in dataclasses.fields(self)]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise ConfigError(f"no setting {', '.join(unknown)}; there are {', '.join(names)}")
+        return dataclasses.replace(self, **changes)

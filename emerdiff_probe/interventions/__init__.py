@@ -1,0 +1,33 @@
+"""Edits of what a model computes: at sites, and of its attention."""
+
+from emerdiff_probe.interventions.edits import (
+    Ablate,
+    Intervention,
+    Noise,
+    Replace,
+    Scale,
+    Shift,
+    SiteEdit,
+    Steer,
+    intervene,
+)
+from emerdiff_probe.interventions.injection import (
+    InjectAttention,
+    attention_kept,
+    products_captured,
+)
+
+__all__ = [
+    "Ablate",
+    "InjectAttention",
+    "Intervention",
+    "Noise",
+    "Replace",
+    "Scale",
+    "Shift",
+    "SiteEdit",
+    "Steer",
+    "attention_kept",
+    "intervene",
+    "products_captured",
+]
