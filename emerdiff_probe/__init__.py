@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from emerdiff_probe.errors import ProbeError
@@ -116,31 +117,7 @@ _HOMES = {
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
 _OWN_NAMES = {"open": "open_recording", "reduce": "reducers"}
 """Names that differ in their room: there, ``open`` must not hide Python's."""
-_ROOMS = (
-    "cli",
-    "devices",
-    "emerdiff",
-    "errors",
-    "evaluation",
-    "exports",
-    "inputs",
-    "interventions",
-    "layers",
-    "metrics",
-    "models",
-    "playground",
-    "recording",
-    "responses",
-    "runs",
-    "scenes",
-    "schema",
-    "segments",
-    "sites",
-    "store",
-    "taps",
-    "views",
-    "widgets",
-)
+_ROOMS = frozenset(room.name for room in iter_modules(__path__))
 
 
 def __getattr__(name: str) -> Any:

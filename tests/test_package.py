@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 
@@ -39,6 +41,24 @@ def test_torch_comes_when_a_model_is_asked_for():
 def test_every_promised_name_is_there():
     for name in ep.__all__:
         assert getattr(ep, name) is not None
-        assert name in dir(ep)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         _ = ep.lode
+
+
+def test_only_public_names_are_shown():
+    assert dir(ep) == sorted(ep.__all__)
+    assert len(set(ep.__all__)) == len(ep.__all__)
+
+
+def test_rooms_that_are_not_shown_are_there_when_asked_for():
+    """A fresh interpreter has imported none of them yet."""
+    code = "import emerdiff_probe as ep; print(ep.evaluation.evaluate, ep.emerdiff.observe, ep.taps)"
+    loaded_by(code)
+    assert not {"evaluation", "emerdiff", "taps"} & set(dir(ep))
+
+
+@pytest.mark.parametrize("room", [room.name for room in iter_modules(ep.__path__) if room.ispkg])
+def test_every_room_says_what_it_gives(room):
+    module = import_module(f"emerdiff_probe.{room}")
+    assert sorted(set(module.__all__)) == sorted(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)
