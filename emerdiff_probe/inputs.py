@@ -1,9 +1,10 @@
 """What a run starts from: a prompt, a picture or latents, and how a picture is made to fit."""
 
+import hashlib
 import math
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,23 +28,94 @@ class Prompt:
     """A text to generate from. The empty text is one too: it conditions on nothing.
 
     Args:
-        text: What to generate.
+        text: What to generate; with `prompt_embeds` only what to call them.
         seed: Start of the random numbers, from 0 below 2**63.
+        negative_prompt: What guidance leads away from; by default the empty text. It needs a
+            guidance above 1.
+        height: Of the picture in pixels; by default that of the model's training.
+        width: The same.
+        clip_skip: How many of the text encoder's last layers are left out, as diffusers counts
+            them: None reads the layer that the model was trained on.
+        prompt_embeds: The text as it is encoded already, of NumPy or torch, shape (token, channel)
+            or (1, token, channel).
+        pooled_prompt_embeds: The same in one vector, shape (channel,) or (1, channel), for models
+            that read it, as Stable Diffusion XL.
 
     Raises:
-        InputError: The text is not a string, or the seed not such a number.
+        InputError: An argument is of another type, or out of its range.
+
+    >>> Prompt("a red house", negative_prompt="blurry", height=128, width=192).described
+    "prompt, negative 'blurry', 128 x 192 (height x width)"
     """
 
     text: str
     seed: int = 0
+    negative_prompt: str = field(default="", kw_only=True)
+    height: int | None = field(default=None, kw_only=True)
+    width: int | None = field(default=None, kw_only=True)
+    clip_skip: int | None = field(default=None, kw_only=True)
+    prompt_embeds: Any = field(default=None, kw_only=True, repr=False, compare=False)
+    pooled_prompt_embeds: Any = field(default=None, kw_only=True, repr=False, compare=False)
+    embedded: str = field(default="", init=False)
+    """A hash of what is encoded already, which stands for it where prompts are compared."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str):
+        for name in ("text", "negative_prompt"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InputError(
+                    f"a prompt is a text, not {value!r}; use Prompt('') to condition on nothing"
+                )
+        object.__setattr__(self, "seed", integer("seed", self.seed, 0, 2**63 - 1, InputError))
+        for name, least in (("height", 1), ("width", 1), ("clip_skip", 0)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, integer(name, value, least, error=InputError))
+        digest = hashlib.blake2b(digest_size=8)
+        for name, ndim in (("prompt_embeds", 2), ("pooled_prompt_embeds", 1)):
+            if (value := getattr(self, name)) is not None:
+                array = _embedded(value, name, ndim)
+                object.__setattr__(self, name, array)
+                digest.update(array.tobytes())
+        if self.prompt_embeds is not None:
+            object.__setattr__(self, "embedded", digest.hexdigest())
+        elif self.pooled_prompt_embeds is not None:
+            raise InputError("pooled_prompt_embeds come with prompt_embeds; give both or the text")
+        if self.embedded and self.clip_skip is not None:
             raise InputError(
-                f"a prompt is a text, not {self.text!r}; use Prompt('') to condition on nothing"
+                "clip_skip is for a text that is still to be encoded, and prompt_embeds are "
+                "encoded already; give one of the two"
             )
-        seed = integer("seed", self.seed, 0, 2**63 - 1, InputError)
-        object.__setattr__(self, "seed", seed)
+
+    @property
+    def described(self) -> str:
+        """What else than text and seed it says, in words, for provenance."""
+        parts = ["prompt"]
+        if self.negative_prompt:
+            parts.append(f"negative {self.negative_prompt!r}")
+        if self.height is not None or self.width is not None:
+            parts.append(f"{self.height or 'usual'} x {self.width or 'usual'} (height x width)")
+        if self.clip_skip is not None:
+            parts.append(f"clip_skip {self.clip_skip}")
+        if self.embedded:
+            parts.append(f"embeddings {self.embedded}")
+        return ", ".join(parts)
+
+
+def _embedded(values: Any, name: str, ndim: int) -> NDArray[np.float32]:
+    """Encoded text as float32, of one prompt."""
+    array = _float32(values)
+    array = array[0] if array.ndim == ndim + 1 and len(array) == 1 else array
+    if array.ndim != ndim or not array.size or not np.isfinite(array).all():
+        raise InputError(
+            f"{name} has shape {array.shape}; it is of one prompt, with {ndim} axes (and one of "
+            "length 1 before them), and all its values are finite"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _float32(values: Any) -> NDArray[np.float32]:
+    if hasattr(values, "detach"):  # of torch, perhaps on a GPU and in bfloat16
+        values = values.detach().cpu().float().numpy()
+    return np.array(values, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,12 +119,21 @@ def stable_diffusion_xl(seed: int = 0) -> StableDiffusionXLPipeline:
         )
 
 
-def stable_diffusion(version: Literal["v1", "v2"], seed: int = 0) -> StableDiffusionPipeline:
+THREE_LEVELS: dict[str, Any] = {
+    "block_out_channels": (32, 64, 64),
+    "down_block_types": (*["CrossAttnDownBlock2D"] * 2, "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 2),
+}
+
+
+def stable_diffusion(
+    version: Literal["v1", "v2"], seed: int = 0, **unet_options: Any
+) -> StableDiffusionPipeline:
     """Stable Diffusion's blocks, layers, heads and schedule, with narrow channels.
 
     v1 has convolutional projections, 8 heads everywhere and predicts epsilon; v2 has linear
     projections, heads of one width and predicts v. Pictures are 128 x 128, so that the upward block
-    of features has 4 x 4 locations.
+    of features has 4 x 4 locations. Options are for the UNet, in the place of those of the version.
     """
     layout: dict[str, dict[str, Any]] = {
         "v1": {"attention_head_dim": 8},
@@ -132,16 +141,16 @@ def stable_diffusion(version: Literal["v1", "v2"], seed: int = 0) -> StableDiffu
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(32, 64, 64, 64),
-            layers_per_block=2,
-            down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
-            up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
-            cross_attention_dim=32,
-            norm_num_groups=16,
-            **layout[version],
-        )
+        defaults = {
+            "sample_size": 16,
+            "block_out_channels": (32, 64, 64, 64),
+            "layers_per_block": 2,
+            "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
+            "cross_attention_dim": 32,
+            "norm_num_groups": 16,
+        }
+        unet = UNet2DConditionModel(**{**defaults, **layout[version], **unet_options})
         vae = _autoencoder()
         words = architecture.tokenizer([" ".join(scenes.CAPTION_WORDS)], TINY)
         text = CLIPTextModel(_text_config(words, 32, 1))

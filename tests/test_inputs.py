@@ -52,6 +52,33 @@ class TestPrompt:
         assert prompt == Prompt("a cat", seed=3)
         assert type(prompt.seed) is int
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"negative_prompt": None}, "a prompt is a text, not None"),
+            ({"height": 0}, "height is 0; choose an integer"),
+            ({"width": 128.0}, "width is 128.0; choose an integer"),
+            ({"clip_skip": -1}, "clip_skip is -1; choose an integer"),
+            ({"prompt_embeds": np.zeros((2, 7, 24))}, r"prompt_embeds has shape \(2, 7, 24\)"),
+            ({"prompt_embeds": np.full((7, 24), np.nan)}, "all its values are finite"),
+            ({"pooled_prompt_embeds": np.zeros(24)}, "come with prompt_embeds"),
+            ({"prompt_embeds": np.zeros((7, 24)), "clip_skip": 1}, "give one of the two"),
+        ],
+    )
+    def test_refuses_what_it_cannot_draw_from(self, options, message):
+        with pytest.raises(InputError, match=message):
+            Prompt("a cat", **options)
+
+    def test_says_all_that_tells_it_from_others(self):
+        plain, embeddings = Prompt("a cat"), np.arange(6.0).reshape(1, 2, 3)
+        assert plain.described == "prompt"
+        one, other = (Prompt("a cat", prompt_embeds=each) for each in (embeddings, embeddings + 1))
+        assert one == Prompt("a cat", prompt_embeds=embeddings[0])
+        assert len({plain, one, other, Prompt("a cat", clip_skip=1)}) == 4
+        assert one.described == f"prompt, embeddings {one.embedded}"
+        sized = Prompt("a cat", width=np.int64(192), clip_skip=2)
+        assert sized.described == "prompt, usual x 192 (height x width), clip_skip 2"
+
 
 class TestPhoto:
     def test_path_image_and_array_are_the_same_picture(self, gradient, tmp_path):

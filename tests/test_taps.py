@@ -138,6 +138,7 @@ def test_fused_projections_are_refused_by_name(model):
 
 
 def test_gradient_checkpointing_in_training_is_refused(model):
+    model.unet.eval()
     model.unet.enable_gradient_checkpointing()
     with capture(model.unet, [QUERY]):
         pass

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, get_args
 
 import pandas as pd
 
 from emerdiff_probe import checks
-from emerdiff_probe.errors import ConfigError
-from emerdiff_probe.models import Denoiser
+from emerdiff_probe.errors import ConfigError, ModelError
+from emerdiff_probe.models import Model, as_model
 from emerdiff_probe.runs import Inversion
 from emerdiff_probe.segments import Balance, Normalisation
-from emerdiff_probe.sites import Site
+from emerdiff_probe.sites import Site, reading_block
 
 __all__ = ["EmerDiffConfig", "Origin"]
 
@@ -185,24 +186,38 @@ class EmerDiffConfig:
         )
 
     @classmethod
-    def stable_diffusion_xl(cls) -> Self:
-        """The paper's settings in Stable Diffusion XL's layout; the paper has not tried it.
+    def for_model(cls, model: Model) -> Self:
+        """The settings to start from with a model.
 
-        As in v1, features and modulation are in the first upward block with cross-attention: 32 x
-        32 locations at 1024 pixels. Each of its transformers has ten layers; the first is taken.
+        Sites follow its layout: features are read in the first upward block with cross-attention,
+        at its first attention to the text, and the third is shifted, or the last where there are
+        fewer. In Stable Diffusion v1 these are the paper's, in XL those of 32 x 32 locations at
+        1024 pixels, where each transformer has ten layers, of which the first is taken.
+
+        Args:
+            model: From `emerdiff_probe.load`, or a diffusers pipeline.
+
+        Raises:
+            ModelError: It has no upward block with cross-attention.
         """
-        block = "up_blocks.0.attentions.{}.transformer_blocks.0.attn2:{}"
-        return cls(feature_site=block.format(0, "query"), modulation_site=block.format(2, "out"))
-
-    @classmethod
-    def for_model(cls, model: Denoiser) -> Self:
-        """The settings to start from with a model."""
-        makers = {
-            "playground": cls.playground,
-            "stable-diffusion": cls.closest_to_paper,
-            "stable-diffusion-xl": cls.stable_diffusion_xl,
-        }
-        return makers[model.family]()
+        model = as_model(model)
+        if model.family == "playground":
+            return cls.playground()
+        sites = [Site.parse(name) for name in model.sites().index]
+        block = reading_block(sites)
+        if block is None:
+            raise ModelError(
+                f"{model.name} has no upward block with cross-attention, so there is no site to "
+                "start from; give a config with a feature_site and a modulation_site of your own"
+            )
+        first, *more = (
+            site.path
+            for site in sites
+            if site.port == "query"
+            and re.fullmatch(rf"{block}\.attentions\.\d+\.transformer_blocks\.0\.attn2", site.path)
+        )
+        shifted = [first, *more][:3][-1]
+        return cls(feature_site=f"{first}:query", modulation_site=f"{shifted}:out")
 
     def to_json(self) -> str:
         """All settings, for provenance."""

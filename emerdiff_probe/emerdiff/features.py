@@ -122,9 +122,9 @@ def _generate(
     progress: bool,
 ) -> tuple[Tensor, Trajectory | None]:
     """Clean latents of a prompt's picture; with condition "prompt" also its own trajectory."""
-    condition: Condition = model.condition(prompt.text, config.guidance)
-    side = model.image_size
-    run = sample(model, condition, steps=config.steps, seed=prompt.seed, height=side, width=side)
+    condition: Condition = model.condition(prompt, config.guidance)
+    height, width = model.drawn_size(prompt)
+    run = sample(model, condition, steps=config.steps, seed=prompt.seed, height=height, width=width)
     steps = list(tqdm(run, "generating", config.steps, disable=not progress, unit="step"))
     x0 = steps[-1].next_latents
     if config.condition == "empty":
@@ -205,7 +205,8 @@ def low_resolution_masks(
 def described(source: Prompt | Photo) -> str:
     """A source in words, for provenance."""
     if isinstance(source, Prompt):
-        return f"prompt {source.text!r}, seed {source.seed}"
+        further = source.described.removeprefix("prompt")
+        return f"prompt {source.text!r}, seed {source.seed}{further}"
     return f"photo {source.name!r}"
 
 

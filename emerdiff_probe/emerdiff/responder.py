@@ -20,7 +20,7 @@ from emerdiff_probe.emerdiff.features import observe
 from emerdiff_probe.emerdiff.responses import cast, frame, located
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.inputs import Photo, Prompt
-from emerdiff_probe.models import Denoiser
+from emerdiff_probe.models import Model, as_model
 from emerdiff_probe.models.locks import turn
 
 __all__ = ["Responder"]
@@ -33,7 +33,7 @@ class Responder:
     location comes before `fill`.
 
     Args:
-        model: From `emerdiff_probe.load`.
+        model: From `emerdiff_probe.load`, or a diffusers pipeline.
         source: A photograph, or a prompt, whose picture is generated first.
         engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`.
         config: Settings; by default those chosen for the model.
@@ -50,12 +50,13 @@ class Responder:
 
     def __init__(
         self,
-        model: Denoiser,
+        model: Model,
         source: Prompt | Photo,
         *,
         engine: str = "shared",
         config: EmerDiffConfig | None = None,
     ) -> None:
+        model = as_model(model)
         self._config = config or EmerDiffConfig.for_model(model)
         if self._config.space != "picture":
             raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")

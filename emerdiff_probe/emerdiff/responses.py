@@ -27,7 +27,7 @@ from emerdiff_probe.emerdiff.features import (
 )
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteError
 from emerdiff_probe.inputs import Photo, Prompt
-from emerdiff_probe.models import Denoiser
+from emerdiff_probe.models import Denoiser, Model, as_model
 from emerdiff_probe.store import ResponseStore, open_responses
 
 __all__ = ["Dtype", "cast", "frame", "identity", "located", "respond"]
@@ -39,7 +39,7 @@ _GROUP: Final = 64
 
 
 def respond(
-    model: Denoiser,
+    model: Model,
     source: Prompt | Photo,
     to: Literal["locations"] | int | ArrayLike = "locations",
     *,
@@ -55,7 +55,7 @@ def respond(
     al. 2024, section 3.2), signed and in RGB: responses can be added, their norms cannot.
 
     Args:
-        model: From `emerdiff_probe.load`.
+        model: From `emerdiff_probe.load`, or a diffusers pipeline.
         source: A photograph, or a prompt, whose picture is generated first.
         to: "locations", every latent location of the modulated site by itself; or masks, as
             `emerdiff_probe.segment` takes them: how many, or an array.
@@ -81,6 +81,7 @@ def respond(
         SiteError: Masks and the modulated site lie on different grids.
         StoreError: The folder is something else, or the disk has too little room.
     """
+    model = as_model(model)
     config = config or EmerDiffConfig.for_model(model)
     modulate = engine_named(engine)
     if config.space != "picture":

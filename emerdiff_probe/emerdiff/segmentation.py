@@ -23,14 +23,14 @@ from emerdiff_probe.emerdiff.features import (
 )
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.inputs import Photo, Prompt
-from emerdiff_probe.models import Denoiser
+from emerdiff_probe.models import Denoiser, Model, as_model
 from emerdiff_probe.segments import assign, balanced, embeddings, smooth
 
 __all__ = ["assigned", "segment"]
 
 
 def segment(
-    model: Denoiser,
+    model: Model,
     source: Prompt | Photo,
     *,
     masks: int | ArrayLike = 20,
@@ -44,7 +44,7 @@ def segment(
     two images; every pixel goes to the mask that moves it most (Namekata et al. 2024, section 3).
 
     Args:
-        model: From `emerdiff_probe.load`.
+        model: From `emerdiff_probe.load`, or a diffusers pipeline.
         source: A photograph, or a prompt, whose picture is generated first.
         masks: Number of low-resolution masks (the paper: 10 to 40), or masks of your own: integer
             labels (h, w) from 0 up, or a stack (mask, h, w) of weights in [0, 1], at the size of
@@ -66,6 +66,7 @@ def segment(
         ConfigError: Settings that do not go together, or no such engine.
         SiteError: The model has no such site.
     """
+    model = as_model(model)
     modulate = engine_named(engine)
     config = config or EmerDiffConfig.for_model(model)
     observation = observe(model, source, config, progress=progress)

@@ -24,14 +24,14 @@ from emerdiff_probe.emerdiff.features import observe
 from emerdiff_probe.emerdiff.shared import Watched, branches, watch
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.inputs import Photo, Prompt
-from emerdiff_probe.models import Denoiser
+from emerdiff_probe.models import Denoiser, Model, as_model
 from emerdiff_probe.runs import Trajectory
 
 __all__ = ["gradients", "sensitivity"]
 
 
 def sensitivity(
-    model: Denoiser,
+    model: Model,
     source: Prompt | Photo,
     targets: ArrayLike | Sequence[tuple[float, float]],
     *,
@@ -45,7 +45,7 @@ def sensitivity(
     response, as `emerdiff_probe.respond` would find it.
 
     Args:
-        model: From `emerdiff_probe.load`.
+        model: From `emerdiff_probe.load`, or a diffusers pipeline.
         source: A photograph, or a prompt, whose picture is generated first.
         targets: Weights, shape (target, rgb, y, x) at the size of the picture as the model sees it;
             or pixels, a list of (y, x) positions, each of which stands for the mean of its three
@@ -60,6 +60,7 @@ def sensitivity(
         InputError: The targets do not fit the picture.
         ConfigError: Settings without injection, or with another fault.
     """
+    model = as_model(model)
     config = config or EmerDiffConfig.for_model(model)
     observation = observe(model, source, config, progress=progress)
     height, width = observation.pixels.shape[:2]

@@ -26,7 +26,7 @@ from emerdiff_probe.emerdiff.responses import identity
 from emerdiff_probe.emerdiff.segmentation import segment
 from emerdiff_probe.errors import CaptureError, ConfigError
 from emerdiff_probe.inputs import Photo, Prompt
-from emerdiff_probe.models import Denoiser
+from emerdiff_probe.models import Denoiser, Model, as_model
 from emerdiff_probe.segments import assign, balanced
 from emerdiff_probe.store import ResponseStore, open_responses
 
@@ -34,7 +34,7 @@ __all__ = ["sweep"]
 
 
 def sweep(
-    model: Denoiser,
+    model: Model,
     source: Prompt | Photo,
     over: Mapping[str, Sequence[Any]],
     *,
@@ -47,7 +47,7 @@ def sweep(
     """Segments a picture under every combination of settings, from the same masks.
 
     Args:
-        model: From `emerdiff_probe.load`.
+        model: From `emerdiff_probe.load`, or a diffusers pipeline.
         source: A photograph, or a prompt, whose picture is generated first.
         over: Values by setting, as ``{"strength": [5, 10, 20], "modulation_timestep": [281]}``.
         masks: As `emerdiff_probe.segment` takes them; clustered once, with ``config`` as it is.
@@ -68,6 +68,7 @@ def sweep(
             was begun with.
         CaptureError: Difference maps that float16 cannot hold.
     """
+    model = as_model(model)
     config = config or EmerDiffConfig.for_model(model)
     names = list(over)
     # As the settings have them: numbers of NumPy are Python's own there.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import ModelError
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.models.catalogue import unwrapped
-from emerdiff_probe.models.text import token_texts
+from emerdiff_probe.models.text import as_read, token_texts
 
 __all__ = ["HALVES", "Caller", "OwnLoop", "PipelineCall", "Prediction", "Target"]
 
@@ -135,7 +135,8 @@ class Prediction:
     def key(self) -> object:
         """What the predictions are conditioned on."""
         condition = self.condition
-        return condition.prompt, condition.guidance, len(condition.embeddings)
+        texts = condition.prompt, condition.described
+        return texts, condition.guidance, len(condition.embeddings)
 
     def guidance(self, latents: Tensor) -> tuple[str, ...]:
         """Both halves where the condition has them."""
@@ -146,13 +147,13 @@ class Prediction:
         return (self.condition.prompt if self._is_one else "",) * samples
 
     def tokens(self, samples: int, length: int, guided: bool) -> NDArray[np.str_] | None:
-        """The condition's, beside those of the empty prompt where there is guidance."""
+        """The condition's, beside those of the negative prompt where there is guidance."""
         texts = self.condition.tokens
         if not self._is_one or len(texts) != length:
             return None
         if not guided:
             return np.array([texts] * samples)
-        return np.array([[self.model.condition("").tokens, texts]] * samples)
+        return np.array([[self.condition.unconditional_tokens, texts]] * samples)
 
     @property
     def _is_one(self) -> bool:
@@ -232,9 +233,7 @@ class PipelineCall:
         return texts.swapaxes(0, 1) if guided else texts[0]
 
     def _read(self, tokenizer: Any, text: str) -> tuple[str, ...]:
-        # Pieces of a textual inversion are several tokens of one name.
-        convert = getattr(self.pipeline, "maybe_convert_prompt", None)
-        return token_texts(tokenizer, convert(text, tokenizer) if convert else text)[0]
+        return token_texts(tokenizer, as_read(self.pipeline, tokenizer, text))[0]
 
 
 def _spread(given: Any, samples: int) -> tuple[str, ...] | None:

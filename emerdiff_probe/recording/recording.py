@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from emerdiff_probe import checks, schema
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.inputs import Prompt
-from emerdiff_probe.models import Condition, Denoiser
+from emerdiff_probe.models import Condition, Denoiser, Model, as_model
 from emerdiff_probe.recording.callers import HALVES
 from emerdiff_probe.recording.casting import (
     Sites,
@@ -60,7 +60,7 @@ __all__ = ["record"]
 
 
 def record(
-    model: Denoiser,
+    model: Model,
     source: Source | Sequence[Source],
     sites: Sites = "blocks",
     *,
@@ -82,7 +82,7 @@ def record(
     way back, with the empty prompt.
 
     Args:
-        model: From `emerdiff_probe.load`.
+        model: From `emerdiff_probe.load`, or a diffusers pipeline.
         source: A prompt, a photograph or latents, or several of one of the three kinds. Those that
             are not prompts must come out at one size.
         sites: A pattern as `model.sites` reads it, or several, or a table that it gave. "blocks"
@@ -115,6 +115,7 @@ def record(
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
         StoreError: The store is something else, or the disk has too little room.
     """
+    model = as_model(model)
     kind = torch_dtype(dtype)
     steps = checks.integer("steps", steps, 1)
     settings = _Settings(
@@ -180,8 +181,9 @@ def _plan(
     texts = [each.condition.tokens for each in found]
     guided = found[0].condition.halves == 2
     if guided:
-        empty = model.condition("").tokens
-        tokens = np.array([[empty, each] for each in texts])
+        tokens = np.array(
+            [[each.condition.unconditional_tokens, each.condition.tokens] for each in found]
+        )
     else:
         tokens = np.array(texts)
     height, width = found[0].size

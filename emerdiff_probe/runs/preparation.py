@@ -108,10 +108,9 @@ def subjects(model: Denoiser, source: Source | Sequence[Source], guidance: float
 
 def _subject(model: Denoiser, source: Source, guidance: float) -> Subject:
     if isinstance(source, Prompt):
-        side = model.image_size
-        about = {"prompt": source.text, "seed": int(source.seed), "source": "prompt"}
-        condition = model.condition(source.text, guidance)
-        return Subject(source, None, (side, side), condition, about)
+        about = {"prompt": source.text, "seed": int(source.seed), "source": source.described}
+        condition = model.condition(source, guidance)
+        return Subject(source, None, model.drawn_size(source), condition, about)
     if isinstance(source, Latents):
         return _latent_subject(model, source)
     picture = source.rgb()

@@ -147,6 +147,6 @@ def described(run: xr.DataTree, sample: int = 0) -> tuple[str, str]:
         name: root[name].isel({SAMPLE: sample}).values.item()
         for name in ("source", "prompt", "seed")
     }
-    if about["source"] != "prompt":
+    if not str(about["source"]).startswith("prompt"):
         return model, str(about["source"])
     return model, f"prompt {about['prompt']!r}, seed {about['seed']}"

@@ -9,7 +9,7 @@ import xarray as xr
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import ConfigError, SiteError
-from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
+from tests.checkpoints import THREE_LEVELS, stable_diffusion, stable_diffusion_xl, tiny_playground
 
 
 def test_every_setting_says_where_it_comes_from():
@@ -98,5 +98,19 @@ def test_settings_follow_the_layout_and_not_the_name():
     assert ep.EmerDiffConfig.for_model(stable) == ep.EmerDiffConfig.closest_to_paper()
     xl = ep.load(stable_diffusion_xl())
     config = ep.EmerDiffConfig.for_model(xl)
-    assert config == ep.EmerDiffConfig.stable_diffusion_xl()
+    block = "up_blocks.0.attentions.{}.transformer_blocks.0.attn2:{}"
+    assert config.feature_site == block.format(0, "query")
+    assert config.modulation_site == block.format(2, "out")
     assert {config.feature_site, config.modulation_site} <= set(xl.sites().index)
+
+
+def test_settings_follow_the_layout_of_small_unets():
+    """Three levels and another size are no playground; blocks of one layer have two attentions."""
+    pipeline = stable_diffusion("v1", layers_per_block=1, **THREE_LEVELS)
+    config = ep.EmerDiffConfig.for_model(pipeline)
+    assert config.strength == ep.EmerDiffConfig.closest_to_paper().strength
+    assert config.feature_site == "up_blocks.1.attentions.0.transformer_blocks.0.attn2:query"
+    assert config.modulation_site == "up_blocks.1.attentions.1.transformer_blocks.0.attn2:out"
+    model = ep.load(pipeline)
+    assert model.family == "stable-diffusion"
+    assert {config.feature_site, config.modulation_site} <= set(model.sites().index)

@@ -22,11 +22,15 @@ def halves(side):
     return torch.stack([left, 1 - left, torch.eye(side)])
 
 
+_BLOCK = "up_blocks.0.attentions.{}.transformer_blocks.0.attn2:{}"
+XL = ep.EmerDiffConfig(
+    feature_site=_BLOCK.format(0, "query"), modulation_site=_BLOCK.format(2, "out")
+)
 CASES = {
     "playground": (tiny_playground, ep.EmerDiffConfig.playground(), 16),
     "v1": (lambda: stable_diffusion("v1"), ep.EmerDiffConfig.closest_to_paper(), 4),
     "v2": (lambda: stable_diffusion("v2"), ep.EmerDiffConfig.closest_to_paper(), 4),
-    "xl": (stable_diffusion_xl, ep.EmerDiffConfig.stable_diffusion_xl(), 4),
+    "xl": (stable_diffusion_xl, XL, 4),
 }
 
 

@@ -91,6 +91,16 @@ def test_sites_by_property(model):
         model.sites("mid_block", kind="cross")
 
 
+def test_the_semantic_sites_are_in_the_block_that_stands_for_the_papers(model):
+    block = "up_blocks.0" if model.family == "stable-diffusion-xl" else "up_blocks.1"
+    table = model.sites("semantic")
+    assert {name.rpartition(".attentions.")[0] for name in table.index} == {block}
+    assert set(table["kind"]) == {"self", "cross"}
+    with ep.probe(model.pipeline, "semantic") as recorder:
+        model.predict(torch.zeros(model.latent_shape(128, 128)), 1, model.condition(""))
+    assert all(ep.site(recorder.tree, name).size for name in table.index)
+
+
 def test_a_skip_is_what_the_downward_half_gave(model):
     table = model.sites(kind="skip")
     skips = list(map(Site.parse, table.index))
