@@ -51,10 +51,10 @@ class Condition:
         """One condition for several samples of equal guidance; its texts are the first's."""
         names = ("embeddings", "unconditional", "pooled", "unconditional_pooled")
         rows = {name: [getattr(each, name) for each in conditions] for name in names}
-        return replace(
-            conditions[0],
-            **{name: None if each[0] is None else torch.cat(each) for name, each in rows.items()},
-        )
+        joined: dict[str, Any] = {
+            name: None if each[0] is None else torch.cat(each) for name, each in rows.items()
+        }
+        return replace(conditions[0], **joined)
 
     @property
     def halves(self) -> int:
