@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
+import torch
 from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -95,6 +96,12 @@ class Caller(Protocol):
     def guidance(self, latents: Tensor) -> tuple[str, ...] | None:
         """Labels of the parts of a call's rows; none where all are samples; None: not known."""
 
+    def alternates_with(self, other: Caller) -> bool:
+        """Whether a call of the other can be a further part of the same step."""
+
+    def unconditional(self, samples: int) -> Tensor | None:
+        """What stands for no prompt, (1 or sample, token, channel); None where it is not known."""
+
     def prompts(self, samples: int) -> tuple[str, ...]:
         """The prompt of each sample, empty where it is not known."""
 
@@ -102,14 +109,37 @@ class Caller(Protocol):
         """Texts of the tokens, (sample[, guidance], token), or None where they are not known."""
 
 
+@dataclass(frozen=True, eq=False)
 class OwnLoop:
-    """Code of the user's own, which tells nothing."""
+    """Code of the user's own, which tells nothing.
 
-    source = "own loop"
-    key = None
+    Attributes:
+        target: Whose UNet it calls.
+    """
+
+    target: Target
+
+    @property
+    def source(self) -> str:
+        """That it is such."""
+        return "own loop"
+
+    @property
+    def key(self) -> None:
+        """All calls belong together."""
 
     def guidance(self, latents: Tensor) -> None:
         """Not known."""
+
+    def alternates_with(self, other: Caller) -> bool:
+        """Whether it is such a loop, too."""
+        return isinstance(other, OwnLoop)
+
+    def unconditional(self, samples: int) -> Tensor | None:
+        """The empty prompt, if there is something to encode it with."""
+        if self.target.denoiser is not None:
+            return self.target.denoiser.condition("").embeddings
+        return _encoded(self.target.pipeline, [""])
 
     def prompts(self, samples: int) -> tuple[str, ...]:
         """Not known."""
@@ -141,6 +171,16 @@ class Prediction:
     def guidance(self, latents: Tensor) -> tuple[str, ...]:
         """Both halves where the condition has them."""
         return HALVES if self.condition.halves == 2 else ()
+
+    def alternates_with(self, other: Caller) -> bool:
+        """Whether one of them is a prediction without a prompt, and the other is not."""
+        if not isinstance(other, Prediction):
+            return False
+        return bool(self.condition.prompt) != bool(other.condition.prompt)
+
+    def unconditional(self, samples: int) -> Tensor:
+        """The empty prompt."""
+        return self.model.condition("").embeddings
 
     def prompts(self, samples: int) -> tuple[str, ...]:
         """The condition's; not known where it joins those of several samples."""
@@ -209,6 +249,17 @@ class PipelineCall:
         same = len(latents) % 2 == 0 and bool((halves[0] == halves[1]).all())
         return HALVES if same else None
 
+    def alternates_with(self, other: Caller) -> bool:
+        """Whether it is the same call of the pipeline."""
+        return other is self
+
+    def unconditional(self, samples: int) -> Tensor | None:
+        """The negative prompts."""
+        if self.embedded:
+            return None
+        negative = _spread(self.negative_prompt or "", samples)
+        return None if negative is None else _encoded(self.pipeline, list(negative))
+
     def _has_other_parts(self) -> bool:
         return bool(getattr(self.pipeline, "do_perturbed_attention_guidance", False)) or hasattr(
             self.pipeline, "image_guidance_scale"
@@ -234,6 +285,22 @@ class PipelineCall:
 
     def _read(self, tokenizer: Any, text: str) -> tuple[str, ...]:
         return token_texts(tokenizer, as_read(self.pipeline, tokenizer, text))[0]
+
+
+def _encoded(pipeline: Any, texts: list[str]) -> Tensor | None:
+    """Texts as a pipeline's UNet reads them, or None where the pipeline cannot say."""
+    if getattr(pipeline, "text_encoder", None) is None:
+        return None
+    try:
+        with torch.no_grad():
+            return pipeline.encode_prompt(
+                prompt=texts,
+                device=pipeline._execution_device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )[0]
+    except Exception:  # every pipeline has arguments and errors of its own
+        return None
 
 
 def _spread(given: Any, samples: int) -> tuple[str, ...] | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from emerdiff_probe.errors import CaptureError, ConfigError
+from emerdiff_probe.errors import CaptureError, ConfigError, StoreError
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.models.locks import around
+from emerdiff_probe.paths import is_free
 from emerdiff_probe.recording.buffers import Form, Run
 from emerdiff_probe.recording.callers import Caller, OwnLoop, PipelineCall, Prediction, Target
 from emerdiff_probe.recording.casting import (
@@ -29,10 +33,18 @@ from emerdiff_probe.recording.casting import (
     pattern_of,
     torch_dtype,
 )
-from emerdiff_probe.recording.reducer_chains import Reducers, as_tuple, described, reductions
+from emerdiff_probe.recording.reducer_chains import (
+    Reducers,
+    Reduction,
+    as_tuple,
+    described,
+    reductions,
+)
 from emerdiff_probe.recording.reducers import Reducer, project
+from emerdiff_probe.recording.steps import Call, Step, step_of
+from emerdiff_probe.schema import BATCH
 from emerdiff_probe.sites import Site
-from emerdiff_probe.store import LATENTS, leaf_path
+from emerdiff_probe.store import LATENTS, Growing, leaf_path, local_folder, size_text
 from emerdiff_probe.taps import Capture, capture, restored_after_errors, watched
 
 __all__ = ["Recorder", "probe"]
@@ -48,6 +60,8 @@ def probe(
     *,
     dtype: ValueType = "float16",
     reduce: Reducers = (),
+    store: str | os.PathLike[str] | None = None,
+    max_bytes: int | None = None,
 ) -> Iterator[Recorder]:
     """Records what happens at sites while the block runs a model in its own way.
 
@@ -67,17 +81,23 @@ def probe(
         dtype: What values are cast to.
         reduce: As `emerdiff_probe.record` takes it, but for principal components, which need a
             first pass.
+        store: A folder to write to, a run at a time, so that memory stays the same however long it
+            is. It gets its name when its run has ended. Further runs get a number: ``run.zarr``,
+            ``run-2.zarr``. Without it all is kept in memory.
+        max_bytes: Most that all runs together may take, in memory or on disk.
 
     Yields:
-        A `Recorder`. All it holds is in memory.
+        A `Recorder`.
 
     Raises:
         ModelError: The model has no such UNet, or is fused, step-cached or checkpointing; says what
             to call first.
         SiteError: The UNet has no such site.
-        ConfigError: A reducer that cannot be used.
-        CaptureError: A site did not fire once in a call, or its values do not fit the dtype. It
-            comes out of the call itself.
+        ConfigError: A reducer that cannot be used, or no room at all.
+        StoreError: The store is there already, somebody writes to it, or the disk is full.
+        CaptureError: A site did not fire once in a call, its values do not fit the dtype, or there
+            are more than ``max_bytes``. It comes out of the call itself, and what was recorded
+            before stays.
     """
     target, kind, reducers = Target.of(model), torch_dtype(dtype), as_tuple(reduce)
     if any(isinstance(each, project) and each.kind == "pca" for each in reducers):
@@ -85,13 +105,19 @@ def probe(
             "principal components need a first pass over the run, and a probe sees it once; choose "
             "project(kind='random'), or ep.record()"
         )
+    if max_bytes is not None and max_bytes < 1:
+        raise ConfigError(f"max_bytes is {max_bytes}; choose 1 or more, or leave it out")
+    path = None if store is None else local_folder(store)
+    if path is not None and not is_free(path):
+        raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
     unet: Any = unwrapped(target.unet)
     side = unet.config.sample_size or 64
     latents = (1, unet.config.in_channels, *((side, side) if isinstance(side, int) else side))
     table = chosen(catalogue(unet, latents, _TOKENS), pattern_of(sites))
     with ExitStack() as stack:
         taps = stack.enter_context(capture(unet, map(Site.parse, table.index)))
-        recorder = Recorder(target, taps, tuple(table.index), kind, reducers)
+        recorder = Recorder(target, taps, tuple(table.index), kind, reducers, path, max_bytes)
+        stack.callback(recorder._close)
         stack.enter_context(watched(unet, recorder._before, recorder._after))
         stack.enter_context(restored_after_errors(target.pipeline))
         if target.pipeline is not None:
@@ -114,8 +140,10 @@ class Recorder:
 
     - Rows are labelled ``sample`` and ``guidance`` where the pipeline says what they are while it
       runs (``do_classifier_free_guidance``), or the model. Elsewhere, as in a loop of your own over
-      the bare UNet, they have dim ``batch``, in the order of the call. Of guidance by two calls
-      each is a step of its own, so that timesteps repeat.
+      the bare UNet, they have dim ``batch``, in the order of the call.
+    - Calls that differ in their text alone, with the same latents at the same timestep, are the
+      parts of one step's guidance. They are "uncond" and "cond" where one of the texts is known to
+      be that of no prompt, or of the negative one; else "call 1", "call 2".
     - Timesteps are in the order of the calls, and may repeat: some schedulers visit one twice. Take
       those by position, with ``.isel(timestep=...)``.
     - "latents" are what the UNet was given, which some schedulers scale.
@@ -130,17 +158,26 @@ class Recorder:
         sites: tuple[str, ...],
         dtype: torch.dtype,
         reducers: tuple[Reducer, ...],
+        path: Path | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         self._target = target
         self._taps = taps
         self._sites = sites
         self._dtype = dtype
         self._reducers = reducers
+        self._path = path
+        self._max_bytes = max_bytes
         self._caller: Caller | None = None
-        self._calls = 0  # of the caller
+        self._steps = 0  # of the caller
+        self._calls: list[Call] = []  # of the step under way
         self._open: Run | None = None
         self._runs: list[Run] = []
-        self._given: tuple[Tensor, float, int]  # latents, timestep and tokens of the call under way
+        self._given: tuple[
+            Tensor, float, Tensor
+        ]  # latents, timestep and text of the call under way
+        self._layouts: dict[tuple[object, ...], _Layout] = {}
+        self._unconditional: dict[tuple[object, ...], Tensor | None] = {}
 
     @property
     def tree(self) -> xr.DataTree:
@@ -149,6 +186,7 @@ class Recorder:
         Raises:
             CaptureError: There was none, or there were several: see `runs`.
         """
+        self._take_step()
         if len(self._runs) != 1:
             raise CaptureError(
                 "nothing was recorded: the UNet was not called within the block"
@@ -160,17 +198,13 @@ class Recorder:
     @property
     def runs(self) -> list[xr.DataTree]:
         """All runs, in order."""
-        config = {
-            "sites": list(self._sites),
-            "dtype": str(self._dtype).removeprefix("torch."),
-            **described(self._reducers),
-        }
-        return [run.tree(self._target, config) for run in self._runs]
+        self._take_step()
+        return [run.tree() for run in self._runs]
 
     def __repr__(self) -> str:
         rows = [
-            f"{run.form.samples} "
-            f"{'rows' if run.form.guidance is None else 'samples'} at {len(run.steps)} steps"
+            f"{run.form.samples} {'rows' if run.form.rows == BATCH else 'samples'} "
+            f"at {len(run.steps)} steps"
             for run in self._runs
         ]
         return f"Recorder({len(self._sites)} sites; {'; '.join(rows) or 'no runs'})"
@@ -196,6 +230,7 @@ class Recorder:
             with self._called_by(PipelineCall.of(pipeline, given.arguments)):
                 try:
                     result = original(pipeline, *arguments, **named)
+                    self._take_step()
                     self._keep_image(result)
                 finally:
                     self._close()
@@ -215,7 +250,11 @@ class Recorder:
         return watched
 
     def _close(self) -> None:
-        self._open, self._calls = None, 0
+        """Ends the run."""
+        self._take_step()
+        run, self._open, self._steps = self._open, None, 0
+        if run is not None:
+            run.close()
 
     def _before(self, unet: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Notes what a UNet call is given."""
@@ -231,51 +270,120 @@ class Recorder:
         self._given = (
             given["sample"].detach(),
             timestep.item(),
-            given["encoder_hidden_states"].shape[1],
+            given["encoder_hidden_states"].detach(),
         )
 
     def _after(self, unet: nn.Module, _arguments: Any, _named: Any, _output: Any) -> None:
         """Takes what a UNet call gave."""
-        latents, timestep, tokens = self._given
-        caller = self._caller or OwnLoop()
+        latents, timestep, text = self._given
+        caller = self._caller or OwnLoop(self._target)
         guidance = caller.guidance(latents)
         parts = len(guidance) if guidance else 1
-        shape = tuple(latents.shape[1:])
-        form = Form(caller.key, len(latents) // parts, guidance, shape, tokens)
-        run = self._open
-        if run is None or run.form != form:
-            run = self._begun(unet, caller, form)
+        layout = self._layout(unet, tuple(latents.shape[1:]), text.shape[1])
         tensors = self._taps.take()
-        given = rearrange(latents[: form.samples], "n c y x -> n y x c").float()
+        given = rearrange(latents[: len(latents) // parts], "n c y x -> n y x c").float()
         # A copy: a loop of one's own may go on in the same memory.
         values: dict[str, NDArray[Any]] = {LATENTS: given.cpu().numpy().copy()}
-        for site, shape in run.shapes.items():
-            tensor = run.reduced[site](laid_out(tensors.pop(site), site, shape))
+        for site, shape in layout.shapes.items():
+            tensor = layout.reduced[site](laid_out(tensors.pop(site), site, shape))
             if guidance:
                 tensor = rearrange(tensor, "(half n) ... -> n half ...", half=parts)
             values[leaf_path(site)] = as_array(tensor, self._dtype, site)
-        if run is not self._open:
-            self._open = run
-            self._runs.append(run)
-        run.add(timestep, self._calls, values)
-        self._calls += 1
+        call = Call(caller, guidance, timestep, text if guidance else text.clone(), values)
+        if self._calls and not call.continues(self._calls):
+            self._take_step()
+        self._check_room(call)
+        self._calls.append(call)
 
-    def _begun(self, unet: nn.Module, caller: Caller, form: Form) -> Run:
-        table = catalogue(unet, (1, *form.latents), form.tokens).loc[list(self._sites)]
-        shapes = {Site.parse(name): shape for name, shape in table["shape"].items()}
-        height, width = (side * self._target.factor for side in form.latents[1:])
-        return Run.begun(form, caller, shapes, reductions(table, (height, width), self._reducers))
+    def _take_step(self) -> None:
+        """Has the calls of a step recorded, of which there will be no more."""
+        calls, self._calls = self._calls, []
+        if not calls:
+            return
+        step = step_of(calls, self._is_unconditional)
+        rows, *places = step.values[LATENTS].shape
+        latents = (places[-1], *places[:-1])
+        form = Form(step.caller.key, step.rows, rows, step.guidance, latents, step.tokens)
+        run = self._open
+        if run is None or run.form != form:
+            if run is not None:
+                run.close()
+            run = self._open = self._begun(step, form)
+        run.add(step.timestep, self._steps, step.values)
+        self._steps += 1
+
+    def _is_unconditional(self, call: Call) -> bool:
+        """Whether the text of a call is known to be what stands for no prompt."""
+        if not call.text.any():  # as Stable Diffusion XL has it
+            return True
+        asked = (type(call.caller), call.caller.key, len(call.text))
+        if asked not in self._unconditional:
+            self._unconditional[asked] = call.caller.unconditional(len(call.text))
+        known = self._unconditional[asked]
+        if known is None or known.shape[1:] != call.text.shape[1:]:
+            return False
+        # Encoded once more, perhaps in a batch of another size, which rounds in another way.
+        known = known.to(call.text).expand_as(call.text)
+        return torch.allclose(call.text, known, rtol=1e-2, atol=1e-2)
+
+    def _check_room(self, call: Call) -> None:
+        held = sum(run.nbytes for run in self._runs) + sum(each.nbytes for each in self._calls)
+        if self._max_bytes is not None and held + call.nbytes > self._max_bytes:
+            raise CaptureError(
+                f"{size_text(held)} are recorded, this call takes {size_text(call.nbytes)} more, "
+                f"and max_bytes is {self._max_bytes} ({size_text(self._max_bytes)}); record fewer "
+                "sites, use reduce=, or allow more"
+            )
+
+    def _begun(self, step: Step, form: Form) -> Run:
+        config = {
+            "sites": list(self._sites),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            **described(self._reducers),
+        }
+        file = None
+        if self._path is not None:
+            number = f"-{len(self._runs) + 1}" if self._runs else ""
+            file = Growing(self._path.with_stem(f"{self._path.stem}{number}"))
+        reduced = self._layouts[form.latents, form.tokens].reduced
+        run = Run.begun(form, step.caller, self._target, config, reduced, file)
+        self._runs.append(run)
+        return run
+
+    def _layout(self, unet: nn.Module, latents: tuple[int, ...], tokens: int) -> _Layout:
+        """How sites are laid out in a call with latents (channel, y, x) and so many tokens."""
+        if (latents, tokens) not in self._layouts:
+            table = catalogue(unet, (1, *latents), tokens).loc[list(self._sites)]
+            shapes = {Site.parse(name): shape for name, shape in table["shape"].items()}
+            height, width = (side * self._target.factor for side in latents[1:])
+            reduced = reductions(table, (height, width), self._reducers)
+            self._layouts[latents, tokens] = _Layout(shapes, reduced)
+        return self._layouts[latents, tokens]
 
     def _keep_image(self, result: Any) -> None:
         """Keeps the pictures that a pipeline gave."""
-        if self._open is None or self._open.form.guidance is None:
-            return
         images = getattr(result, "images", result[0] if isinstance(result, tuple) else None)
         if isinstance(images, list) and all(isinstance(each, Image.Image) for each in images):
             pictures = np.stack([np.asarray(each.convert("RGB")) for each in images])
+        elif isinstance(images, Tensor) and images.ndim == 4:
+            pictures = _in_bytes(rearrange(images.float(), "n rgb y x -> n y x rgb").cpu().numpy())
         elif isinstance(images, np.ndarray) and images.ndim == 4:
-            pictures = np.rint(images * 255).astype(np.uint8)
+            pictures = _in_bytes(images)
         else:
             return
-        if pictures.shape[:-1] == (self._open.form.samples, *self._open.size(self._target)):
-            self._open.end(pictures)
+        # Others are latents, or pictures of nobody knows which rows.
+        run = self._open
+        if run is not None and pictures.shape == (run.form.samples, *run.size(), 3):
+            run.end(pictures)
+
+
+def _in_bytes(pictures: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.rint(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """How sites are laid out in the calls of one size, and what is done to their values."""
+
+    shapes: Mapping[Site, tuple[int, ...]]
+    reduced: Mapping[Site, Reduction]

@@ -6,7 +6,8 @@ one array, ``value``: the tensor of a site over all of them. Nothing here needs 
 
 from emerdiff_probe.store.address import Address, local_folder
 from emerdiff_probe.store.copies import Layout, pack, rechunk
-from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, leaf_path, size_text
+from emerdiff_probe.store.growing import Growing
+from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, block_length, leaf_path, size_text
 from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
 from emerdiff_probe.store.responses import ResponseStore, open_responses
 from emerdiff_probe.store.summary import Info, info
@@ -14,6 +15,7 @@ from emerdiff_probe.store.writing import Memory, Sink, Streamed
 
 __all__ = [
     "Address",
+    "Growing",
     "IMAGE",
     "Info",
     "LATENTS",
@@ -25,6 +27,7 @@ __all__ = [
     "Sink",
     "Streamed",
     "at",
+    "block_length",
     "gather",
     "info",
     "leaf_path",

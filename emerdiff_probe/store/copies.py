@@ -16,7 +16,7 @@ import zarr
 
 from emerdiff_probe.errors import ConfigError, StoreError
 from emerdiff_probe.paths import local, made_at_once
-from emerdiff_probe.schema import SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.schema import TIMESTEP, X, Y
 from emerdiff_probe.store.address import Address, local_folder, opened
 from emerdiff_probe.store.making import new_array
 from emerdiff_probe.store.plan import LATENTS, block_length
@@ -79,8 +79,8 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
             )
             for dim, labels in leaf.coords.items():
                 _write_labels(group, str(dim), labels)
-            for sample in range(values.sizes[SAMPLE]):
-                array[sample] = values.isel({SAMPLE: sample}).values
+            for row in range(values.shape[0]):
+                array[row] = values[row].values
         zarr.consolidate_metadata(making)
     return new
 
@@ -96,11 +96,12 @@ def _step_bytes(values: xr.DataArray) -> int:
     """Bytes of one sample at one timestep."""
     if TIMESTEP not in values.dims:
         return 0
-    return values.nbytes // (values.sizes[SAMPLE] * values.sizes[TIMESTEP])
+    return values.nbytes // (values.shape[0] * values.sizes[TIMESTEP])
 
 
 def _chunks(values: xr.DataArray, layout: Layout, block: int) -> tuple[int, ...]:
-    sizes = {str(dim): size for dim, size in values.sizes.items()} | {SAMPLE: 1}
+    rows = str(values.dims[0])  # samples, or a batch
+    sizes = {str(dim): size for dim, size in values.sizes.items()} | {rows: 1}
     if layout == "steps" and TIMESTEP in sizes:
         sizes[TIMESTEP] = block
     if layout == "points" and {TIMESTEP, Y, X} <= sizes.keys():

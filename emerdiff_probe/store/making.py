@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from emerdiff_probe.store.plan import LATENTS, Plan, size_text
 from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
 
-__all__ = ["make_recording", "new_array"]
+__all__ = ["lay_out", "make_recording", "new_array"]
 
 _METADATA = "zarr.json"
 
@@ -44,18 +45,33 @@ def make_recording(path: Path, plan: Plan) -> None:
             "another disk"
         )
     with made_at_once(path) as making:
-        portable(plan.root()).to_zarr(making, zarr_format=3, consolidated=False)
-        maker = _Maker(making)
-        for leaf in plan.leaves:
-            value = (plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
-            maker.array(f"{leaf.path}/value", *value)
-            for dim, places in plan.coords(leaf).items():
-                maker.coordinate(f"{leaf.path}/{dim}", dim, places)
+        lay_out(making, plan, resumable=True)
+
+
+def lay_out(folder: Path, plan: Plan, *, resumable: bool) -> None:
+    """Makes the arrays and labels of a recording in a folder, which may have their chunks already.
+
+    Args:
+        folder: The folder.
+        plan: What it holds.
+        resumable: Makes the array of commits, too.
+    """
+    with warnings.catch_warnings():
+        # Of chunks whose arrays are yet to be made.
+        warnings.filterwarnings("ignore", "Object at .* is not recognized")
+        portable(plan.root()).to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
+    maker = _Maker(folder)
+    for leaf in plan.leaves:
+        value = (plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
+        maker.array(f"{leaf.path}/value", *value)
+        for dim, places in plan.coords(leaf).items():
+            maker.coordinate(f"{leaf.path}/{dim}", dim, places)
+    if resumable:
         latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
         shape = (len(plan.samples), len(plan.blocks), *latents.shape)
         dims, chunks = (SAMPLE, "block", *latents.dims), (1, 1, *latents.shape)
         maker.array(f"{RESTART}/value", dims, shape, chunks, "float32")
-        maker.consolidate()
+    maker.consolidate()
 
 
 class _Maker:
@@ -84,7 +100,7 @@ class _Maker:
             return
         grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
         own = {"shape": shape, "chunk_grid": grid, "dimension_names": dims}
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         (place / _METADATA).write_text(json.dumps(self._forms[dtype] | own))
 
     def coordinate(self, path: str, dim: str, values: NDArray[Any]) -> None:
@@ -98,9 +114,9 @@ class _Maker:
             write_chunk(self._folder / path, (0,), values, values.shape)
 
     def _make_groups(self, folder: Path) -> None:
-        if not folder.exists():
+        if not (folder / _METADATA).exists():
             self._make_groups(folder.parent)
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             (folder / _METADATA).write_text(self._group)
 
     def consolidate(self) -> None:

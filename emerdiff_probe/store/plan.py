@@ -104,6 +104,11 @@ class Plan:
         """One sample, a block of timesteps, all the rest."""
         return (*self.leading(leaf, 1, self.block), *leaf.shape)
 
+    def chunk_index(self, leaf: Leaf, sample: int, block: int) -> tuple[int, ...]:
+        """Index of the chunk that has a block of timesteps of a sample."""
+        guided = leaf.guided and bool(self.guidance)
+        return (sample, *[0] * guided, *[block] * leaf.timed, *[0] * len(leaf.shape))
+
     def leading(self, leaf: Leaf, samples: int, timesteps: int) -> tuple[int, ...]:
         """Sizes of a leaf's dims before those of its site, for so many samples and timesteps."""
         guided = leaf.guided and bool(self.guidance)

@@ -103,11 +103,6 @@ def _region(plan: Plan, leaf: Leaf, samples: slice, block: int) -> tuple[slice, 
     return (samples, *halves, plan.blocks[block])
 
 
-def _chunk_index(plan: Plan, leaf: Leaf, sample: int, block: int) -> tuple[int, ...]:
-    halves = [0] * (leaf.guided and bool(plan.guidance))
-    return (sample, *halves, block, *[0] * len(leaf.shape))
-
-
 class Streamed:
     """A recording in a folder, written by a thread of its own while the model runs.
 
@@ -215,7 +210,7 @@ class Streamed:
             for leaf in leaves:
                 self._write(
                     leaf.path,
-                    _chunk_index(self.plan, leaf, sample, block),
+                    self.plan.chunk_index(leaf, sample, block),
                     values[leaf.path][row : row + 1],
                     self.plan.chunks(leaf),
                 )

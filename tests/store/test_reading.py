@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 import zipfile
 
 import fsspec
@@ -109,6 +110,16 @@ def test_it_is_read_while_it_is_written(tmp_path, monkeypatch):
     plan, path = small_plan(timesteps=12), tmp_path / "run.zarr"
     expected = ep.site(filled(Memory(plan)).tree(), "mid_block").values
     sink, seen, failures = Streamed(path, plan), [], []
+    write = sink.write
+
+    def followed(*block):
+        """Writes a block, and waits until somebody has looked since."""
+        write(*block)
+        before = len(seen)
+        while reader.is_alive() and len(seen) < before + 2:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(sink, "write", followed)
 
     def read():
         try:
