@@ -193,7 +193,8 @@ class Prediction:
             return None
         if not guided:
             return np.array([texts] * samples)
-        return np.array([[self.condition.unconditional_tokens, texts]] * samples)
+        empty = self.condition.unconditional_tokens or self.model.condition("").tokens
+        return np.array([[empty, texts]] * samples)
 
     @property
     def _is_one(self) -> bool:
