@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError, closest
+from emerdiff_probe.models.caches import refuse_caching
 from emerdiff_probe.models.catalogue import unwrapped
 from emerdiff_probe.models.locks import around, eagerly, of_this_thread, turn
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
@@ -180,7 +181,7 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
     Raises:
         SiteError: A site does not exist; nothing is installed then.
     """
-    _refuse_caching(unet)
+    refuse_caching(unet)
     modules = modules_at(unet, edits)
     with _tapping(unet) as stack:
         for site, edit in edits.items():
@@ -272,19 +273,6 @@ def _skip_hook(edit: Edit, index: int) -> Callable[[nn.Module, Any, Any], Any]:
         return inputs, {**named, "res_hidden_states_tuple": tuple(skips)}
 
     return hook
-
-
-def _refuse_caching(unet: nn.Module) -> None:
-    if getattr(unet, "is_cache_enabled", False):
-        raise ModelError(
-            "a step cache is on, so some modules are not called at some steps; "
-            "call disable_cache() on the UNet first"
-        )
-    if unet.training and getattr(unet, "is_gradient_checkpointing", False):
-        raise ModelError(
-            "gradient checkpointing is on, so modules are called twice; "
-            "call disable_gradient_checkpointing() on the UNet, or unet.eval(), first"
-        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 
@@ -52,7 +53,8 @@ def attention(
 
     Raises:
         SiteError: The recording has no queries and keys of such an attention.
-        InputError: No text has the token, which is not of a text; the head or place is not there.
+        InputError: No text has the token, which is not of a text; the head or place is not there;
+            or attention was masked.
     """
     query, key = _recorded(run, name)
     if token is not None and TOKEN not in key.dims:
@@ -130,6 +132,11 @@ def _softmax(
 
 
 def _recorded(run: xr.DataTree, path: str) -> tuple[xr.DataArray, xr.DataArray]:
+    if json.loads(run.attrs.get("config", "{}")).get("masked"):
+        raise InputError(
+            "attention was masked in this recording, and the mask is not in it: its queries and "
+            "keys would give other probabilities than the model's; call the UNet without a mask"
+        )
     sites = set(sites_of(run))
     query, key = Site.parse(f"{path}:query"), Site.parse(f"{path}:key")
     if {query, key} <= sites:

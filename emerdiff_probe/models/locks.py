@@ -19,7 +19,7 @@ from torch import nn
 
 from emerdiff_probe.models.catalogue import unwrapped
 
-__all__ = ["around", "eagerly", "of_this_thread", "turn"]
+__all__ = ["around", "eagerly", "of_this_thread", "original", "turn"]
 
 _LOCKS: Final[WeakKeyDictionary[nn.Module, AbstractContextManager[Any]]] = WeakKeyDictionary()
 
@@ -48,18 +48,20 @@ class _Wrapped:
 
     Attributes:
         wraps: Each with the thread in which it works, the first innermost.
+        own: Whether the object has it itself, in place of its class's.
+        original: It.
     """
 
     def __init__(self, owner: Any, name: str) -> None:
         self.wraps: list[tuple[int, Wrap]] = []
         self._owner = owner
         self._name = name
-        self._own = name in vars(owner)
-        self._original = original = getattr(owner, name)
+        self.own = name in vars(owner)
+        self.original = found = getattr(owner, name)
 
-        @functools.wraps(original)
+        @functools.wraps(found)
         def through(*arguments: Any, **named: Any) -> Any:
-            function = original
+            function = found
             for thread, wrap in tuple(self.wraps):
                 if thread == threading.get_ident():
                     function = wrap(function)
@@ -72,8 +74,8 @@ class _Wrapped:
         """Puts the function back, unless somebody else has put another in its place since."""
         if vars(self._owner).get(self._name) is not self._through:
             return
-        if self._own:
-            setattr(self._owner, self._name, self._original)
+        if self.own:
+            setattr(self._owner, self._name, self.original)
         else:
             delattr(self._owner, self._name)
 
@@ -107,6 +109,14 @@ def around(owner: Any, name: str, wrap: Wrap) -> Iterator[None]:
             if not wrapped.wraps:
                 del _WRAPPED[key]
                 wrapped.restore()
+
+
+def original(owner: Any, name: str) -> Any:
+    """Return the function that an object has in place of its class's, without those of `around`."""
+    wrapped = _WRAPPED.get((id(owner), name))
+    if wrapped is None:
+        return vars(owner).get(name)
+    return wrapped.original if wrapped.own else None
 
 
 _EAGER: Final[list[AbstractContextManager[Any]]] = []

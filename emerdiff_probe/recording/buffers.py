@@ -40,6 +40,7 @@ class Form:
         guidance: Labels of the parts; none without.
         latents: Shape (channel, y, x).
         tokens: Length of a text.
+        masked: Whether attention was kept from some of its keys.
     """
 
     key: object
@@ -48,6 +49,7 @@ class Form:
     guidance: tuple[str, ...]
     latents: tuple[int, ...]
     tokens: int
+    masked: bool
 
 
 @dataclass(eq=False)
@@ -183,7 +185,7 @@ class Run:
             steps=tuple(self.steps),
             tokens=self.texts,
             size=self.size(),
-            config={**self.config, "timesteps": timesteps},
+            config={**self.config, "timesteps": timesteps, "masked": self.form.masked},
             about={"model": self.target.about, "versions": schema.package_versions()},
             row=self.form.rows,
         )

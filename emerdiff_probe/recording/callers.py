@@ -238,14 +238,15 @@ class PipelineCall:
     def guidance(self, latents: Tensor) -> tuple[str, ...] | None:
         """What the pipeline says while it runs.
 
-        Believed of pipelines that say it, and that give both halves the same latents. Those with
-        more than two parts (perturbed attention, guidance by a picture) do not say what they are.
+        Believed of pipelines that say it, and that give both halves, and no others, the same
+        latents. Those with more than two parts (perturbed attention, guidance by a picture) do not
+        say what they are.
         """
         guided = getattr(self.pipeline, "do_classifier_free_guidance", None)
         if guided is None or self._has_other_parts():
             return None
         if not guided:
-            return ()
+            return None if self._contradicts(latents) else ()
         halves = latents.chunk(2)
         same = len(latents) % 2 == 0 and bool((halves[0] == halves[1]).all())
         return HALVES if same else None
@@ -260,6 +261,17 @@ class PipelineCall:
             return None
         negative = _spread(self.negative_prompt or "", samples)
         return None if negative is None else _encoded(self.pipeline, list(negative))
+
+    def _contradicts(self, latents: Tensor) -> bool:
+        """Whether a pipeline that says there is no guidance gives every latent twice.
+
+        That of panoramas does, each view beside itself; those of latent consistency models say so
+        too, and mean it.
+        """
+        scale = getattr(self.pipeline, "guidance_scale", 1)
+        if len(latents) % 2 or not scale > 1:
+            return False
+        return bool((latents[0::2] == latents[1::2]).all())
 
     def _has_other_parts(self) -> bool:
         return bool(getattr(self.pipeline, "do_perturbed_attention_guidance", False)) or hasattr(

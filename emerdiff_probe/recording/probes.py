@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 import xarray as xr
+from diffusers import UNet2DConditionModel
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
@@ -49,6 +50,8 @@ from emerdiff_probe.taps import Capture, capture, restored_after_errors, watched
 
 __all__ = ["Recorder", "probe"]
 
+_INPUTS: Final = tuple(inspect.signature(UNet2DConditionModel.forward).parameters)[1:]
+_MASKS: Final = ("attention_mask", "encoder_attention_mask")
 _TOKENS: Final = 77
 """Of a text, before a call shows how many there are; names of sites do not depend on it."""
 
@@ -173,9 +176,8 @@ class Recorder:
         self._calls: list[Call] = []  # of the step under way
         self._open: Run | None = None
         self._runs: list[Run] = []
-        self._given: tuple[
-            Tensor, float, Tensor
-        ]  # latents, timestep and text of the call under way
+        # Latents, timestep, text and whether there is a mask, of the call under way.
+        self._given: tuple[Tensor, float, Tensor, bool]
         self._layouts: dict[tuple[object, ...], _Layout] = {}
         self._unconditional: dict[tuple[object, ...], Tensor | None] = {}
 
@@ -258,8 +260,7 @@ class Recorder:
 
     def _before(self, unet: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Notes what a UNet call is given."""
-        given = dict(zip(("sample", "timestep", "encoder_hidden_states"), arguments, strict=False))
-        given |= named
+        given = dict(zip(_INPUTS, arguments, strict=False)) | named
         self._taps.clear()
         timestep = torch.as_tensor(given["timestep"]).flatten().unique()
         if len(timestep) != 1:
@@ -271,11 +272,12 @@ class Recorder:
             given["sample"].detach(),
             timestep.item(),
             given["encoder_hidden_states"].detach(),
+            any(given.get(name) is not None for name in _MASKS),
         )
 
     def _after(self, unet: nn.Module, _arguments: Any, _named: Any, _output: Any) -> None:
         """Takes what a UNet call gave."""
-        latents, timestep, text = self._given
+        latents, timestep, text, masked = self._given
         caller = self._caller or OwnLoop(self._target)
         guidance = caller.guidance(latents)
         parts = len(guidance) if guidance else 1
@@ -289,7 +291,8 @@ class Recorder:
             if guidance:
                 tensor = rearrange(tensor, "(half n) ... -> n half ...", half=parts)
             values[leaf_path(site)] = as_array(tensor, self._dtype, site)
-        call = Call(caller, guidance, timestep, text if guidance else text.clone(), values)
+        text = text if guidance else text.clone()
+        call = Call(caller, guidance, timestep, text, masked, values)
         if self._calls and not call.continues(self._calls):
             self._take_step()
         self._check_room(call)
@@ -303,7 +306,9 @@ class Recorder:
         step = step_of(calls, self._is_unconditional)
         rows, *places = step.values[LATENTS].shape
         latents = (places[-1], *places[:-1])
-        form = Form(step.caller.key, step.rows, rows, step.guidance, latents, step.tokens)
+        form = Form(
+            step.caller.key, step.rows, rows, step.guidance, latents, step.tokens, step.masked
+        )
         run = self._open
         if run is None or run.form != form:
             if run is not None:

@@ -32,6 +32,7 @@ class Call:
         guidance: Labels of the parts of its rows; none where all are samples; None: not known.
         timestep: It is at.
         text: Shape (row, token, channel).
+        masked: Whether attention was kept from some of its keys.
         values: Of each leaf, (row[, guidance], ...).
     """
 
@@ -39,6 +40,7 @@ class Call:
     guidance: tuple[str, ...] | None
     timestep: float
     text: Tensor
+    masked: bool
     values: Mapping[str, NDArray[Any]]
 
     @property
@@ -69,6 +71,7 @@ class Step:
         guidance: Labels of the parts; none where there are none.
         timestep: It is at.
         tokens: How long texts are.
+        masked: Whether attention was kept from some of its keys.
         values: Of each leaf, (row[, guidance], ...).
     """
 
@@ -77,6 +80,7 @@ class Step:
     guidance: tuple[str, ...]
     timestep: float
     tokens: int
+    masked: bool
     values: Mapping[str, NDArray[Any]]
 
 
@@ -104,6 +108,7 @@ def step_of(calls: Sequence[Call], is_empty: Callable[[Call], bool]) -> Step:
         guidance or (),
         calls[0].timestep,
         calls[0].text.shape[1],
+        any(call.masked for call in calls),
         calls[0].values if len(calls) == 1 else _side_by_side(calls),
     )
 

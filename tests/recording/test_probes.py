@@ -10,16 +10,19 @@ import torch
 import xarray as xr
 from diffusers import (
     ControlNetModel,
+    DDIMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPAGPipeline,
+    StableDiffusionPanoramaPipeline,
     UNet2DModel,
 )
+from diffusers.hooks import HookRegistry, ModelHook
 
 import emerdiff_probe as ep
-from emerdiff_probe.errors import CaptureError, ConfigError, ModelError, SiteError
+from emerdiff_probe.errors import CaptureError, ConfigError, InputError, ModelError, SiteError
 from emerdiff_probe.sites import Site
 from emerdiff_probe.taps import hooked
 from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
@@ -538,3 +541,74 @@ def test_every_site_of_stable_diffusion_is_recorded(version):
         values = ep.site(recorder.tree, name)
         assert values.dims[3:] == row["dims"]
         assert values.shape[3:] == row["shape"]
+
+
+def test_a_panoramas_halves_are_no_samples(shared):
+    panorama = quiet(
+        StableDiffusionPanoramaPipeline(
+            **shared.components | {"scheduler": DDIMScheduler.from_config(shared.scheduler.config)},
+            requires_safety_checker=False,
+        )
+    )
+    for guidance, first in ((5.0, "batch"), (1.0, "sample")):
+        with ep.probe(panorama, MID) as recorder:
+            draw(panorama, height=256, width=256, guidance_scale=guidance, num_inference_steps=1)
+        assert {ep.site(run, MID).dims[0] for run in recorder.runs} == {first}
+
+
+class Cached:
+    """A step cache as DeepCache is one: a block's forward that gives again what it gave."""
+
+    def __init__(self, block):
+        self.forward, self.kept = block.forward, None
+
+    def cached_forward(self, *arguments, **named):
+        self.kept = self.forward(*arguments, **named) if self.kept is None else self.kept
+        return self.kept
+
+
+def test_replaced_forwards_are_refused_or_spoken_of(pipe):
+    block = pipe.unet.mid_block
+    block.forward = Cached(block).cached_forward
+    with (
+        pytest.raises(ModelError, match=r"forward of mid_block is replaced by .*cached_forward"),
+        ep.probe(pipe, QUERY),
+    ):
+        pass
+    del block.forward
+    plain_forward = block.forward
+    block.forward = lambda *arguments, **named: plain_forward(*arguments, **named)
+    with (
+        pytest.warns(UserWarning, match="forward of mid_block is replaced by .*lambda"),
+        ep.probe(pipe, MID) as recorder,
+    ):
+        draw(pipe)
+    assert recorder.tree.sizes["timestep"] == 3
+    del block.forward
+
+
+@pytest.mark.parametrize("name", ["fbc_block_hook", "taylorseer_cache", "text_kv_cache_block"])
+def test_hooks_of_diffusers_that_cache_are_refused_by_name(pipe, name):
+    registry = HookRegistry.check_if_exists_or_initialize(pipe.unet.up_blocks[0])
+    registry.register_hook(ModelHook(), name)
+    with pytest.raises(ModelError, match=rf"up_blocks\.0 has the hook '{name}'"), ep.probe(pipe):
+        pass
+    registry.remove_hook(name)
+    pipe.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    with ep.probe(pipe, MID) as recorder:
+        draw(pipe, num_inference_steps=1)
+    assert recorder.tree.sizes["timestep"] == 1
+
+
+def test_probabilities_of_masked_attention_are_refused(shared):
+    """Queries and keys alone do not give them: the mask would be ignored."""
+    name = f"{LAYER}.attn2"
+    inputs = torch.zeros(1, 4, 32, 32), 1, torch.randn(1, 7, 24)
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0, 0]])
+    with ep.probe(shared.unet, f"{name}:query, {name}:key") as recorder, torch.no_grad():
+        shared.unet(*inputs)
+        shared.unet(*inputs, encoder_attention_mask=mask)
+    free, masked = recorder.runs
+    np.testing.assert_allclose(ep.attention(free, name).sum("token"), 1, rtol=1e-3)
+    with pytest.raises(InputError, match="attention was masked"):
+        ep.attention(masked, name)
