@@ -126,15 +126,16 @@ def restored_after_errors(model: Any) -> Iterator[None]:
     there if it ends in an error, such as one that a tap raises.
 
     Args:
-        model: A diffusers pipeline; of anything else nothing is watched.
+        model: A diffusers pipeline, or what has one; of anything else nothing is watched.
     """
+    watched_one = getattr(model, "pipeline", model)
 
     def restoring(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def call(pipeline: Any, *arguments: Any, **named: Any) -> Any:
-            if pipeline is not model:
+            if pipeline is not watched_one:
                 return original(pipeline, *arguments, **named)
-            found = {each: each.processor for each in _attentions(model.unet).values()}
+            found = {each: each.processor for each in _attentions(pipeline.unet).values()}
             try:
                 return original(pipeline, *arguments, **named)
             except BaseException:
@@ -145,8 +146,9 @@ def restored_after_errors(model: Any) -> Iterator[None]:
 
         return call
 
-    is_pipeline = isinstance(model, DiffusionPipeline)
-    with around(type(model), "__call__", restoring) if is_pipeline else nullcontext():
+    is_pipeline = isinstance(watched_one, DiffusionPipeline)
+    kind = type(watched_one)
+    with around(kind, "__call__", restoring) if is_pipeline else nullcontext():
         yield
 
 

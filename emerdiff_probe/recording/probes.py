@@ -122,7 +122,7 @@ def probe(
         recorder = Recorder(target, taps, tuple(table.index), kind, reducers, path, max_bytes)
         stack.callback(recorder._close)
         stack.enter_context(watched(unet, recorder._before, recorder._after))
-        stack.enter_context(restored_after_errors(target.pipeline))
+        stack.enter_context(restored_after_errors(model))
         if target.pipeline is not None:
             pipelines = type(target.pipeline)
             stack.enter_context(around(pipelines, "__call__", recorder._watched_call))
