@@ -83,6 +83,7 @@ def evaluate(
         import emerdiff_probe as ep
         from emerdiff_probe import evaluation
         from emerdiff_probe.evaluation.methods import emerdiff_and_baselines
+        from emerdiff_probe.models.identity import identity
 
         chosen = _dataset(dataset, root, split, first_seed, count)
         loaded = ep.load(model, device=device, dtype=dtype.value if dtype else None)
@@ -93,8 +94,7 @@ def evaluate(
             *([protocol] if protocol else []),
             kept=out,
             identity={
-                "model": loaded.weights,
-                "dtype": str(loaded.dtype),
+                "model": identity(loaded),
                 "masks": masks,
                 "config": dataclasses.asdict(config),
             },

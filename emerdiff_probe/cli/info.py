@@ -46,8 +46,8 @@ def info(
 
 
 def _facts(model: dict[str, Any]) -> list[str]:
-    """What is known of a model: of one that was probed the weights are not."""
-    weights = [f"weights {model['weights']}"] if "weights" in model else []
+    """What is known of a model: of one that was probed perhaps not the weights."""
+    weights = [f"weights {model['weights']['unet']}"] if "weights" in model else []
     return [
         model["name"] or model.get("pipeline", "a UNet"),
         *weights,

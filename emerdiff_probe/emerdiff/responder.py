@@ -17,10 +17,12 @@ from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.engines import ENGINES, decoded, prepared
 from emerdiff_probe.emerdiff.features import observe
+from emerdiff_probe.emerdiff.provenance import provenance
 from emerdiff_probe.emerdiff.responses import cast, frame, located
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.inputs import Photo, Prompt
 from emerdiff_probe.models import Model, as_model
+from emerdiff_probe.models.identity import identity
 from emerdiff_probe.models.locks import turn
 
 __all__ = ["Responder"]
@@ -65,7 +67,8 @@ class Responder:
         self._trajectory = observation.trajectory
         self._run = prepared(engine, model, self._trajectory, self._config)
         self.engine = engine
-        self.frame = frame(model, source, observation, engine, self._config)
+        about = provenance(identity(model), source, observation, engine, self._config)
+        self.frame = frame(model, observation, self._config, about)
         self.grid: tuple[int, int] = self.frame.attrs.pop("grid")
         self._kept: dict[tuple[int, int], NDArray[Any]] = {}
         self._kept_by = {engine: self._kept}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Final, Literal
 
@@ -19,23 +18,20 @@ from tqdm.auto import tqdm
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.engines import decoded, engine_named
-from emerdiff_probe.emerdiff.features import (
-    Observation,
-    described,
-    low_resolution_masks,
-    observe,
-)
+from emerdiff_probe.emerdiff.features import Observation, low_resolution_masks, observe
+from emerdiff_probe.emerdiff.provenance import provenance, request
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteError
 from emerdiff_probe.inputs import Photo, Prompt
 from emerdiff_probe.models import Denoiser, Model, as_model
+from emerdiff_probe.models.identity import identity
 from emerdiff_probe.store import ResponseStore, open_responses
 
-__all__ = ["Dtype", "cast", "frame", "identity", "located", "respond"]
+__all__ = ["Dtype", "cast", "frame", "located", "respond"]
 
 Dtype = Literal["float16", "float32"]
 
 _GROUP: Final = 64
-"""Masks that share one unmodulated run: enough that it costs little."""
+"""Masks that share one unmodulated run: enough that it costs little. They are resumed together."""
 
 
 def respond(
@@ -75,8 +71,8 @@ def respond(
 
     Raises:
         InputError: The source or the masks cannot be used.
-        ConfigError: Settings that do not go together, other ones than the store was begun with, or
-            no such engine.
+        ConfigError: Settings that do not go together, no such engine, or other settings or another
+            model than the store was begun with.
         CaptureError: Responses do not fit the dtype.
         SiteError: Masks and the modulated site lie on different grids.
         StoreError: The folder is something else, or the disk has too little room.
@@ -90,11 +86,11 @@ def respond(
         raise ConfigError(f"dtype is {dtype!r}; choose float16 or float32")
     if isinstance(to, str) and to != "locations":
         raise InputError(f"to is {to!r}; give 'locations', a number of masks, or an array of masks")
-    kept = None
+    about, kept = identity(model), None
     if store is not None:
-        kept = ResponseStore(store, identity(model, source, to, engine, config, dtype))
+        kept = ResponseStore(store, about, request(source, to, engine, config, dtype))
     observation = observe(model, source, config, progress=progress)
-    rest = frame(model, source, observation, engine, config)
+    rest = frame(model, observation, config, provenance(about, source, observation, engine, config))
     grid = rest.attrs.pop("grid")
     if isinstance(to, str):
         shape: tuple[int, ...] = grid
@@ -124,13 +120,17 @@ def respond(
     if kept is not None:
         kept.begin(rest, response)
         done = kept.committed
-    left = [index for index in np.ndindex(shape) if index not in done]
+    every = list(np.ndindex(shape))
+    # Shifts that are computed together round together, so what is lost of a group is made by all.
+    groups = [every[first : first + _GROUP] for first in range(0, len(every), _GROUP)]
+    left = [group for group in groups if not done.issuperset(group)]
     with (
         kept or nullcontext(),
-        tqdm(total=len(left), desc="responses", unit="shift", disable=not progress) as bar,
+        tqdm(
+            total=sum(map(len, left)), desc="responses", unit="shift", disable=not progress
+        ) as bar,
     ):
-        for first in range(0, len(left), _GROUP):
-            group = left[first : first + _GROUP]
+        for group in left:
             flat = [int(np.ravel_multi_index(index, shape)) for index in group]
             modulated = modulate(model, observation.trajectory, weights[flat], config)
             found = (each for batch in decoded(model, modulated, config) for each in batch)
@@ -138,7 +138,7 @@ def respond(
                 if kept is None:
                     assert values is not None
                     values[index] = cast(each, dtype)
-                else:
+                elif index not in done:
                     kept.write(index, cast(each, dtype))
                 bar.update()
     if kept is not None:
@@ -150,10 +150,9 @@ def respond(
 
 def frame(
     model: Denoiser,
-    source: Prompt | Photo,
     observation: Observation,
-    engine: str,
     config: EmerDiffConfig,
+    attributes: Mapping[str, str],
 ) -> xr.Dataset:
     """All of a dataset of responses but these: pictures, features, coordinates and provenance.
 
@@ -180,16 +179,7 @@ def frame(
         coords=coords,
         attrs={
             "schema": schema.RESPONSES,
-            "model": model.name,
-            "weights": model.weights,
-            "engine": engine,
-            "source": described(source),
-            "file": getattr(source, "file", ""),
-            "fit": observation.fit,
-            "config": config.to_json(),
-            "model_description": json.dumps(dict(model.description)),
-            "inversion": json.dumps(observation.diagnostics),
-            "versions": json.dumps(schema.package_versions()),
+            **attributes,
             "grid": (rows, columns),
         },
     )
@@ -227,36 +217,3 @@ def cast(response: Tensor, dtype: Dtype) -> NDArray[Any]:
             "dtype='float32', or a smaller strength"
         )
     return narrow
-
-
-def identity(
-    model: Denoiser,
-    source: Prompt | Photo,
-    to: str | int | ArrayLike,
-    engine: str,
-    config: EmerDiffConfig,
-    dtype: str,
-) -> dict[str, Any]:
-    """All that decides the values of responses."""
-    about = described(source)
-    if isinstance(source, Photo):
-        about = f"{about} {_digest(source.rgb())}"
-    settings = json.loads(config.to_json())
-    del settings["batch"]
-    return {
-        "weights": model.weights,
-        "source": about,
-        "to": to if isinstance(to, str | int) else _identified(to),
-        "engine": engine,
-        "config": settings,
-        "dtype": dtype,
-    }
-
-
-def _identified(masks: Any) -> int | str:
-    return int(masks) if isinstance(masks, np.integer) else _digest(np.asarray(masks))
-
-
-def _digest(array: NDArray[Any]) -> str:
-    about = f"{array.shape} {array.dtype}".encode()
-    return hashlib.blake2b(about + array.tobytes(), digest_size=8).hexdigest()

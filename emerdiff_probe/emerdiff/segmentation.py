@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,15 +13,12 @@ from tqdm.auto import tqdm
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.engines import decoded, engine_named
-from emerdiff_probe.emerdiff.features import (
-    Observation,
-    described,
-    low_resolution_masks,
-    observe,
-)
+from emerdiff_probe.emerdiff.features import Observation, low_resolution_masks, observe
 from emerdiff_probe.emerdiff.literal import Modulated
+from emerdiff_probe.emerdiff.provenance import provenance
 from emerdiff_probe.inputs import Photo, Prompt
 from emerdiff_probe.models import Denoiser, Model, as_model
+from emerdiff_probe.models.identity import identity
 from emerdiff_probe.segments import assign, balanced, embeddings, smooth
 
 __all__ = ["assigned", "segment"]
@@ -95,17 +90,8 @@ def segment(
     result = result.assign_coords({schema.RGB: ["r", "g", "b"]})
     result.attrs = {
         "schema": schema.SEGMENTATION,
-        "model": model.name,
-        "weights": model.weights,
-        "engine": engine,
-        "source": described(source),
-        "file": getattr(source, "file", ""),
-        "fit": observation.fit,
-        "config": config.to_json(),
-        "model_description": json.dumps(dict(model.description)),
-        "inversion": json.dumps(observation.diagnostics),
+        **provenance(identity(model), source, observation, engine, config),
         "site_rms": modulated.site_rms,
-        "versions": json.dumps(schema.package_versions()),
     }
     schema.check(result)
     return result

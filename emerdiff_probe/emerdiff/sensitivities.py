@@ -6,7 +6,6 @@ shift, so it is the literal engine's answer as far as that is linear.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 
@@ -21,10 +20,12 @@ from tqdm.auto import tqdm
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.features import observe
+from emerdiff_probe.emerdiff.provenance import provenance
 from emerdiff_probe.emerdiff.shared import Watched, branches, watch
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.inputs import Photo, Prompt
 from emerdiff_probe.models import Denoiser, Model, as_model
+from emerdiff_probe.models.identity import identity
 from emerdiff_probe.runs import Trajectory
 
 __all__ = ["gradients", "sensitivity"]
@@ -75,13 +76,7 @@ def sensitivity(
             schema.SOURCE_X: schema.pixel_centres(columns, width),
         },
         name="sensitivity",
-        attrs={
-            "model": model.name,
-            "weights": model.weights,
-            "engine": "adjoint",
-            "config": config.to_json(),
-            "versions": json.dumps(schema.package_versions()),
-        },
+        attrs=provenance(identity(model), source, observation, "adjoint", config),
     )
 
 

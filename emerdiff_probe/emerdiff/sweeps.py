@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,17 +15,13 @@ from tqdm.auto import tqdm
 
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
-from emerdiff_probe.emerdiff.features import (
-    Observation,
-    described,
-    low_resolution_masks,
-    observe,
-)
-from emerdiff_probe.emerdiff.responses import identity
+from emerdiff_probe.emerdiff.features import Observation, low_resolution_masks, observe
+from emerdiff_probe.emerdiff.provenance import provenance, request
 from emerdiff_probe.emerdiff.segmentation import segment
 from emerdiff_probe.errors import CaptureError, ConfigError
 from emerdiff_probe.inputs import Photo, Prompt
-from emerdiff_probe.models import Denoiser, Model, as_model
+from emerdiff_probe.models import Model, as_model
+from emerdiff_probe.models.identity import identity
 from emerdiff_probe.segments import assign, balanced
 from emerdiff_probe.store import ResponseStore, open_responses
 
@@ -64,8 +59,8 @@ def sweep(
         ``ds.labels.groupby(["strength"]).map(...)``.
 
     Raises:
-        ConfigError: No such setting, a value that it cannot have, or other settings than the store
-            was begun with.
+        ConfigError: No such setting, a value that it cannot have, or other settings or another
+            model than the store was begun with.
         CaptureError: Difference maps that float16 cannot hold.
     """
     model = as_model(model)
@@ -83,16 +78,18 @@ def sweep(
             np.ndindex(*map(len, values)), itertools.product(*values), strict=True
         )
     }
-    kept = None
+    about, kept = identity(model), None
     if store is not None:
-        about = identity(model, source, masks, engine, config, "float16")
-        about["over"] = {
+        asked = request(source, masks, engine, config, "float16")
+        asked["over"] = {
             name: list(map(str, each)) for name, each in zip(names, values, strict=True)
         }
-        kept = ResponseStore(store, about, "difference", schema.SWEEP)
+        kept = ResponseStore(store, about, asked, "difference", schema.SWEEP)
     observation = observe(model, source, config, progress=progress)
     weights = low_resolution_masks(observation.features, masks, config)
-    rest = _rest(model, source, observation, weights, engine, config)
+    rest = _rest(observation, weights).assign_attrs(
+        schema=schema.SWEEP, **provenance(about, source, observation, engine, config)
+    )
     rest = rest.assign_coords(dict(zip(names, values, strict=True)))
     height, width = observation.pixels.shape[:2]
     places = {
@@ -139,14 +136,7 @@ def sweep(
     return swept
 
 
-def _rest(
-    model: Denoiser,
-    source: Prompt | Photo,
-    observation: Observation,
-    weights: xr.DataArray,
-    engine: str,
-    config: EmerDiffConfig,
-) -> xr.Dataset:
+def _rest(observation: Observation, weights: xr.DataArray) -> xr.Dataset:
     picture = observation.picture
     height, width = picture.shape[:2]
     ds = weights.to_dataset(name="masks")
@@ -158,17 +148,6 @@ def _rest(
             schema.X: schema.pixel_centres(width, width),
             schema.RGB: ["r", "g", "b"],
         }
-    ).assign_attrs(
-        schema=schema.SWEEP,
-        model=model.name,
-        weights=model.weights,
-        engine=engine,
-        source=described(source),
-        file=getattr(source, "file", ""),
-        fit=observation.fit,
-        config=config.to_json(),
-        inversion=json.dumps(observation.diagnostics),
-        versions=json.dumps(schema.package_versions()),
     )
 
 

@@ -98,7 +98,8 @@ def evaluate(
         protocols: Of `PROTOCOLS`.
         kept: Folder for what is done so far; the same call goes on with it. Without it an
             interrupted evaluation begins anew.
-        identity: All that the method's results depend on, as JSON values; a folder that holds
+        identity: All that the method's results depend on, as JSON values, such as
+            ``{"model": identity(model)}`` (`emerdiff_probe.models.identity`); a folder that holds
             results of another is refused.
         skip: Leaves out pictures whose labels are missing, of another size or without a pixel that
             counts, and reports them. Otherwise they are an error.

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from emerdiff_probe.errors import StoreError
 from emerdiff_probe.evaluation.scoring import Segments, score
 from emerdiff_probe.scenes import Scene, scene
+from emerdiff_probe.store import check_model
 
 __all__ = ["SEGMENTS", "Journal", "Row", "Segmentor", "run"]
 
@@ -34,13 +35,15 @@ class Journal:
 
     Args:
         path: The file; made where there is none.
-        identity: What the rows depend on, as JSON values.
+        identity: What the rows depend on, as JSON values; "model" may be a model's identity, which
+            is compared up to rounding.
 
     Attributes:
         pieces: The rows of every piece, by its key.
 
     Raises:
         StoreError: The file holds rows of another identity.
+        ConfigError: It holds rows of another model; gives both values of each difference.
     """
 
     def __init__(self, path: Path, identity: dict[str, object]) -> None:
@@ -51,7 +54,12 @@ class Journal:
             path.write_text(f"{wanted}\n")
         # A line that was cut off in the writing has no end; its piece is made again.
         head, *lines = path.read_text().rpartition("\n")[0].splitlines()
-        if head != wanted:
+        begun, asked = json.loads(head), json.loads(wanted)
+        models = begun.get("model"), asked.get("model")
+        if all(isinstance(each, dict) for each in models):
+            check_model(*models, f"'{path}'", f"delete '{path}' to begin again")
+            begun["model"] = asked["model"]
+        if begun != asked:
             raise StoreError(
                 f"'{path}' holds rows of {head}, not of {wanted}; delete it to begin anew"
             )

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
+from emerdiff_probe.models.active import activated
 from emerdiff_probe.sites import Site
 from emerdiff_probe.taps import Call, called, hooked, restored_after_errors
 
@@ -69,13 +70,14 @@ def intervene(
         ConfigError: One is limited to a guidance half, but calls are not guided.
         CaptureError: At the end: the UNet was called, and one of them never took effect.
     """
-    unet = getattr(model, "unet", model)
+    unet, interventions = getattr(model, "unet", model), tuple(interventions)
     with ExitStack() as stack:
         stack.enter_context(restored_after_errors(model))
         call = stack.enter_context(called(unet))
         counts = {
             each: stack.enter_context(each.installed(unet, call, guided)) for each in interventions
         }
+        stack.enter_context(activated(unet, interventions))
         yield
         idle = [each for each, count in counts.items() if count() == 0]
         if call.seen and idle:

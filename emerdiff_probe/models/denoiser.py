@@ -89,12 +89,16 @@ class Denoiser(Protocol):
         """Where the UNet runs."""
 
     @property
-    def weights(self) -> str:
-        """A hash of the UNet's weights."""
+    def dtype(self) -> torch.dtype:
+        """The UNet's dtype."""
 
     @property
-    def description(self) -> Mapping[str, Any]:
-        """Provenance for datasets: name, hash, dtype, device, schedule; fit for JSON."""
+    def weights(self) -> str:
+        """A hash of the UNet's weights as they are now, without those of adapters."""
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """All networks that decide what it answers, by name: "unet", "vae", "text_encoder", ..."""
 
     def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
         """Encodes a prompt; warns of what its length cuts."""

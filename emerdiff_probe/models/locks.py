@@ -19,7 +19,7 @@ from torch import nn
 
 from emerdiff_probe.models.catalogue import unwrapped
 
-__all__ = ["around", "eagerly", "of_this_thread", "original", "turn"]
+__all__ = ["around", "eagerly", "of_this_thread", "original", "silenced", "turn"]
 
 _LOCKS: Final[WeakKeyDictionary[nn.Module, AbstractContextManager[Any]]] = WeakKeyDictionary()
 
@@ -32,13 +32,35 @@ def turn(unet: nn.Module) -> AbstractContextManager[Any]:
     return _LOCKS.setdefault(unwrapped(unet), threading.RLock())
 
 
+_SILENT: Final = threading.local()
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Let this thread call a model as if nothing were installed here; nests.
+
+    For calls that are nobody's: they are neither changed, nor recorded, nor counted.
+    """
+    before = getattr(_SILENT, "on", False)
+    _SILENT.on = True
+    try:
+        yield
+    finally:
+        _SILENT.on = before
+
+
+def _works(thread: int) -> bool:
+    """Whether what a thread installed works at this moment."""
+    return threading.get_ident() == thread and not getattr(_SILENT, "on", False)
+
+
 def of_this_thread(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that does nothing, and returns None, in other threads than this one."""
     thread = threading.get_ident()
 
     @functools.wraps(function)
     def confined(*arguments: Any, **named: Any) -> Any:
-        return function(*arguments, **named) if threading.get_ident() == thread else None
+        return function(*arguments, **named) if _works(thread) else None
 
     return confined
 
@@ -63,7 +85,7 @@ class _Wrapped:
         def through(*arguments: Any, **named: Any) -> Any:
             function = found
             for thread, wrap in tuple(self.wraps):
-                if thread == threading.get_ident():
+                if _works(thread):
                     function = wrap(function)
             return function(*arguments, **named)
 

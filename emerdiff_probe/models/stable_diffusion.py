@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
 import pandas as pd
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.inputs import Prompt
@@ -26,6 +24,7 @@ from emerdiff_probe.models.catalogue import (
     unwrapped,
 )
 from emerdiff_probe.models.denoiser import Condition, Family
+from emerdiff_probe.models.identity import unet_weights
 from emerdiff_probe.models.locks import turn
 from emerdiff_probe.models.modes import evaluating
 from emerdiff_probe.models.refusals import check_parts, say_unused
@@ -183,36 +182,19 @@ class StableDiffusion:
         dtype: torch.dtype = unet.dtype
         return dtype
 
-    @cached_property
+    @property
     def weights(self) -> str:
-        """A hash of the UNet's weights, the same for equal values of equal dtype."""
-        digest = hashlib.blake2b(digest_size=12)
-        state = unwrapped(self.unet).state_dict()
-        if any(tensor.is_meta for tensor in state.values()):
-            raise ModelError(
-                "the UNet's weights are offloaded layer by layer, so they cannot be identified; "
-                "use enable_model_cpu_offload() on the pipeline instead, or probe(pipe) your own "
-                "call of it"
-            )
-        for key, tensor in sorted(state.items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """A hash of the UNet's weights as they are now, the same for equal values of equal dtype.
+
+        Weights of adapters are left out; `emerdiff_probe.models.identity.identity` has them too.
+        """
+        return unet_weights(self.unet)
 
     @property
-    def description(self) -> dict[str, Any]:
-        """Provenance for datasets."""
-        about = {
-            "name": self.name,
-            "weights": self.weights,
-            "pipeline": type(self.pipeline).__name__,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "prediction": self.schedule.prediction,
-            "image_size": self.image_size,
-        }
-        own = self.decoder is self.vae
-        return about if own else {**about, "decoder": self.decoder.config._name_or_path}
+    def parts(self) -> dict[str, nn.Module]:
+        """All networks that decide what it answers, by name."""
+        own = {"unet": self.unet, **self.text.parts, "vae": self.vae}
+        return own if self.decoder is self.vae else {**own, "decoder": self.decoder}
 
     @torch.no_grad()
     def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:

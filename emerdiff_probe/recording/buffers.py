@@ -61,6 +61,7 @@ class Run:
         target: What was probed.
         config: All that decides the values, beside the timesteps.
         source: What made them.
+        interventions: That are active.
         prompts: Of the samples.
         texts: Of the tokens, or None where they are not known.
         reduced: What is done to the values of each site.
@@ -77,6 +78,7 @@ class Run:
     target: Target
     config: Mapping[str, Any]
     source: str
+    interventions: list[str]
     prompts: tuple[str, ...]
     texts: NDArray[np.str_] | None
     reduced: Mapping[Site, Reduction]
@@ -96,6 +98,7 @@ class Run:
         caller: Caller,
         target: Target,
         config: Mapping[str, Any],
+        interventions: list[str],
         reduced: Mapping[Site, Reduction],
         file: Growing | None,
     ) -> Run:
@@ -106,7 +109,8 @@ class Run:
         if texts is not None:
             texts = texts[..., kept_tokens(reduced, form.tokens)]
         prompts = caller.prompts(form.samples)
-        return cls(form, target, config, caller.source, prompts, texts, reduced, file)
+        source = caller.source
+        return cls(form, target, config, source, interventions, prompts, texts, reduced, file)
 
     def add(self, timestep: float, step: int, values: Mapping[str, NDArray[Any]]) -> None:
         """Takes what one step gave."""
@@ -177,6 +181,7 @@ class Run:
             {"prompt": prompt, "seed": -1, "source": self.source} if known else {}
             for prompt in self.prompts
         ]
+        model = {**self.target.about, "interventions": self.interventions}
         return Plan(
             leaves=self._leaves(),
             samples=tuple(about),
@@ -186,7 +191,7 @@ class Run:
             tokens=self.texts,
             size=self.size(),
             config={**self.config, "timesteps": timesteps, "masked": self.form.masked},
-            about={"model": self.target.about, "versions": schema.package_versions()},
+            about={"model": model, "versions": schema.package_versions()},
             row=self.form.rows,
         )
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import ModelError
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.models.catalogue import unwrapped
+from emerdiff_probe.models.identity import identity, parts_identity
 from emerdiff_probe.models.text import as_read, token_texts
 
 __all__ = ["HALVES", "Caller", "OwnLoop", "PipelineCall", "Prediction", "Target"]
@@ -64,12 +65,13 @@ class Target:
             side = model.image_size
             factor = side // model.latent_shape(side, side)[-1]
             pipeline = getattr(model, "pipeline", None)
-            return cls(unet, pipeline, model, factor, dict(model.description))
+            return cls(unet, pipeline, model, factor, identity(model))
         parameter = next(unet.parameters())
         about = {
             "name": getattr(model, "name_or_path", None) or "",
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": str(parameter.device),
+            **_identity_of_parts(model, unet),
         }
         if model is unet:
             return cls(unet, None, None, 1, about)
@@ -80,6 +82,19 @@ class Target:
         }
         factor = getattr(model, "vae_scale_factor", 1)
         return cls(unet, model, None, factor, json.loads(json.dumps(about, default=str)))
+
+
+def _identity_of_parts(model: Any, unet: nn.Module) -> dict[str, Any]:
+    """What can be read from the networks of a pipeline that decide its pictures."""
+    parts = {
+        name: part
+        for name, part in getattr(model, "components", {}).items()
+        if isinstance(part, nn.Module) and name != "safety_checker"
+    }
+    try:
+        return parts_identity(parts | {"unet": unet})
+    except ModelError:  # offloaded layer by layer, which is recorded all the same
+        return {}
 
 
 class Caller(Protocol):

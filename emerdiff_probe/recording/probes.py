@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, ConfigError, StoreError
+from emerdiff_probe.models.active import active
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.models.locks import around
 from emerdiff_probe.paths import is_free
@@ -179,6 +180,7 @@ class Recorder:
         # Latents, timestep, text and whether there is a mask, of the call under way.
         self._given: tuple[Tensor, float, Tensor, bool]
         self._layouts: dict[tuple[object, ...], _Layout] = {}
+        self._interventions: list[str] = []
         self._unconditional: dict[tuple[object, ...], Tensor | None] = {}
 
     @property
@@ -291,6 +293,8 @@ class Recorder:
             if guidance:
                 tensor = rearrange(tensor, "(half n) ... -> n half ...", half=parts)
             values[leaf_path(site)] = as_array(tensor, self._dtype, site)
+        if self._open is None and not self._calls:
+            self._interventions = active(unet)
         text = text if guidance else text.clone()
         call = Call(caller, guidance, timestep, text, masked, values)
         if self._calls and not call.continues(self._calls):
@@ -351,7 +355,7 @@ class Recorder:
             number = f"-{len(self._runs) + 1}" if self._runs else ""
             file = Growing(self._path.with_stem(f"{self._path.stem}{number}"))
         reduced = self._layouts[form.latents, form.tokens].reduced
-        run = Run.begun(form, step.caller, self._target, config, reduced, file)
+        run = Run.begun(form, step.caller, self._target, config, self._interventions, reduced, file)
         self._runs.append(run)
         return run
 

@@ -20,6 +20,7 @@ from emerdiff_probe import checks, schema
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models import Condition, Denoiser, Model, as_model
+from emerdiff_probe.models.identity import identity
 from emerdiff_probe.recording.callers import HALVES
 from emerdiff_probe.recording.casting import (
     Sites,
@@ -110,7 +111,8 @@ def record(
 
     Raises:
         InputError: A source cannot be used.
-        ConfigError: Settings that do not go together, or other ones than the store was begun with.
+        ConfigError: Settings that do not go together, or other settings or another model than the
+            store was begun with.
         SiteError: The model has no such site.
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
         StoreError: The store is something else, or the disk has too little room.
@@ -196,7 +198,6 @@ def _plan(
     ]
     grid_of_run = model.schedule.timesteps(settings.steps)
     config = {
-        "weights": model.weights,
         "sources": {str(number): each.about for number, each in enumerate(found)},
         "sites": list(map(str, reduced)),
         "steps": settings.steps,
@@ -218,7 +219,7 @@ def _plan(
         size=(height, width),
         config=config,
         about={
-            "model": dict(model.description),
+            "model": identity(model),
             "versions": schema.package_versions(),
         },
     )

@@ -7,6 +7,7 @@ one array, ``value``: the tensor of a site over all of them. Nothing here needs 
 from emerdiff_probe.store.address import Address, local_folder
 from emerdiff_probe.store.copies import Layout, pack, rechunk
 from emerdiff_probe.store.growing import Growing
+from emerdiff_probe.store.identity import check_model, model_differences
 from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, block_length, leaf_path, size_text
 from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
 from emerdiff_probe.store.responses import ResponseStore, open_responses
@@ -28,10 +29,12 @@ __all__ = [
     "Streamed",
     "at",
     "block_length",
+    "check_model",
     "gather",
     "info",
     "leaf_path",
     "local_folder",
+    "model_differences",
     "open_recording",
     "open_responses",
     "pack",

@@ -20,6 +20,7 @@ from emerdiff_probe.errors import StoreError, check_unchanged
 from emerdiff_probe.paths import Held, is_free, local, made_at_once
 from emerdiff_probe.schema import RESPONSES
 from emerdiff_probe.store.chunks import FLAT, chunks_of
+from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.plan import size_text
 from emerdiff_probe.store.texts import portable, readable
 
@@ -31,29 +32,33 @@ class ResponseStore:
 
     Args:
         path: The folder.
-        identity: All that decides the values, fit for JSON.
+        model: Identity of the model, from `emerdiff_probe.models.identity`.
+        settings: All else that decides the values, fit for JSON.
         name: Of the variable; its last three dims are those of one response.
         schema: Of the dataset.
 
     Raises:
         StoreError: The folder is something else.
-        ConfigError: It was begun with another identity; gives both values of each difference.
+        ConfigError: It was begun with another model or other settings; gives both values of each
+            difference.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        identity: Mapping[str, Any],
+        model: Mapping[str, Any],
+        settings: Mapping[str, Any],
         name: str = "response",
         schema: str = RESPONSES,
     ) -> None:
         self.path = local(path)
         self._name = name
-        self._identity = json.loads(json.dumps(identity))
+        self._identity = json.loads(json.dumps({"model": model, "settings": settings}))
         if not is_free(self.path):
-            begun = json.loads(_attributes(self.path, schema)["identity"])
-            what = f"the store '{self.path}'"
-            check_unchanged(begun, self._identity, what, "another folder")
+            begun, what = json.loads(_attributes(self.path, schema)["identity"]), f"'{self.path}'"
+            present = self._identity
+            check_unchanged(begun["settings"], present["settings"], what, "another folder")
+            check_model(begun["model"], present["model"], what, instead_of(self.path))
         self._held: Held | None = None
 
     def begin(self, rest: xr.Dataset, response: xr.DataArray) -> None:

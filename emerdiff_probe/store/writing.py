@@ -19,6 +19,7 @@ from emerdiff_probe.errors import StoreError, check_unchanged
 from emerdiff_probe.paths import Held, is_free
 from emerdiff_probe.store.address import opened
 from emerdiff_probe.store.chunks import PARTIAL, chunks_of, write_chunk
+from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.making import make_recording
 from emerdiff_probe.store.plan import IMAGE, Leaf, Plan
 from emerdiff_probe.store.values import RESTART, mark_of, restart_of
@@ -113,7 +114,8 @@ class Streamed:
     Raises:
         StoreError: The folder is something else, somebody writes to it, or the disk has too little
             room.
-        ConfigError: It was begun with other settings; gives both values of each.
+        ConfigError: It was begun with other settings or another model; gives both values of each
+            difference.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
@@ -238,13 +240,11 @@ def _each(samples: slice) -> range:
 
 def _check_continues(path: Path, plan: Plan) -> None:
     root = opened(path)
-    begun: Any = root.attrs["config"]
-    check_unchanged(
-        json.loads(begun),
-        json.loads(json.dumps(plan.config)),
-        f"the recording in '{path}'",
-        "another folder",
-    )
+    begun: Any = dict(root.attrs)
+    what, present = f"the recording in '{path}'", json.loads(json.dumps(plan.config))
+    check_unchanged(json.loads(begun["config"]), present, what, "another folder")
+    present = json.loads(json.dumps(plan.about["model"]))
+    check_model(json.loads(begun["model"]), present, what, instead_of(path))
     if restart_of(root) is None:
         raise StoreError(
             f"'{path}' is a copy that rechunk() made, and nothing is recorded into those; open it, "

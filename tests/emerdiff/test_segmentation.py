@@ -177,7 +177,7 @@ def test_stable_diffusion_v2_segments_end_to_end():
     config = ep.EmerDiffConfig.closest_to_paper().replace(steps=10, modulation_timestep=101)
     result = ep.segment(model, ep.Photo(PICTURE), masks=3, config=config, progress=False)
     assert result["low_res"].shape == (4, 4)
-    assert json.loads(result.attrs["model_description"])["prediction"] == "v_prediction"
+    assert json.loads(result.attrs["model_description"])["schedule"]["prediction"] == "v_prediction"
 
 
 def test_the_models_own_output_is_the_same_before_and_after(model):
