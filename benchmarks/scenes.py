@@ -1,6 +1,13 @@
-"""How hard the scenes are: what colour, position and a network without training make of them."""
+"""How hard the scenes are: what colour, texture, position and an untrained network make of them."""
 
 from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 
 from benchmarks import charts
 from benchmarks.task import WORLD_SEEDS, Task
@@ -10,19 +17,34 @@ from emerdiff_probe.evaluation.journal import SEGMENTS, Segmentor, run
 from emerdiff_probe.evaluation.scoring import Segments, summary
 from emerdiff_probe.inputs import Photo
 from emerdiff_probe.models import StableDiffusion
-from emerdiff_probe.scenes import Scene, scene
-from emerdiff_probe.schema import pixel_centres
-from emerdiff_probe.segments import bilinear_features, cluster, embeddings, normalised, one_hot
+from emerdiff_probe.scenes import SIZE, Scene, scene
+from emerdiff_probe.schema import SOURCE_X, SOURCE_Y, pixel_centres
+from emerdiff_probe.segments import (
+    bilinear_features,
+    bilinear_masks,
+    cluster,
+    embeddings,
+    normalised,
+    one_hot,
+)
 
 __all__ = ["benchmark", "world"]
 
+GRID: Final = 16
+"""Cells along a side of the grid that the method reads features on."""
+
+CELL: Final = SIZE // GRID
+"""Pixels along a side of such a cell."""
+
 
 def world(model: StableDiffusion) -> Segmentor:
-    """How far colour, position, superpixels and an untrained network get.
+    """Return how far colour, texture, position, superpixels and an untrained network get.
 
     Colour and position, and superpixels, are each tried with several weights of position, so that
-    the best of them is known. The features are those of `EmerDiffConfig.playground()`,
-    interpolated bilinearly: of the model, and of the same network before any training.
+    the best of them is known. What is named "16 x 16" sees the picture only through the cells of
+    that grid, as the model's features do, and its masks are made bilinear. The features are those
+    of `EmerDiffConfig.playground()`, interpolated bilinearly: of the model, and of the same
+    network before any training.
     """
     config = EmerDiffConfig.playground()
     # Nothing is modulated here: the trajectory need not begin before the features' timestep.
@@ -39,11 +61,59 @@ def world(model: StableDiffusion) -> Segmentor:
             found[f"SLIC, compactness {compactness:g}"] = Segments(
                 rivals.superpixels(subject.image, SEGMENTS, compactness=compactness)
             )
+        found["k-means, texture"] = Segments(rivals.texture(subject.image, SEGMENTS))
+        found.update(_on_the_grid(subject))
         for name, network in networks.items():
             found[f"bilinear features, {name}"] = _bilinear_features(network, subject, config)
         return found
 
     return segmentor
+
+
+def _on_the_grid(subject: Scene) -> dict[str, Segments]:
+    """Cluster what the cells of the features' grid hold, and take the true classes of most."""
+    cells = (GRID, CELL, GRID, CELL)
+
+    def averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values.reshape(*cells, -1).mean((1, 3))
+
+    position = np.stack(np.mgrid[:GRID, :GRID], axis=-1) / GRID
+    colour = averaged(subject.image / 255)
+    texture = averaged(rivals.local_statistics(subject.image, CELL))
+    each = {
+        "position": position,
+        "mean colour": colour,
+        "mean colour and position": np.concatenate([colour, position / 2], axis=-1),
+        "texture": texture,
+    }
+    labels = {
+        name: KMeans(SEGMENTS, n_init=3, random_state=0).fit_predict(
+            values.reshape(GRID * GRID, -1)
+        )
+        for name, values in each.items()
+    }
+    parts = subject.parts.reshape(cells).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
+    classes = np.array([np.bincount(cell).argmax() for cell in parts])
+    labels["true majority"] = np.unique(classes, return_inverse=True)[1]
+    y, x = (pixel_centres(size, size) for size in subject.parts.shape)
+    centres = pixel_centres(GRID, SIZE)
+    return {
+        f"16 x 16, {name}": Segments(
+            bilinear_masks(
+                one_hot(
+                    xr.DataArray(
+                        values.reshape(GRID, GRID),
+                        dims=(SOURCE_Y, SOURCE_X),
+                        coords={SOURCE_Y: centres, SOURCE_X: centres},
+                    ),
+                    int(values.max()) + 1,
+                ),
+                y,
+                x,
+            ).values
+        )
+        for name, values in labels.items()
+    }
 
 
 def _bilinear_features(model: StableDiffusion, subject: Scene, config: EmerDiffConfig) -> Segments:
@@ -61,7 +131,7 @@ def benchmark(task: Task) -> None:
     both = [(seed, subset) for subset in (False, True) for seed in seeds]
     scores = run(world(task.model), both, task.journal("scenes"), processes=task.processes)
     plain, dissociation = (scores[scores["dissociation"] == subset] for subset in (False, True))
-    text = f"""# What colour, position and an untrained network make of the scenes
+    text = f"""# What colour, texture, position and an untrained network make of the scenes
 
 Validation seeds {seeds[0]} to {seeds[-1]}, {SEGMENTS} segments for every method;
 means over scenes with 95 % bootstrap intervals. Model weights {task.model.weights}.

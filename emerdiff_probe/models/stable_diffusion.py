@@ -37,6 +37,7 @@ from emerdiff_probe.models.text import (
     as_read,
     token_texts,
 )
+from emerdiff_probe.playground.padding import pad_as_configured
 
 __all__ = ["StableDiffusion"]
 
@@ -134,6 +135,7 @@ class StableDiffusion:
             pipeline = StableDiffusionPipeline.from_pretrained(
                 folder, dtype=dtype, **{**_NO_CHECKER, **options}
             )
+        pad_as_configured(pipeline.unet)
         return cls(_of_one_dtype(pipeline, dtype), name)
 
     @classmethod

@@ -1,9 +1,9 @@
 """The untrained parts of the bundled model, and how they make a Stable Diffusion pipeline.
 
 A latent diffusion model (Rombach et al. 2022, arXiv 2112.10752): an autoencoder that shrinks a
-picture by 4, a UNet that denoises its latents, a text encoder that steers the UNet. The UNet has
-attention at 16 x 16 and 8 x 8 and none at 32 x 32, so that ``up_blocks.1`` is the upward 16 x 16
-block with three cross-attention layers, as it is in Stable Diffusion 1.
+picture by 4, a UNet that denoises its latents, a text encoder that steers the UNet. In the UNet
+``up_blocks.1`` is the upward 16 x 16 block with three cross-attention layers, as it is in Stable
+Diffusion 1, and the block above it, at 32 x 32, has attention too.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from emerdiff_probe.playground.padding import pad_by_reflection
 from emerdiff_probe.playground.settings import Sizes
 
 __all__ = ["FACTOR", "SIDE", "assemble", "autoencoder", "denoiser", "scheduler", "text_encoder"]
@@ -67,15 +68,19 @@ def autoencoder(sizes: Sizes) -> AutoencoderKL:
 
 
 def denoiser(sizes: Sizes) -> UNet2DConditionModel:
-    """An untrained UNet on latents (batch, 4, 32, 32)."""
-    return UNet2DConditionModel(
+    """Return an untrained UNet on latents (batch, 4, 32, 32), which pads by reflection.
+
+    Attention at 32 x 32 costs as much as all else at that level; the way down does without it and
+    the level has one layer less than the others.
+    """
+    unet = UNet2DConditionModel(
         sample_size=SIDE // FACTOR,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
-        layers_per_block=2,
+        layers_per_block=(1, 2, 2),
         block_out_channels=sizes.denoiser_channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
         cross_attention_dim=sizes.text_width,
         # Named against its meaning in diffusers: here it is the number of heads at each level.
         attention_head_dim=tuple(
@@ -83,6 +88,8 @@ def denoiser(sizes: Sizes) -> UNet2DConditionModel:
         ),
         norm_num_groups=sizes.groups,
     )
+    pad_by_reflection(unet)
+    return unet
 
 
 def tokenizer(texts: Iterable[str], sizes: Sizes) -> CLIPTokenizer:
@@ -146,11 +153,7 @@ def _merged(tokens: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
 
 
 def text_encoder(words: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
-    """A text encoder, drawn at random: token ids (batch, tokens) to (batch, tokens, text_width).
-
-    It stays as it is drawn: a vocabulary this small needs no more than that words differ and that
-    each takes up those before it, and the UNet learns what they mean.
-    """
+    """Return an untrained text encoder: ids (batch, tokens) to (batch, tokens, text_width)."""
     model = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(words),
@@ -167,7 +170,9 @@ def text_encoder(words: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
     )
     # CLIP's own start, a deviation of 0.02, would hardly be seen beside what the layers add.
     torch.nn.init.normal_(model.get_input_embeddings().weight)
-    return model.eval().requires_grad_(False)
+    places = next(p for name, p in model.named_parameters() if "position_embedding" in name)
+    torch.nn.init.normal_(places, std=0.3)
+    return model
 
 
 @torch.no_grad()
@@ -175,7 +180,7 @@ def standardise(text: CLIPTextModel, tokens: Tensor) -> None:
     """Scales what a text encoder gives so that captions differ by more than they have in common.
 
     Afterwards the mean over the tokens of a caption has, over captions, a mean of 0 and a standard
-    deviation of `CAPTION_DEVIATION`. As drawn, the part that all captions share is three times as
+    deviation of `CAPTION_DEVIATION`. Else the part that all captions share is several times as
     large as what tells them apart, and the UNet learns to look away from both.
 
     Args:

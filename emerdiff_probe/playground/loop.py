@@ -155,9 +155,9 @@ class Trainer:
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
-        self._optimizers.step(warm * max(0.01, (1 + math.cos(math.pi * spent)) / 2))
+        self._optimizers.step(warm * max(0.01, min(1.0, (1 - spent) / self.settings.tail)))
         self.step += 1
-        # Early averages would otherwise be mostly of untrained weights.
+        # Over a tenth of the updates: early averages would else be mostly of untrained weights.
         decay = min(self.settings.decay, self.step / (10 + self.step))
         for name, parameter in self._parameters.items():
             self._average[name].lerp_(parameter.detach(), 1 - decay)

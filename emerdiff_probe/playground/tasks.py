@@ -1,17 +1,20 @@
-"""What the two trainings minimise."""
+"""What the three trainings minimise."""
+
+import itertools
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import Attention
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 from emerdiff_probe.playground.architecture import SIDE, scheduler
 from emerdiff_probe.playground.settings import TrainingSettings
 
-__all__ = ["AutoencoderTask", "DenoiserTask", "autocast", "to_tensor"]
+__all__ = ["AutoencoderTask", "DenoiserTask", "TextTask", "autocast", "to_tensor"]
 
 
 VALIDATED = 32
@@ -115,6 +118,131 @@ class AutoencoderTask:
         return ((rebuilt.clamp(-1, 1) - images) / 2).square().mean((1, 2, 3))
 
 
+class TextTask:
+    """Tell which caption belongs to which picture, and with its colours at the right words.
+
+    A contrastive loss between captions and small pictures (Radford et al. 2021, arXiv 2103.00020).
+    Of each caption there is a copy whose colour words have been shuffled, which belongs to no
+    picture (after Yuksekgonul et al. 2023, arXiv 2210.01936): without them a bag of words would do,
+    and no token would hold which colour belongs to it. The network that looks at the pictures is
+    thrown away afterwards.
+
+    Args:
+        text: The text encoder, where it is to be trained.
+        pixels: uint8 (pictures, 128, 128, 3), to train on.
+        tokens: int64 (pictures, length) of their captions.
+        validation, validation_tokens: The same, to validate on.
+        colours: int64 (words,), the tokens to shuffle.
+        settings: Batch and learning rate.
+    """
+
+    matrix_rate = None
+
+    def __init__(
+        self,
+        text: CLIPTextModel,
+        pixels: NDArray[np.uint8],
+        tokens: Tensor,
+        validation: NDArray[np.uint8],
+        validation_tokens: Tensor,
+        colours: Tensor,
+        settings: TrainingSettings,
+    ) -> None:
+        self.text, self.colours = text, colours
+        self.pixels, self.tokens = pixels, tokens
+        self.validation, self.validation_tokens = validation, validation_tokens
+        self.rate, self.batch = settings.text_rate, min(settings.text_batch, len(pixels))
+        width = text.config.hidden_size
+        self.modules = nn.ModuleDict(
+            {
+                "text": text,
+                "project": nn.Linear(width, width),
+                "look": _looking(width),
+                "sharpness": nn.ParameterList([nn.Parameter(torch.tensor(2.5))]),
+            }
+        ).to(text.device)
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        """Loss of a batch of random pairs."""
+        index = torch.randperm(len(self.tokens), generator=generator)[: self.batch]
+        return self._loss(self.pixels[index.numpy()], self.tokens[index], generator)
+
+    def _loss(
+        self, pixels: NDArray[np.uint8], tokens: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        device = self.text.device
+        shuffled = _shuffled(tokens, self.colours, generator)
+        images = F.avg_pool2d(to_tensor(pixels).to(device), 2)
+        with autocast(device):
+            seen = self.modules["look"](images)
+            told = self.text(input_ids=torch.cat([tokens, shuffled]).to(device)).pooler_output
+            told = self.modules["project"](told)
+        sharpness = self.modules["sharpness"][0].clamp(max=4.6).exp()
+        seen, told = F.normalize(seen.float(), dim=-1), F.normalize(told.float(), dim=-1)
+        likeness = sharpness * seen @ told.T
+        # A caption whose colours can't be shuffled is no wrong one.
+        same = (tokens == shuffled).all(1).to(device)
+        wrong = likeness[:, len(tokens) :].masked_fill(same, -torch.inf)
+        right = likeness[:, : len(tokens)]
+        target = torch.arange(len(tokens), device=device)
+        return (
+            F.cross_entropy(torch.cat([right, wrong], 1), target) + F.cross_entropy(right.T, target)
+        ) / 2
+
+    def validate(self) -> float:
+        """The same loss over the first pictures of the validation, as one batch."""
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            return float(
+                self._loss(
+                    self.validation[: self.batch], self.validation_tokens[: self.batch], generator
+                )
+            )
+
+
+def _looking(width: int) -> nn.Module:
+    """Return a small network from pictures (batch, 3, 64, 64) to (batch, width)."""
+    channels = (3, 32, 64, 128, 128)
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(channels):
+        layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.GELU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * 16, width))
+
+
+def _shuffled(tokens: Tensor, among: Tensor, generator: torch.Generator) -> Tensor:
+    """Return captions (batch, length) with those of their tokens that are in `among` permuted."""
+    shuffled = tokens.clone()
+    for row in shuffled:
+        places = torch.isin(row, among).nonzero()[:, 0]
+        row[places] = row[places[torch.randperm(len(places), generator=generator)]]
+    return shuffled
+
+
+class _PlainAttention:
+    """Attention for training on CPUs, where the fused one's backward pass is slow.
+
+    The softmax is of bfloat16 as well, which autocast would widen at twice the time.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        read = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            attn.head_to_batch_dim(states)
+            for states in (attn.to_q(hidden_states), attn.to_k(read), attn.to_v(read))
+        )
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            probabilities = ((query * attn.scale) @ key.transpose(1, 2)).softmax(-1)
+            mixed = attn.batch_to_head_dim(probabilities @ value)
+        out, dropout = attn.to_out
+        return dropout(out(mixed))
+
+
 class DenoiserTask:
     """Predict the velocity of noisy latents, given the caption or an empty text.
 
@@ -125,7 +253,7 @@ class DenoiserTask:
     Hang et al. 2023 (arXiv 2303.09556). The noise levels of a batch are spread evenly over the
     schedule, which makes the loss less noisy.
 
-    The text encoder is not trained, as that of Stable Diffusion is not: trained along, it soon gave
+    The text encoder stays as it is, as that of Stable Diffusion does: trained along, it soon gave
     the same for every text, since a constant was all that the UNet could use of it at first.
 
     Args:
@@ -161,9 +289,8 @@ class DenoiserTask:
         self.rate, self.matrix_rate = settings.rate, None
         self.batch = settings.batch
         self.alpha_bar: Tensor = scheduler().alphas_cumprod
-        # Fused attention's backward pass on CPUs is slow for heads this narrow: with plain
-        # attention a whole update takes 0.6 times as long. Processors are not saved with a model.
-        unet.set_attn_processor(AttnProcessor())
+        if unet.device.type == "cpu":
+            unet.set_attn_processor(_PlainAttention())  # processors are not saved with a model
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Loss of a batch of random pictures, noises and noise levels."""

@@ -1,4 +1,4 @@
-"""Training of the bundled model: pictures, autoencoder, latents, then UNet.
+"""Training of the bundled model: pictures, autoencoder, text encoder, latents, then UNet.
 
 Everything that took time is kept in a work folder, so the same call carries on where the last one
 was interrupted.
@@ -41,13 +41,14 @@ from emerdiff_probe.playground.settings import TrainingSettings
 from emerdiff_probe.playground.tasks import (
     AutoencoderTask,
     DenoiserTask,
+    TextTask,
     autocast,
     to_tensor,
 )
 
 __all__ = ["train"]
 
-SAVE_EVERY = 120.0
+SAVE_EVERY = 300.0
 PREVIEW_EVERY = 600.0
 
 
@@ -106,13 +107,14 @@ def train(
         else FolderPictures(local(images))
     )
     if start is not None:
-        settings = dataclasses.replace(settings, autoencoder_share=0.0)
+        settings = dataclasses.replace(settings, autoencoder_share=0.0, text_share=0.0)
     start = local(start) if start is not None else None
     begun = export.read_record(start) if start is not None else None
     _claim(
         work,
         {
-            "settings": settings.as_json(),
+            # A longer or shorter training is the same one.
+            "settings": {k: v for k, v in settings.as_json().items() if k != "minutes"},
             "pictures": pictures.identity(),
             "start": None if begun is None else begun["denoiser"],
         },
@@ -227,10 +229,7 @@ class _Run:
                 self.settings,
             ),
             self.settings,
-            Budget(
-                self.settings.minutes * 60 * (1 - self.settings.autoencoder_share),
-                self.settings.denoiser_steps,
-            ),
+            Budget(self.settings.denoiser_seconds, self.settings.denoiser_steps),
             self.work / "denoiser.pt",
         )
 
@@ -242,7 +241,7 @@ class _Run:
         write(self.out)
 
     def _begun_anew(self) -> tuple[export.Parts, dict[str, Any]]:
-        """All parts untrained, but for the autoencoder, which is trained here."""
+        """All parts; the autoencoder and the text encoder are trained here, the UNet is not."""
         sizes = self.settings.sizes
         words = architecture.tokenizer([*scenes.CAPTION_WORDS, *self.cache.captions], sizes)
         parts = export.Parts(
@@ -252,23 +251,45 @@ class _Run:
             words,
         )
         train = self.pictures.train
-        architecture.standardise(parts.text, _tokens(words, self.cache.captions[:2000]))
         _put(parts, self.device)
         trainer = Trainer(
             AutoencoderTask(
                 parts.vae, self.cache.pixels[:train], self.cache.pixels[train:], self.settings
             ),
             self.settings,
-            Budget(
-                self.settings.minutes * 60 * self.settings.autoencoder_share,
-                self.settings.autoencoder_steps,
-            ),
+            Budget(self.settings.autoencoder_seconds, self.settings.autoencoder_steps),
             self.work / "autoencoder.pt",
         )
         self._train(trainer, "autoencoder", lambda: None)
         trainer.adopt_best()
         psnr = -10 * math.log10(trainer.best_loss)
-        return parts, {"autoencoder": _figures(trainer) | {"validation_psnr_db": psnr}}
+        record = {"autoencoder": _figures(trainer) | {"validation_psnr_db": psnr}}
+        tokens = _tokens(words, self.cache.captions)
+        if not (tokens == tokens[0]).all():
+            record["text_encoder"] = self._train_text(parts, tokens)
+        parts.text.eval().requires_grad_(False)
+        architecture.standardise(parts.text, tokens[:2000].to(self.device))
+        return parts, record
+
+    def _train_text(self, parts: export.Parts, tokens: Tensor) -> dict[str, Any]:
+        train = self.pictures.train
+        trainer = Trainer(
+            TextTask(
+                parts.text,
+                self.cache.pixels[:train],
+                tokens[:train],
+                self.cache.pixels[train:],
+                tokens[train:],
+                _tokens(parts.words, [" ".join(scenes.COLOURS)])[0, 1:-1],
+                self.settings,
+            ),
+            self.settings,
+            Budget(self.settings.text_seconds, self.settings.text_steps),
+            self.work / "text_encoder.pt",
+        )
+        self._train(trainer, "text encoder", lambda: None)
+        trainer.adopt_best()
+        return _figures(trainer)
 
     def _make_pictures(self) -> None:
         task = self.progress.add_task("pictures", total=self.cache.count, note="")

@@ -11,13 +11,15 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from rich.console import Console
 from torch import nn
+from torch.nn import functional as F
 
-from emerdiff_probe import playground, scenes
+from emerdiff_probe import models, playground, scenes
 from emerdiff_probe.errors import ConfigError, InputError, ModelError
 from emerdiff_probe.playground import architecture, tasks
 from emerdiff_probe.playground.data import FolderPictures, PictureCache, ScenePictures
 from emerdiff_probe.playground.loop import Budget, Trainer
 from emerdiff_probe.playground.optimizers import Optimizers
+from emerdiff_probe.playground.padding import pad_as_configured
 from emerdiff_probe.playground.settings import Sizes, TrainingSettings
 from emerdiff_probe.playground.train import train
 
@@ -30,10 +32,12 @@ SIZES = Sizes(
 )
 TINY = TrainingSettings(
     autoencoder_steps=3,
+    text_steps=2,
     denoiser_steps=4,
     pictures=6,
     validation_pictures=3,
     autoencoder_batch=2,
+    text_batch=4,
     crop=16,
     batch=2,
     warmup=2,
@@ -121,7 +125,11 @@ def test_the_record_tells_how_it_came_to_be(trained):
 
 @pytest.mark.parametrize(
     ("task", "number"),
-    [(tasks.AutoencoderTask, signal.SIGINT), (tasks.DenoiserTask, signal.SIGTERM)],
+    [
+        (tasks.AutoencoderTask, signal.SIGINT),
+        (tasks.TextTask, signal.SIGTERM),
+        (tasks.DenoiserTask, signal.SIGTERM),
+    ],
 )
 def test_interrupted_and_continued_gives_identical_weights(
     trained, tmp_path, monkeypatch, task, number
@@ -145,6 +153,81 @@ def test_interrupted_and_continued_gives_identical_weights(
     assert calls == 2
     assert not (tmp_path / "model").exists()
     assert same(weights(start(tmp_path / "model")), weights(trained))
+
+
+def test_a_longer_budget_is_the_same_training(trained):
+    """It is finished by its updates, so that nothing changes."""
+    before = weights(trained)
+    assert same(weights(start(trained, minutes=900)), before)
+
+
+def test_the_unet_pads_by_reflection_and_its_folder_says_so(trained, tmp_path):
+    stock, ours = load(trained).unet, models.load(trained).unet
+    padded = [m for m in ours.modules() if isinstance(m, nn.Conv2d) and any(m.padding)]
+    assert padded
+    assert {m.padding_mode for m in padded} == {"reflect"}
+    sample, states = torch.randn(1, 4, 32, 32), torch.randn(1, 24, 32)
+    with torch.no_grad():
+        plain, reflected = (unet(sample, 500, states).sample for unet in (stock, ours))
+    # At the border the two differ; padding by hand is what the module does.
+    assert not torch.allclose(plain, reflected, atol=1e-3)
+    conv, x = ours.conv_in, torch.randn(1, 4, 8, 8)
+    by_hand = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), conv.weight, conv.bias)
+    torch.testing.assert_close(conv(x), by_hand)
+    stock.save_pretrained(tmp_path / "again")
+    assert type(stock).from_pretrained(tmp_path / "again").config["_padding_mode"] == "reflect"
+
+
+def test_a_unet_that_says_nothing_of_padding_is_left_as_it_is(trained):
+    unet = load(trained).unet
+    unet.register_to_config(_padding_mode=None)
+    pad_as_configured(unet)
+    assert {m.padding_mode for m in unet.modules() if isinstance(m, nn.Conv2d)} == {"zeros"}
+
+
+def test_plain_attention_is_the_fused_one():
+    unet = architecture.denoiser(SIZES).eval()
+    sample, states = torch.randn(2, 4, 32, 32), torch.randn(2, 24, 32)
+    with torch.no_grad():
+        fused = unet(sample, torch.tensor([3, 900]), states).sample
+        unet.set_attn_processor(tasks._PlainAttention())
+        plain = unet(sample, torch.tensor([3, 900]), states).sample
+    torch.testing.assert_close(plain, fused, atol=1e-5, rtol=1e-4)
+
+
+def test_shuffled_captions_have_the_same_words_with_colours_elsewhere(words):
+    captions = ["a red house with a blue roof , green grass", "a red house", "an empty landscape"]
+    tokens = words(captions, padding="max_length", max_length=24, return_tensors="pt").input_ids
+    colours = words(" ".join(scenes.COLOURS)).input_ids[1:-1]
+    among = torch.tensor(colours)
+    generator = torch.Generator().manual_seed(0)
+    many = [tasks._shuffled(tokens, among, generator) for _ in range(20)]
+    for shuffled in many:
+        kept = ~torch.isin(tokens, among)
+        assert torch.equal(shuffled[kept], tokens[kept])
+        assert torch.equal(shuffled.sort().values, tokens.sort().values)
+        assert torch.equal(shuffled[1:], tokens[1:])  # one colour or none can't be shuffled
+    assert len({tuple(shuffled[0].tolist()) for shuffled in many}) == 6
+
+
+def test_a_text_encoder_learns_which_caption_belongs_to_a_picture(words):
+    """Pictures of one colour each, captions that name it: the loss falls far below chance."""
+    torch.manual_seed(0)
+    names = list(scenes.COLOURS)
+    pixels = np.stack([np.full((128, 128, 3), scenes.COLOURS[name], np.uint8) for name in names])
+    tokens = words(names, padding="max_length", max_length=8, return_tensors="pt").input_ids
+    settings = dataclasses.replace(TINY, text_batch=len(names))
+    text = architecture.text_encoder(words, SIZES)
+    colours = torch.tensor(words(" ".join(names)).input_ids[1:-1])
+    task = tasks.TextTask(text, pixels, tokens, pixels, tokens, colours, settings)
+    chance = task.validate()
+    optimizer = torch.optim.AdamW(task.modules.parameters(), 3e-3)
+    for _ in range(30):
+        task.loss(torch.Generator().manual_seed(1)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert chance > 1.5
+    assert task.validate() < 0.5
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
@@ -262,11 +345,10 @@ def test_captions_differ_by_more_than_they_share(words):
 
     shared = means().mean(0).norm()
     apart = means().std(0).norm()
-    assert shared > 2 * apart
+    assert shared > apart
     architecture.standardise(text, tokens)
     assert means().mean(0).norm() < 1e-3
     assert means().std(0, correction=0).mean() == pytest.approx(0.5, abs=1e-3)
-    assert not any(parameter.requires_grad for parameter in text.parameters())
     before = means()
     architecture.standardise(text, tokens[:1].expand(100, -1))
     assert torch.equal(means(), before)
