@@ -103,8 +103,10 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.curve: list[Validation] = []
         self._losses: list[float] = []
-        self._generator = torch.Generator().manual_seed(settings.seed)
         self._parameters = dict(task.modules.named_parameters())
+        # On the device itself: large batches would wait for noise that is drawn elsewhere.
+        device = next(iter(self._parameters.values())).device
+        self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._optimizers = Optimizers(self._parameters, task.rate, task.matrix_rate)
         self._average = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._best = {name: tensor.clone() for name, tensor in self._average.items()}
@@ -207,6 +209,7 @@ class Trainer:
                 "curve": [vars(point) for point in self.curve],
                 "losses": self._losses,
                 "generator": self._generator.get_state(),
+                "device": self._generator.device.type,
                 "weights": {name: p.detach() for name, p in self._parameters.items()},
                 "optimizers": self._optimizers.state_dict(),
                 "average": self._average,
@@ -222,7 +225,10 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.curve = [Validation(**point) for point in state["curve"]]
         self._losses = state["losses"]
-        self._generator.set_state(state["generator"])
+        if state["device"] == self._generator.device.type:
+            self._generator.set_state(state["generator"])
+        else:  # another kind of device draws in another way
+            self._generator.manual_seed(self.settings.seed + self.step)
         _copy(state["weights"], self._parameters)
         self._optimizers.load_state_dict(state["optimizers"])
         _copy(state["average"], self._average)

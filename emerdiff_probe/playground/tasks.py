@@ -1,6 +1,8 @@
 """What the three trainings minimise."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +68,7 @@ class AutoencoderTask:
         with autocast(device):
             posterior = self.model.encode(images).latent_dist
             mean, deviation = posterior.mean.float(), posterior.std.float()
-            noise = torch.randn(mean.shape, generator=generator).to(device)
+            noise = torch.randn(mean.shape, generator=generator, device=generator.device)
             rebuilt = self.model.decode(mean + deviation * noise).sample
         error = rebuilt.float() - images
         gradients = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
@@ -83,7 +85,8 @@ class AutoencoderTask:
         side = self.settings.crop
 
         def draw(below: int) -> list[int]:
-            return torch.randint(below, (self.batch,), generator=generator).tolist()
+            device = generator.device
+            return torch.randint(below, (self.batch,), generator=generator, device=device).tolist()
 
         places = zip(
             draw(len(self.pixels)),
@@ -164,7 +167,9 @@ class TextTask:
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Loss of a batch of random pairs."""
-        index = torch.randperm(len(self.tokens), generator=generator)[: self.batch]
+        index = torch.randperm(
+            len(self.tokens), generator=generator, device=generator.device
+        ).cpu()[: self.batch]
         return self._loss(self.pixels[index.numpy()], self.tokens[index], generator)
 
     def _loss(
@@ -191,7 +196,7 @@ class TextTask:
 
     def validate(self) -> float:
         """The same loss over the first pictures of the validation, as one batch."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(self.text.device).manual_seed(0)
         with torch.no_grad():
             return float(
                 self._loss(
@@ -214,7 +219,8 @@ def _shuffled(tokens: Tensor, among: Tensor, generator: torch.Generator) -> Tens
     shuffled = tokens.clone()
     for row in shuffled:
         places = torch.isin(row, among).nonzero()[:, 0]
-        row[places] = row[places[torch.randperm(len(places), generator=generator)]]
+        order = torch.randperm(len(places), generator=generator, device=generator.device)
+        row[places] = row[places[order.cpu()]]
     return shuffled
 
 
@@ -280,48 +286,55 @@ class DenoiserTask:
         settings: TrainingSettings,
     ) -> None:
         self.unet, self.text = unet, text
-        self.latents, self.tokens, self.empty = latents, tokens, empty
-        self.validation, self.validation_tokens = validation, validation_tokens
+        device = unet.device
+        self.latents, self.tokens, self.empty = (x.to(device) for x in (latents, tokens, empty))
+        self.validation, self.validation_tokens = (
+            validation.to(device),
+            validation_tokens.to(device),
+        )
         self.settings = settings
         self.modules = nn.ModuleDict({"unet": unet})
         # Muon reaches a lower loss in the same time, but learns all directions of its matrices at
         # one speed, and clusters of features then show where a location is, not what is there.
         self.rate, self.matrix_rate = settings.rate, None
         self.batch = settings.batch
-        self.alpha_bar: Tensor = scheduler().alphas_cumprod
-        if unet.device.type == "cpu":
+        self.alpha_bar: Tensor = scheduler().alphas_cumprod.to(device)
+        self._predict: Callable[..., Any] = unet
+        if device.type == "cpu":
             unet.set_attn_processor(_PlainAttention())  # processors are not saved with a model
+        elif device.type == "cuda":
+            self._predict = torch.compile(unet.to(memory_format=torch.channels_last))
 
     def loss(self, generator: torch.Generator) -> Tensor:
         """Loss of a batch of random pictures, noises and noise levels."""
-        version = torch.randint(len(self.latents), (self.batch,), generator=generator)
-        index = torch.randint(self.latents.shape[1], (self.batch,), generator=generator)
-        hidden = torch.rand(self.batch, generator=generator) < self.settings.empty_captions
+        device, size = generator.device, (self.batch,)
+        version = torch.randint(len(self.latents), size, generator=generator, device=device)
+        index = torch.randint(self.latents.shape[1], size, generator=generator, device=device)
+        hidden = torch.rand(size, generator=generator, device=device) < self.settings.empty_captions
         tokens = torch.where(hidden[:, None], self.empty, self.tokens[index])
         return self._loss(self.latents[version, index].float(), tokens, generator)
 
     def _loss(self, latents: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
-        count = len(latents)
-        start = torch.rand(1, generator=generator)
-        shares = (start + torch.arange(count) / count) % 1
+        count, device = len(latents), generator.device
+        start = torch.rand(1, generator=generator, device=device)
+        shares = (start + torch.arange(count, device=device) / count) % 1
         timesteps = (shares * len(self.alpha_bar)).long()
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator, device=device)
         alpha_bar = self.alpha_bar[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
         # The plain error of the velocity is SNR + 1 = 1 / (1 - alpha_bar) times that of x0.
         weight = (self.settings.gamma * (1 - alpha_bar)).clamp(max=1)
-        device = self.unet.device
         with torch.no_grad(), autocast(device):
-            states = self.text(input_ids=tokens.to(device)).last_hidden_state
+            states = self.text(input_ids=tokens).last_hidden_state
         with autocast(device):
-            predicted = self.unet(noisy.to(device), timesteps.to(device), states).sample
-        error = predicted.float() - velocity.to(device)
-        return (weight.to(device) * error.square()).mean()
+            predicted = self._predict(noisy, timesteps, states).sample
+        error = predicted.float() - velocity
+        return (weight * error.square()).mean()
 
     def validate(self) -> float:
         """The same loss, with captions, on the same pictures, noises and noise levels always."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(self.unet.device).manual_seed(0)
         batches = zip(
             self.validation.split(self.batch),
             self.validation_tokens.split(self.batch),
