@@ -29,7 +29,7 @@ def pad_as_configured(unet: UNet2DConditionModel) -> None:
     if mode is None:
         return
     for part in unet.modules():
-        if isinstance(part, nn.Conv2d) and any(part.padding):
+        if isinstance(part, nn.Conv2d) and not isinstance(part.padding, str) and any(part.padding):
             part.padding_mode = mode
             # What PyTorch derives from the two when a convolution is made.
             part._reversed_padding_repeated_twice = [

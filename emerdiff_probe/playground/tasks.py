@@ -156,12 +156,13 @@ class TextTask:
         self.validation, self.validation_tokens = validation, validation_tokens
         self.rate, self.batch = settings.text_rate, min(settings.text_batch, len(pixels))
         width = text.config.hidden_size
+        self._sharpness = nn.Parameter(torch.tensor(2.5))
         self.modules = nn.ModuleDict(
             {
                 "text": text,
                 "project": nn.Linear(width, width),
                 "look": _looking(width),
-                "sharpness": nn.ParameterList([nn.Parameter(torch.tensor(2.5))]),
+                "sharpness": nn.ParameterList([self._sharpness]),
             }
         ).to(text.device)
 
@@ -182,7 +183,7 @@ class TextTask:
             seen = self.modules["look"](images)
             told = self.text(input_ids=torch.cat([tokens, shuffled]).to(device)).pooler_output
             told = self.modules["project"](told)
-        sharpness = self.modules["sharpness"][0].clamp(max=4.6).exp()
+        sharpness = self._sharpness.clamp(max=4.6).exp()
         seen, told = F.normalize(seen.float(), dim=-1), F.normalize(told.float(), dim=-1)
         likeness = sharpness * seen @ told.T
         # A caption whose colours can't be shuffled is no wrong one.
