@@ -101,7 +101,7 @@ def _distance(one: Any, other: Any) -> float:
     before, now = np.array(one, float), np.array(other, float)
     if not np.isfinite([before, now]).all():
         return 0.0 if np.array_equal(before, now, equal_nan=True) else math.inf
-    return float(np.linalg.norm(now - before) / max(np.linalg.norm(before), 1e-12))
+    return float(np.linalg.norm(now - before)) / max(float(np.linalg.norm(before)), 1e-12)
 
 
 def _are_numbers(value: Any) -> bool:
