@@ -30,8 +30,6 @@ __all__ = [
     "true_masks",
 ]
 
-PAPERS: Final = EmerDiffConfig.closest_to_paper()
-
 SHOWN: Final = (
     METHOD,
     "without injection",
@@ -48,8 +46,6 @@ SHOWN: Final = (
 def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
     """The method, its baselines on the same low-resolution masks, its nulls, and its rivals.
 
-    - "plain argmax": the same difference maps compared as the paper does, where ``config``
-      balances them;
     - "without injection", and the baselines nearest, bilinear masks, bilinear features, guided
       filter, which use no modulation;
     - nulls: an untrained and a weight-shuffled UNet with the trained model's masks, and a shift
@@ -73,12 +69,10 @@ def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
         }
         # Embeddings are those of the masks, whoever moved the pixels.
         found = {name: Segments(ds["labels"].values, embeddings) for name, ds in again.items()}
-        found["plain argmax"] = reassigned(result, PAPERS)
         found |= from_the_same_masks(result, config)
         alone = rivals.decoder_alone(model, subject.image, result["masks"])
         found["shift before the decoder"] = _assigned(alone, result, config)
         found["true masks"] = reassigned(exact, config)
-        found["true masks, plain argmax"] = reassigned(exact, PAPERS)
         found |= {
             f"true masks, {name}": each
             for name, each in from_the_same_masks(exact, config).items()
@@ -206,4 +200,4 @@ All surfaces of a scene share two colours, so colour says little of what is what
     subjects = [scene(seed) for seed in seeds[:4]] + [scene(seeds[0], dissociation=True)]
     every = [(subject, segmentor(subject)) for subject in subjects]
     shown = [(subject, {name: found[name] for name in SHOWN}) for subject, found in every]
-    charts.gallery(shown).write_image(task.out / "quality-examples.png", scale=1.5)
+    reports.draw(task.out / "quality-examples.png", charts.gallery(shown))
