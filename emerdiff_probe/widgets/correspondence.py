@@ -14,10 +14,10 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.maps import extent
 from emerdiff_probe.views.panels import as_bytes, png, spaced
+from emerdiff_probe.widgets.answers import Answers, LiveAnswers, StoredAnswers
 from emerdiff_probe.widgets.overlay import stained
 from emerdiff_probe.widgets.parts import Explorer
 from emerdiff_probe.widgets.picture import Picture, map_file, photo_file
-from emerdiff_probe.widgets.responders import Answers, LiveAnswers, Responder, StoredAnswers
 
 __all__ = ["CorrespondenceExplorer"]
 
@@ -62,7 +62,7 @@ class CorrespondenceExplorer(Explorer):
     engine = traitlets.Unicode()
     known = traitlets.Int(read_only=True)
 
-    def __init__(self, responses: xr.Dataset | Responder, **state: Any) -> None:
+    def __init__(self, responses: Any, **state: Any) -> None:
         self.answers: Answers = (
             StoredAnswers(responses)
             if isinstance(responses, xr.Dataset)

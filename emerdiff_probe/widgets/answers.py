@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol
 
 import numpy as np
 import xarray as xr
@@ -15,7 +15,7 @@ from emerdiff_probe.responses import latent_grid, reading, response_of, segment_
 from emerdiff_probe.schema import RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.panels import spaced
 
-__all__ = ["Answers", "LiveAnswers", "Location", "Responder", "StoredAnswers"]
+__all__ = ["Answers", "LiveAnswers", "Location", "StoredAnswers"]
 
 Location = tuple[int, int]
 """Row and column of the latent grid."""
@@ -24,61 +24,6 @@ _QUICK: Final = 128
 """Pixels on a side of the responses that a slider clusters anew."""
 
 _Floats = NDArray[np.float32]
-
-
-@runtime_checkable
-class Responder(Protocol):
-    """A model that is asked for responses of a picture, such as `emerdiff_probe.Responder`."""
-
-    @property
-    def frame(self) -> xr.Dataset:
-        """All that `emerdiff_probe.respond` gives, but for the responses."""
-        ...
-
-    @property
-    def grid(self) -> Location:
-        """Rows and columns of latent locations."""
-        ...
-
-    @property
-    def engine(self) -> str:
-        """How modulated runs are computed at present."""
-        ...
-
-    @property
-    def engines(self) -> tuple[str, ...]:
-        """Ways to compute them."""
-        ...
-
-    def use(self, engine: str) -> None:
-        """Another engine answers from now on."""
-        ...
-
-    def location(self, row: int, column: int) -> xr.DataArray:
-        """The signed response of one location, (rgb, y, x); computed where it is not there yet."""
-        ...
-
-    def movers(self, y: float, x: float) -> xr.DataArray:
-        """How much each location moves a pixel, (source_y, source_x); NaN where none is there."""
-        ...
-
-    def responses(self) -> xr.Dataset:
-        """What is there so far, as `emerdiff_probe.respond` gives it."""
-        ...
-
-    def fill(
-        self,
-        near: Location | None = None,
-        *,
-        stop: threading.Event | None = None,
-        progress: Callable[[int, int], object] | None = None,
-    ) -> None:
-        """Computes what is missing, nearest first."""
-        ...
-
-    def __len__(self) -> int:
-        """How many locations are there."""
-        ...
 
 
 class Answers(Protocol):
@@ -141,9 +86,14 @@ class StoredAnswers:
 
 
 class LiveAnswers:
-    """Of a model; everything asked for once is kept by its responder."""
+    """Of a model; everything asked for once is kept by its responder.
 
-    def __init__(self, responder: Responder) -> None:
+    Args:
+        responder: An `emerdiff_probe.Responder`. It needs torch, which is not imported for its
+            name's sake.
+    """
+
+    def __init__(self, responder: Any) -> None:
         self._responder = responder
         self.frame = responder.frame
         self.grid: Location = responder.grid
