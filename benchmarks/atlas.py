@@ -115,7 +115,7 @@ Means over timesteps.
 """
     reports.write(task.out, "atlas", text, table, _chart(table))
     alike = views.atlas(found["cka"].sel({TIMESTEP: COMPARED}), limits=(0, 1))
-    alike.write_image(task.out / "atlas-cka.png", scale=1.5)
+    reports.draw(task.out / "atlas-cka.png", alike)
 
 
 def sites(model: StableDiffusion) -> list[str]:

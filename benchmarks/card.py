@@ -105,7 +105,7 @@ def write_card(
         psnr: From `autoencoder_psnr` on test scenes.
     """
     record = json.loads((folder / "training.json").read_text())
-    curves(record).write_image(folder / "curves.png", scale=1.5)
+    reports.draw(folder / "curves.png", curves(record))
     sample_sheet(model, guidance).save(folder / "samples.png")
     (folder / "README.md").write_text(_text(record, model, guidance, followed, reference, psnr))
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import tempfile
 import unicodedata
 import warnings
@@ -13,15 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco
 
 from emerdiff_probe import schema, views
 from emerdiff_probe.errors import InputError, StoreError
-from emerdiff_probe.paths import is_free, local
+from emerdiff_probe.paths import is_free, local, made_at_once
 from emerdiff_probe.store.texts import portable
 
-__all__ = ["FILES", "check_free", "check_writable", "names", "run_lengths", "write", "write_masks"]
+__all__ = ["FILES", "check_free", "check_writable", "names", "write", "write_masks"]
 
 FILES: Final = ("overlay.png", "labels.png", "dataset.zarr", "index.html")
 """What a result's folder holds."""
@@ -95,7 +94,7 @@ def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> Non
     ``overlay.png`` is the picture with its segments, ``labels.png`` has a pixel's segment as its
     value (in a palette of the same colours; with more than 256 masks 16-bit greys),
     ``dataset.zarr`` is the dataset (Zarr v3, ``xarray.open_zarr`` reads it), ``index.html`` the
-    page that shows it. All is written to a hidden folder beside and moved at the end.
+    page that shows it.
 
     Args:
         ds: A segmentation, as `emerdiff_probe.segment` makes it.
@@ -108,26 +107,13 @@ def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> Non
     schema.check(ds)
     folder = local(folder)
     check_free(folder, overwrite=overwrite)
-    with _made(folder.parent):
-        hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            new, old = hidden / "new", hidden / "old"
-            new.mkdir()
-            Image.fromarray(views.overlay_image(ds)).save(new / "overlay.png")
-            _labels_image(ds["labels"], ds.sizes[schema.MASK]).save(new / "labels.png")
-            _write_dataset(ds, new / "dataset.zarr")
-            # A file's name can hold bytes that are no text.
-            (new / "index.html").write_text(views.page(ds), "utf-8", errors="replace")
-            if folder.exists():
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except BaseException:
-                if old.exists():
-                    old.rename(folder)
-                raise
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+    with _made(folder.parent), made_at_once(folder, replace=overwrite) as new:
+        new.mkdir()
+        Image.fromarray(views.overlay_image(ds)).save(new / "overlay.png")
+        _labels_image(ds["labels"], ds.sizes[schema.MASK]).save(new / "labels.png")
+        _write_dataset(ds, new / "dataset.zarr")
+        # A file's name can hold bytes that are no text.
+        (new / "index.html").write_text(views.page(ds), "utf-8", errors="replace")
 
 
 @contextmanager
@@ -151,8 +137,8 @@ def write_masks(segments: xr.Dataset, path: str | Path) -> Path:
     """Write segments as a file that other tools read, in a form that the file's ending says.
 
     ``.png``: every pixel's segment as its value (a palette of the segments' colours; with more than
-    256 of them 16-bit greys). ``.json``: annotations in COCO's format, each mask as run lengths.
-    ``.zarr``: the dataset, Zarr v3.
+    256 of them 16-bit greys). ``.json``: annotations in COCO's format, each mask as compressed
+    run lengths. ``.zarr``: the dataset, Zarr v3.
 
     Args:
         segments: ``labels`` (y, x), from 0 up; perhaps ``own`` (own_mask, y, x), bool: further
@@ -175,34 +161,14 @@ def write_masks(segments: xr.Dataset, path: str | Path) -> Path:
         raise InputError(f"'{path}' ends in none of .png, .json, .zarr")
     if path.is_dir():
         raise StoreError(f"'{path}' is a folder and is not replaced; choose another name")
-    with _made(path.absolute().parent):
-        hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-        try:
-            new = hidden / path.name
-            if path.suffix == ".png":
-                _labels_image(labels, int(labels.max()) + 1).save(new)
-            elif path.suffix == ".json":
-                new.write_text(json.dumps(_coco(segments)))
-            else:
-                _write_dataset(segments, new)
-            new.rename(path)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+    with _made(path.absolute().parent), made_at_once(path, replace=True) as new:
+        if path.suffix == ".png":
+            _labels_image(labels, int(labels.max()) + 1).save(new)
+        elif path.suffix == ".json":
+            new.write_text(json.dumps(_coco(segments)))
+        else:
+            _write_dataset(segments, new)
     return path
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed run lengths: of zeros, ones, zeros, ..., column by column.
-
-    >>> run_lengths(np.array([[False, True], [True, True]]))
-    [1, 3]
-    >>> run_lengths(np.array([[True, False]]))
-    [0, 1, 1]
-    """
-    flat = mask.ravel(order="F")
-    ends = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
-    lengths = np.diff(ends).tolist()
-    return [0, *lengths] if flat[0] else lengths
 
 
 def _coco(segments: xr.Dataset) -> dict[str, Any]:
@@ -213,19 +179,18 @@ def _coco(segments: xr.Dataset) -> dict[str, Any]:
     height, width = labels.shape
     annotations = []
     for number, (category, mask) in enumerate(masks, start=1):
-        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-        if not len(rows):
+        if not mask.any():
             continue
-        box = [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+        lengths = coco.encode(np.asfortranarray(mask, np.uint8))
         annotations.append(
             {
                 "id": number,
                 "image_id": 1,
                 "category_id": category,
                 "iscrowd": 0,
-                "area": int(mask.sum()),
-                "bbox": [int(each) for each in box],
-                "segmentation": {"size": [height, width], "counts": run_lengths(mask)},
+                "area": int(coco.area(lengths)),
+                "bbox": coco.toBbox(lengths).tolist(),
+                "segmentation": lengths | {"counts": lengths["counts"].decode()},
             }
         )
     # What was drawn from a prompt has no file yet.

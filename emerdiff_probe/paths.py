@@ -39,26 +39,38 @@ def is_free(path: Path) -> bool:
 
 
 @contextmanager
-def made_at_once(path: Path) -> Iterator[Path]:
+def made_at_once(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a name to make a file or folder by, which then gets its own: it is never half of one.
 
     An empty folder that has the name gives way to a new folder.
+
+    Args:
+        path: The name in the end. That to make it by has the same ending.
+        replace: Whether something that has the name already gives way; it stays where the new one
+            does not come to its end.
 
     Raises:
         StoreError: It is there already, is being made by another process, or cannot be written;
             what was half made is removed.
     """
-    if not is_free(path):
+    if not (replace or is_free(path)):
         raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
-    making = path.with_name(f".{path.name}.making")
+    making, old = (path.with_name(f".{state}-{path.name}") for state in ("making", "old"))
     with Held(path):
-        # One that was killed in the middle leaves it behind.
+        # One that was killed in the middle leaves them behind.
         _remove(making)
+        if old.exists() and not path.exists():
+            old.rename(path)
         try:
             yield making
-            if making.is_dir() and path.is_dir():
-                path.rmdir()
-            making.rename(path)
+            if making.is_dir() and path.is_dir():  # only files are replaced in one step
+                path.rename(old)
+            try:
+                making.replace(path)
+            except BaseException:
+                if old.exists():
+                    old.rename(path)
+                raise
         except OSError as error:
             raise StoreError(
                 f"'{path}' could not be written: {error}; make room or choose another place, and "
@@ -66,6 +78,7 @@ def made_at_once(path: Path) -> Iterator[Path]:
             ) from error
         finally:
             _remove(making)
+            _remove(old)
 
 
 def _remove(path: Path) -> None:

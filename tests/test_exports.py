@@ -2,11 +2,13 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
+from pycocotools import mask as coco
 
 from emerdiff_probe import exports as results
 from emerdiff_probe import schema, views
@@ -70,6 +72,18 @@ def test_a_name_that_is_no_text_is_written_too(tmp_path):
     assert "photo &#x27;caf?" in (tmp_path / "caf" / "index.html").read_text("utf-8")
 
 
+def stop_moving(monkeypatch, error):
+    """Stops when all is made; Zarr, which moves each of its files, is let through."""
+    replace = Path.replace
+
+    def stop(path, target):
+        if path.name.startswith(".making"):
+            raise error
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("when", ["writing", "moving"])
 def test_what_stops_a_writing_leaves_nothing(tmp_path, monkeypatch, error, when):
@@ -79,7 +93,7 @@ def test_what_stops_a_writing_leaves_nothing(tmp_path, monkeypatch, error, when)
     if when == "writing":
         monkeypatch.setattr(views, "page", stop)
     else:
-        monkeypatch.setattr("pathlib.Path.rename", stop)
+        stop_moving(monkeypatch, error)
     with pytest.raises((KeyboardInterrupt, StoreError)):
         results.write(bands(), tmp_path / "new" / "folder" / "cat")
     assert entries(tmp_path) == []
@@ -88,14 +102,7 @@ def test_what_stops_a_writing_leaves_nothing(tmp_path, monkeypatch, error, when)
 def test_what_stops_a_replacing_leaves_the_old_one(tmp_path, monkeypatch):
     results.write(bands(), tmp_path / "cat")
     before = (tmp_path / "cat" / "labels.png").read_bytes()
-    rename = type(tmp_path).rename
-
-    def stop(path, target):
-        if path.name == "new":
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(type(tmp_path), "rename", stop)
+    stop_moving(monkeypatch, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         results.write(bands(masks=2), tmp_path / "cat", overwrite=True)
     assert entries(tmp_path) == ["cat"]
@@ -174,6 +181,11 @@ def test_annotations_name_the_picture_and_count(tmp_path, attributes, file):
     assert [each["file_name"] for each in found["images"]] == [file]
     assert {each["iscrowd"] for each in found["annotations"]} == {0}
     assert sum(each["area"] for each in found["annotations"]) == ds["labels"].size
+    for each, number in zip(found["annotations"], range(4), strict=True):
+        mask = ds["labels"].values == number
+        np.testing.assert_array_equal(coco.decode(each["segmentation"]), mask)
+        (top, *_, bottom), (left, *_, right) = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        assert each["bbox"] == [left, top, right - left + 1, bottom - top + 1]
 
 
 def test_a_results_texts_are_read_by_others(tmp_path):

@@ -69,6 +69,43 @@ def test_an_empty_folder_gives_way_to_a_folder(tmp_path):
     assert (tmp_path / "other").is_dir()
 
 
+def put(place, kind, text):
+    """Make a file or a folder of that text by the name that is there for it."""
+    with paths.made_at_once(place, replace=True) as making:
+        assert making.suffix == place.suffix, "libraries tell formats by it"
+        if kind == "folder":
+            making.mkdir()
+        (making / "values" if kind == "folder" else making).write_text(text)
+
+
+def text_of(place):
+    return (place / "values" if place.is_dir() else place).read_text()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_there_is_replaced_whole_or_stays(tmp_path, monkeypatch, kind):
+    place = tmp_path / "run.zarr"
+    for text in ("old", "new"):
+        put(place, kind, text)
+        assert text_of(place) == text
+    with monkeypatch.context() as broken:
+        broken.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put(place, kind, "newer")
+    assert text_of(place) == "new"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_one_that_was_put_aside_by_a_killed_process_comes_back(tmp_path):
+    place = tmp_path / "run.zarr"
+    put(place, "folder", "old")
+    place.rename(tmp_path / ".old-run.zarr")
+    with pytest.raises(KeyboardInterrupt), paths.made_at_once(place, replace=True):
+        raise KeyboardInterrupt
+    assert text_of(place) == "old"
+    assert list(tmp_path.iterdir()) == [place]
+
+
 def test_one_writes_and_the_next_is_told_who(tmp_path):
     place = tmp_path / "run.zarr"
     with paths.Held(place):

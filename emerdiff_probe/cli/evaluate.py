@@ -11,6 +11,7 @@ import typer
 from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
 from emerdiff_probe.cli.report import reported, say
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.paths import made_at_once
 
 __all__ = ["evaluate"]
 
@@ -102,9 +103,11 @@ def evaluate(
         )
         for key, text in found.skipped.items():
             say(console, f"left out '{key}': {text}", style="yellow")
-        found.pictures.to_csv(out / "pictures.csv", index=False)
         summary = found.summary()
-        summary.to_csv(out / "summary.csv")
+        with made_at_once(out / "pictures.csv", replace=True) as new:
+            found.pictures.to_csv(new, index=False)
+        with made_at_once(out / "summary.csv", replace=True) as new:
+            summary.to_csv(new)
         typer.echo(f"{chosen.name}, {found.pictures['picture'].nunique()} pictures, {masks} masks")
         typer.echo(summary.T.to_string())
         typer.echo(f"Tables: {out / 'summary.csv'}, {out / 'pictures.csv'}")

@@ -126,7 +126,7 @@ def benchmark(
     }
     reports.write(out, "claims", text, _rows(list(names), scores), charts.pop("class-mean"))
     for measure, figure in charts.items():
-        figure.write_image(out / f"claims-{measure}.png", scale=1.5)
+        reports.draw(out / f"claims-{measure}.png", figure)
 
 
 def measured(

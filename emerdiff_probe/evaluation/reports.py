@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 
-__all__ = ["bullets", "to_markdown", "write"]
+from emerdiff_probe.paths import made_at_once
+
+__all__ = ["bullets", "draw", "to_markdown", "write"]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as the first column."""
-    header = [str(table.index.name or ""), *map(str, table.columns)]
-    lines = [header, ["---"] * len(header)]
-    # Not `table.values`, in which whole numbers beside fractions are fractions too.
-    lines += [list(map(str, row)) for row in table.itertuples()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    # Texts, so that numbers stand there as they were rounded.
+    return table.map(str).to_markdown(disable_numparse=True)
 
 
 def bullets(sentences: Sequence[str]) -> str:
@@ -29,14 +26,14 @@ def bullets(sentences: Sequence[str]) -> str:
 
 def write(folder: Path, name: str, text: str, scores: pd.DataFrame, figure: go.Figure) -> None:
     """Writes NAME.md, NAME.csv and NAME.png, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        f"{name}.md": text.encode(),
-        f"{name}.csv": scores.round(4).to_csv(index=False).encode(),
-        f"{name}.png": figure.to_image("png", scale=1.5),
-    }
-    for file, content in contents.items():
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as temporary:
-            temporary.write(content)
-        os.chmod(temporary.name, 0o644)
-        os.replace(temporary.name, folder / file)
+    with made_at_once(folder / f"{name}.md", replace=True) as new:
+        new.write_text(text)
+    with made_at_once(folder / f"{name}.csv", replace=True) as new:
+        scores.round(4).to_csv(new, index=False)
+    draw(folder / f"{name}.png", figure)
+
+
+def draw(path: Path, figure: go.Figure) -> None:
+    """Draws a figure into a PNG file, whole or not at all."""
+    with made_at_once(path, replace=True) as new:
+        figure.write_image(new, scale=1.5)

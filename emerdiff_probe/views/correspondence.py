@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.paths import local
+from emerdiff_probe.paths import local, made_at_once
 from emerdiff_probe.responses import compress, latent_grid, pixels_moved, reading, response_of
 from emerdiff_probe.schema import RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.colours import SEQUENTIAL, ramp
@@ -195,18 +195,16 @@ def correspondence_page(responses: xr.Dataset, path: str | os.PathLike[str]) -> 
         f"{float(small['error'].median()):.1%} off (median over locations of the error's norm)."
     )
     path = local(path)
-    path.write_text(
-        _PAGE.format(
-            title=html.escape(f"Correspondence in {source}"),
-            facts=html.escape(facts),
-            style=(_HERE / "correspondence.css").read_text("utf-8"),
-            script=(_HERE / "correspondence.js").read_text("utf-8"),
-            # Nothing in it can end the script: it has numbers and base64 alone.
-            data=json.dumps(data),
-        ),
-        "utf-8",
-        errors="replace",
+    page = _PAGE.format(
+        title=html.escape(f"Correspondence in {source}"),
+        facts=html.escape(facts),
+        style=(_HERE / "correspondence.css").read_text("utf-8"),
+        script=(_HERE / "correspondence.js").read_text("utf-8"),
+        # Nothing in it can end the script: it has numbers and base64 alone.
+        data=json.dumps(data),
     )
+    with made_at_once(path, replace=True) as new:
+        new.write_text(page, "utf-8", errors="replace")
     return path
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
+from pycocotools import mask as coco
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, StoreError
@@ -201,28 +202,18 @@ def test_masks_are_written_and_read_back(explorer, tmp_path):
     explorer._masks_file.value = str(tmp_path / "masks.json")
     explorer._export()
     assert "written" in explorer._said.value
-    coco = json.loads((tmp_path / "masks.json").read_text())
-    masks = [decoded(each) for each in coco["annotations"]]
-    assert [each["category_id"] for each in coco["annotations"]] == [1, 1, 1, 1, 2]
+    written = json.loads((tmp_path / "masks.json").read_text())
+    masks = [coco.decode(each["segmentation"]) for each in written["annotations"]]
+    assert [each["category_id"] for each in written["annotations"]] == [1, 1, 1, 1, 2]
     for number, mask in enumerate(masks[:4]):
         np.testing.assert_array_equal(mask, found["labels"] == number)
     np.testing.assert_array_equal(masks[4], found["own"][0])
-    last = coco["annotations"][4]
+    last = written["annotations"][4]
     assert (last["bbox"], last["area"]) == ([24, 12, 24, 12], 24 * 12)
     with pytest.raises(InputError, match=r"\.json"):
         explorer.export(tmp_path / "masks.gif")
     with pytest.raises(StoreError, match="another name"):
         explorer.export(tmp_path / "masks.zarr")
-
-
-def decoded(annotation):
-    """COCO's uncompressed run lengths, read run by run: zeros first, column by column."""
-    height, width = annotation["segmentation"]["size"]
-    flat, value = [], False
-    for length in annotation["segmentation"]["counts"]:
-        flat += [value] * length
-        value = not value
-    return np.array(flat).reshape(width, height).T
 
 
 def test_figures_are_of_the_present_view(explorer, tmp_path):
