@@ -16,8 +16,12 @@ __all__ = ["ADDED", "check_parts", "say_unused"]
 
 _COMPUTED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PARTS: Final = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-ADDED: Final = {"controlnet": "ControlNet", "adapter": "T2I-Adapter"}
-"""Parts that add to what a UNet computes, whose inputs come with a call of the pipeline alone."""
+ADDED: Final = {
+    "controlnet": "ControlNet",
+    "adapter": "T2I-Adapter",
+    "perturbed_attention": "perturbed attention guidance",
+}
+"""What adds to a UNet's predictions, and is set by a call of the pipeline alone."""
 
 
 def check_parts(pipeline: Any, name: str) -> None:
@@ -53,7 +57,10 @@ def check_parts(pipeline: Any, name: str) -> None:
             f"autoencoder makes {vae.latent_channels} of {vae.in_channels} (an inpainting or depth "
             "model?); choose a text-to-image checkpoint"
         )
-    say_unused(name, [part for part in ADDED if getattr(pipeline, part, None) is not None])
+    unused = [part for part in ADDED if getattr(pipeline, part, None) is not None]
+    if hasattr(type(pipeline), "do_perturbed_attention_guidance"):
+        unused.append("perturbed_attention")
+    say_unused(name, unused)
 
 
 def _check_unet(unet: Any, name: str) -> None:
@@ -102,7 +109,7 @@ def say_unused(pipeline: str, parts: Iterable[str]) -> None:
 
     Args:
         pipeline: What it is called.
-        parts: Of those that are there, names; others than `ADDED` are not spoken of.
+        parts: What there is; others than `ADDED` are not spoken of.
     """
     names = [ADDED[part] for part in parts if part in ADDED]
     if names:

@@ -10,6 +10,7 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusionAdapterPipeline,
+    StableDiffusionPAGPipeline,
     StableDiffusionXLImg2ImgPipeline,
     T2IAdapter,
     UNetMotionModel,
@@ -87,6 +88,11 @@ def test_parts_that_add_to_the_unet_are_spoken_of(v1, tmp_path):
     adapted.save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="without its T2I-Adapter"):
         ep.load(tmp_path)
+
+
+def test_perturbed_attention_is_spoken_of(v1):
+    with pytest.warns(UserWarning, match="without its perturbed attention guidance"):
+        ep.load(with_parts(v1, StableDiffusionPAGPipeline))
 
 
 def test_a_textual_inversion_of_several_vectors_is_several_tokens():

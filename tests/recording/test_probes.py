@@ -408,7 +408,9 @@ def test_an_error_leaves_no_processors_of_perturbed_attention(shared):
     wrong = ep.Shift(f"{LAYER}.attn2", 1.0, mask=np.ones((3, 3)))
     with ep.probe(pag, MID), pytest.raises(KeyboardInterrupt):
         draw(pag, pag_scale=3.0, callback_on_step_end=stopping)
-    for target in (pag, ep.load(pag)):
+    with pytest.warns(UserWarning, match="perturbed attention"):
+        model = ep.load(pag)
+    for target in (pag, model):
         with ep.intervene(target, [wrong]), pytest.raises(SiteError):
             draw(pag, pag_scale=3.0)
     now = shared.unet.attn_processors
