@@ -22,7 +22,7 @@ from emerdiff_probe.models.active import active
 from emerdiff_probe.models.catalogue import unwrapped
 from emerdiff_probe.models.denoiser import Denoiser
 from emerdiff_probe.models.locks import eagerly, silenced, turn
-from emerdiff_probe.models.weights import content_hash
+from emerdiff_probe.models.weights import content_hash, stored_tensors
 from emerdiff_probe.schema import package_versions
 
 __all__ = ["identity", "parts_identity", "unet_weights"]
@@ -129,7 +129,7 @@ def _weights(part: nn.Module, name: str) -> tuple[dict[str, Tensor], dict[str, A
     }
     base: dict[str, Tensor] = {}
     added: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in module.state_dict().items():
+    for key, tensor in stored_tensors(module).items():
         if tensor.is_meta:
             raise ModelError(
                 f"the weights of the {name} are offloaded layer by layer, so they cannot be "

@@ -8,18 +8,52 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["content_hash"]
+__all__ = ["content_hash", "stored_tensors"]
 
 _BLOCK: Final = 2**18
 """Words that are multiplied at once: few enough to stay in a processor's cache."""
+
+
+def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a module's state by name, quantised ones as what they are made of.
+
+    What is no tensor, as the scheme of an int8 layer, is the bytes of its text.
+    """
+    return {
+        name: tensor
+        for key, value in module.state_dict().items()
+        for name, tensor in _plain(key, value)
+    }
+
+
+def _plain(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, tuple | list):
+        for index, each in enumerate(value):
+            yield from _plain(f"{name}.{index}", each)
+    elif not isinstance(value, Tensor):
+        yield name, torch.tensor(list(repr(value).encode()), dtype=torch.uint8)
+    elif value.is_quantized:
+        yield name, value.int_repr()
+        by_channel = value.qscheme() == torch.per_channel_affine
+        scale = value.q_per_channel_scales() if by_channel else value.q_scale()
+        zero = value.q_per_channel_zero_points() if by_channel else value.q_zero_point()
+        for part, number in (("scale", scale), ("zero", zero)):
+            yield f"{name}.{part}", torch.as_tensor(number, dtype=torch.float64)
+    elif hasattr(value, "__tensor_flatten__"):  # of packages that quantise by a kind of tensor
+        parts, scheme = value.__tensor_flatten__()
+        for part in parts:
+            yield from _plain(f"{name}.{part}", getattr(value, part))
+        yield from _plain(f"{name}.scheme", scheme)
+    else:
+        yield name, value
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:

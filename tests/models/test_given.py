@@ -60,22 +60,22 @@ def test_guidance_that_is_an_input_is_given():
         scheduler=LCMScheduler.from_config(pipeline.scheduler.config),
     )
     pipeline.set_progress_bar_config(disable=True)
-    model, seen = ep.load(pipeline), []
+    model, seen, predicted = ep.load(pipeline), [], []
     handle = pipeline.unet.register_forward_hook(
-        lambda _m, _i, named, output: seen.append((named["timestep_cond"], output[0])),
+        lambda _m, _i, named, _output: seen.append(named["timestep_cond"]),
         with_kwargs=True,
     )
     for guidance in (1.0, 8.5):
         condition = model.condition(HOUSE, guidance)
         assert condition.halves == 1
         with ep.probe(model, "conv_in") as recorder:
-            model.predict(latents(model), 281, condition)
+            predicted.append(model.predict(latents(model), 281, condition))
         assert recorder.tree["prompt"].values.tolist() == [HOUSE]
         pipeline(HOUSE, num_inference_steps=1, guidance_scale=guidance, output_type="latent")
         ours, theirs = seen[-2:]
-        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours, theirs)
     handle.remove()
-    assert not torch.allclose(seen[0][1], seen[2][1], atol=1e-5)
+    assert not torch.allclose(*predicted, atol=1e-5)
     with pytest.raises(InputError, match="reads guidance as a number"):
         model.condition(ep.Prompt(HOUSE, negative_prompt="a car"), 8.5)
 
@@ -198,6 +198,30 @@ def test_weights_kept_in_float8_are_computed_in_another_dtype(v1):
     with ep.probe(other, site, dtype="float32") as recorder:
         model.predict(x, 281, model.condition(HOUSE))
     assert np.isfinite(ep.site(recorder.tree, site)).all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:torch")
+def test_weights_kept_in_int8_are_recorded_and_identified(v1):
+    def quantised(pipeline):
+        other = copy.copy(pipeline)
+        linear = {torch.nn.Linear}
+        other.unet = torch.ao.quantization.quantize_dynamic(pipeline.unet, linear, torch.qint8)
+        return other
+
+    model, plain = ep.load(quantised(v1)), ep.load(v1)
+    site = "up_blocks.1.attentions.0.transformer_blocks.0.attn2:query"
+    ours, theirs = (
+        ep.record(each, ep.Prompt(HOUSE, height=64, width=64), site, steps=1, progress=False)
+        for each in (model, plain)
+    )
+    ours, theirs = (ep.site(each, site).values for each in (ours, theirs))
+    assert 0 < np.square(ours - theirs).mean() ** 0.5 < 0.1 * theirs.std()
+    changed = stable_diffusion("v1")
+    changed.unet.load_state_dict(v1.unet.state_dict())
+    assert ep.load(quantised(changed)).weights == model.weights != plain.weights
+    # Of a weight that is quantised.
+    changed.unet.get_submodule(site.replace(":query", ".to_q")).weight.data.neg_()
+    assert ep.load(quantised(changed)).weights != model.weights
 
 
 def test_a_pipeline_stays_in_its_mode_dtype_and_place():
