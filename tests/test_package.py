@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
@@ -54,6 +55,12 @@ def test_rooms_that_are_not_shown_are_there_when_asked_for():
     """A fresh interpreter has imported none of them yet."""
     loaded_by("import emerdiff_probe as ep; ep.evaluation.evaluate, ep.emerdiff.observe, ep.taps")
     assert not {"evaluation", "emerdiff", "taps"} & set(dir(ep))
+
+
+def test_every_room_is_in_the_table():
+    table = (Path(__file__).parent.parent / "ARCHITECTURE.md").read_text()
+    rooms = {room.name for room in iter_modules(ep.__path__)} - {"__main__"}
+    assert {room for room in rooms if f"\n| `{room}` | " not in table} == set()
 
 
 @pytest.mark.parametrize("room", [room.name for room in iter_modules(ep.__path__) if room.ispkg])
