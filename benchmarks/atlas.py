@@ -151,6 +151,7 @@ def measured(model: StableDiffusion, seeds: range) -> xr.Dataset:
             model,
             [Photo(each.image) for each in subjects],
             sites(model),
+            steps=50,
             timesteps=TIMESTEPS,
             batch=8,
             store=Path(folder) / "run.zarr",

@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.full_size import stable_diffusion_1
 from benchmarks.task import ENGINE_SEEDS, Task
-from emerdiff_probe.emerdiff import ENGINES, EmerDiffConfig, observe, respond
+from emerdiff_probe.emerdiff import ENGINES, EmerDiffConfig, low_resolution_masks
+from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.emerdiff.engines import Engine, decoded
-from emerdiff_probe.emerdiff.features import low_resolution_masks
 from emerdiff_probe.emerdiff.sensitivities import gradients
 from emerdiff_probe.evaluation import reports
 from emerdiff_probe.evaluation.journal import SEGMENTS, Journal, Row
@@ -29,7 +29,7 @@ from emerdiff_probe.inputs import Photo
 from emerdiff_probe.metrics import majority_class_miou
 from emerdiff_probe.models import Denoiser, StableDiffusion
 from emerdiff_probe.responses import compress, movers, pixels_moved, segment_from
-from emerdiff_probe.runs import Trajectory, prompted
+from emerdiff_probe.runs import Run, Trajectory, noise_trajectory
 from emerdiff_probe.scenes import PARTS, scene
 from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, RGB, X, Y, pixel_centres
 from emerdiff_probe.segments import assign, smooth
@@ -89,16 +89,15 @@ def compare(
 
     def compared(seed: int) -> list[Row]:
         subject = scene(seed)
-        observation = observe(model, Photo(subject.image), config)
-        masks = low_resolution_masks(observation.features, SEGMENTS, config)
+        run, masks = _run_and_masks(model, subject.image, config)
         weights = torch.from_numpy(masks.values)
         rows: list[Row] = []
         first: tuple[NDArray[np.integer], NDArray[np.float32]] | None = None
-        for name, (engine, changes) in variants(observation.trajectory).items():
+        for name, (engine, changes) in variants(run.trajectory).items():
             each = config.replace(**changes)
             with _counted(model) as counts:
                 begun = time.perf_counter()
-                modulated = ENGINES[engine](model, observation.trajectory, weights, each)
+                modulated = ENGINES[engine](model, run.trajectory, weights, each)
                 denoised = time.perf_counter()
             with torch.inference_mode():
                 response = torch.cat(list(decoded(model, modulated, each))).cpu().numpy()
@@ -199,9 +198,9 @@ def full_size(dtype: torch.dtype) -> tuple[pd.DataFrame, pd.DataFrame]:
     config = EmerDiffConfig.closest_to_paper().replace(batch=4)
     timesteps = model.schedule.timesteps(config.steps)
     timesteps = tuple(t for t in timesteps if t <= config.modulation_timestep)
-    trajectory = prompted(model, model.condition(), timesteps, 0, (512, 512))
+    trajectory = noise_trajectory(model, model.condition(), timesteps, 0, (512, 512))
     # As of a photograph, of which the inversion has made them.
-    trajectory = dataclasses.replace(trajectory, latents=trajectory.passed(model))
+    trajectory = trajectory.completed(model)
     halves = torch.zeros(2, 16, 16)
     halves[0, :, :8], halves[1, :, 8:] = 1, 1
     found = costs(model, trajectory, halves, config, at_once=True)
@@ -218,6 +217,15 @@ def full_size(dtype: torch.dtype) -> tuple[pd.DataFrame, pd.DataFrame]:
     return found, pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
 
 
+def _run_and_masks(
+    model: StableDiffusion, picture: NDArray[np.uint8], config: EmerDiffConfig
+) -> tuple[Run, xr.DataArray]:
+    """An inverted picture, and clusters of its features."""
+    run, config = made_for(model, Photo(picture), config)
+    features = run.features(config.feature_site, config.feature_timestep)
+    return run, low_resolution_masks(features, SEGMENTS, config)
+
+
 def linearity(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd.DataFrame:
     """How far responses to single masks grow with lambda, and how far they add up.
 
@@ -225,13 +233,12 @@ def linearity(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd.D
         By strength: ``proportional``, the correlation with the responses at the least strength;
         ``adds up``, that of the sum of two masks' responses with the response of both as one.
     """
-    observation = observe(model, Photo(scene(seed).image), config)
-    masks = low_resolution_masks(observation.features, SEGMENTS, config).values
-    both = np.stack([masks[0], masks[1], masks[0] + masks[1]])
+    run, masks = _run_and_masks(model, scene(seed).image, config)
+    both = np.stack([masks.values[0], masks.values[1], masks.values[:2].sum(0)])
     rows, least = {}, None
     for factor in _FACTORS:
         each = config.replace(strength=config.strength * factor)
-        found = _responses(model, observation.trajectory, torch.from_numpy(both), each)
+        found = _responses(model, run.trajectory, torch.from_numpy(both), each)
         least = found if least is None else least
         rows[f"{each.strength:g}"] = {
             "proportional": _correlation(found, least),
@@ -247,13 +254,13 @@ def derivatives(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd
         By strength of the differences: ``correlation`` and relative ``error`` of the derivatives
         of four pixels by eight locations.
     """
-    observation = observe(model, Photo(scene(seed).image), config)
-    height, width = observation.pixels.shape[:2]
+    run, _ = _run_and_masks(model, scene(seed).image, config)
+    height, width = run.model_size
     targets = torch.zeros(4, 3, height, width)
     corners = ((0.3, 0.3), (0.3, 0.7), (0.7, 0.3), (0.7, 0.7))
     for target, (y, x) in zip(targets, corners, strict=True):
         target[:, int(y * height), int(x * width)] = 1 / 3
-    ours = gradients(model, observation.trajectory, targets, config)
+    ours = gradients(model, run.trajectory, targets, config)
     # The locations that move these pixels most: others' derivatives are rounding.
     places = ours.abs().sum(0).flatten().argsort(descending=True)[:8]
     masks = torch.eye(ours[0].numel())[places].reshape(-1, *ours.shape[1:])
@@ -261,7 +268,7 @@ def derivatives(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd
     rows = {}
     for factor in _FACTORS:
         each = config.replace(strength=config.strength * factor)
-        response = _responses(model, observation.trajectory, masks, each, "literal")
+        response = _responses(model, run.trajectory, masks, each, "literal")
         found = np.einsum("mcyx,tcyx->tm", response, targets.numpy()) / (2 * each.strength)
         rows[f"{each.strength:g}"] = {
             "correlation": _correlation(found, adjoint),
@@ -399,12 +406,10 @@ def benchmark(task: Task) -> None:
     means = relative(scores).groupby("variant", sort=False).mean(numeric_only=True)
     means["change of mIoU"] = means["parts_miou"] - means["parts_miou"].iloc[0]
     literal = scores.loc[scores["variant"] == "literal", "whole"].mean()
-    picture = Photo(scene(seeds[0]).image)
-    observation = observe(task.model, picture, config)
-    masks = low_resolution_masks(observation.features, SEGMENTS, config)
+    run, masks = _run_and_masks(task.model, scene(seeds[0]).image, config)
     weights = torch.from_numpy(masks.values)
-    cost = costs(task.model, observation.trajectory, weights, config)
-    responses = respond(task.model, picture, engine="short", config=config)
+    cost = costs(task.model, run.trajectory, weights, config)
+    responses = run.respond(engine="short", config=config)
     full = ""
     if task.full_size:
         costs_v1, decoders = full_size(torch.bfloat16)

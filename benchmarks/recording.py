@@ -66,7 +66,9 @@ def ways(model: StableDiffusion, steps: int) -> dict[str, Way | None]:
     def recorded(sites: list[str]) -> Way:
         def way(folder: Path) -> int:
             store = folder / "run"
-            return record(model, PROMPT, sites, steps=steps, store=store, progress=False).nbytes
+            return record(
+                model, PROMPT, sites, steps=steps, guidance=1, store=store, progress=False
+            ).nbytes
 
         return way
 
@@ -237,7 +239,15 @@ def record_alone(name: str, dtype: Literal["float32", "bfloat16"], steps: int) -
     """Records all sites of a run and prints the most bytes that this process ever held."""
     with tempfile.TemporaryDirectory() as folder:
         model = load(name, dtype=dtype)
-        record(model, PROMPT, EVERY, steps=steps, store=Path(folder) / "run", progress=False)
+        record(
+            model,
+            PROMPT,
+            EVERY,
+            steps=steps,
+            guidance=1,
+            store=Path(folder) / "run",
+            progress=False,
+        )
     print(_high_water())
 
 

@@ -11,7 +11,8 @@ from sklearn.cluster import KMeans
 
 from benchmarks import charts
 from benchmarks.task import WORLD_SEEDS, Task
-from emerdiff_probe.emerdiff import EmerDiffConfig, observe
+from emerdiff_probe.emerdiff import EmerDiffConfig
+from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.evaluation import reports, rivals
 from emerdiff_probe.evaluation.journal import SEGMENTS, Segmentor, run
 from emerdiff_probe.evaluation.scoring import Segments, summary
@@ -117,7 +118,8 @@ def _on_the_grid(subject: Scene) -> dict[str, Segments]:
 
 
 def _bilinear_features(model: StableDiffusion, subject: Scene, config: EmerDiffConfig) -> Segments:
-    features = observe(model, Photo(subject.image), config).features
+    run, config = made_for(model, Photo(subject.image), config)
+    features = run.features(config.feature_site, config.feature_timestep)
     features = normalised(features, config.normalise)
     low_res = cluster(features, SEGMENTS, restarts=config.restarts, seed=config.seed)
     centroids = embeddings(features, one_hot(low_res, SEGMENTS))

@@ -12,12 +12,14 @@ import xarray as xr
 from benchmarks import charts
 from benchmarks.quality import reassigned, segmented, true_masks
 from benchmarks.task import SETTINGS_SEEDS, Task
-from emerdiff_probe.emerdiff import EmerDiffConfig, observe, read_features
+from emerdiff_probe.emerdiff import EmerDiffConfig
 from emerdiff_probe.evaluation import reports
 from emerdiff_probe.evaluation.journal import SEGMENTS, Journal, Row
 from emerdiff_probe.inputs import Photo
 from emerdiff_probe.metrics import boundary_f, majority_class_miou
 from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.runs import prepare
+from emerdiff_probe.runs.making import made
 from emerdiff_probe.scenes import PARTS, Scene, scene
 from emerdiff_probe.schema import pixel_centres
 from emerdiff_probe.segments import Balance, bilinear_masks, cluster, one_hot, smooth
@@ -76,16 +78,18 @@ def compare_features(
         A row for each scene, site, timestep and normalisation, with majority-class mIoU.
     """
     sites = feature_sites(model)
-    config = config.replace(modulation_timestep=max(FEATURE_TIMESTEPS))
 
     def compared(seed: int) -> list[Row]:
         subject = scene(seed)
-        trajectory = observe(model, Photo(subject.image), config).trajectory
-        features, _ = read_features(
-            model, trajectory, sites, FEATURE_TIMESTEPS, subject.parts.shape
+        run = made(
+            prepare(model, Photo(subject.image), seed=config.seed, settings=config.of_run()),
+            first=max(FEATURE_TIMESTEPS),
+            harvest=dict.fromkeys(FEATURE_TIMESTEPS, sites),
+            progress=False,
         )
         rows: list[Row] = []
-        for (site, timestep), each in features.items():
+        for site, timestep in itertools.product(sites, FEATURE_TIMESTEPS):
+            each = run.features(site, timestep)
             for normalise in ("none", "l2"):
                 low_res = cluster(each, SEGMENTS, normalise=normalise, restarts=2)
                 rows.append(

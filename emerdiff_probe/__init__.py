@@ -5,9 +5,10 @@ For example::
     import emerdiff_probe as ep
 
     model = ep.load("playground")
-    segments = ep.segment(model, ep.Prompt("a red house"), masks=12)
-    responses = ep.respond(model, ep.Prompt("a red house"))
-    run = ep.record(model, ep.Prompt("a red house"), "*attn2:query", store="run.zarr")
+    run = ep.generate(model, "a red house", seed=3)  # or ep.invert(model, "cat.jpg")
+    recording = run.record("*attn2:query", store="run.zarr")
+    segments = run.segment(masks=12)
+    responses = run.respond()
 
 The import is light: torch and diffusers are loaded when first needed.
 """
@@ -26,11 +27,8 @@ if TYPE_CHECKING:
     from emerdiff_probe import layers, metrics, responses, scenes, segments, views, widgets
     from emerdiff_probe.emerdiff import (
         EmerDiffConfig,
-        Responder,
         respond,
         segment,
-        sensitivity,
-        sweep,
     )
     from emerdiff_probe.interventions import (
         Ablate,
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
     from emerdiff_probe.models import load
     from emerdiff_probe.recording import probe, record
     from emerdiff_probe.recording import reducers as reduce
+    from emerdiff_probe.runs import Run, generate, invert
     from emerdiff_probe.store import gather, open_responses, pack, rechunk, site
     from emerdiff_probe.store import open_recording as open
 
@@ -59,13 +58,15 @@ __all__ = [
     "ProbeError",
     "Prompt",
     "Replace",
-    "Responder",
+    "Run",
     "Scale",
     "Shift",
     "Steer",
     "attention",
     "gather",
+    "generate",
     "intervene",
+    "invert",
     "layers",
     "load",
     "metrics",
@@ -81,9 +82,7 @@ __all__ = [
     "scenes",
     "segment",
     "segments",
-    "sensitivity",
     "site",
-    "sweep",
     "views",
     "widgets",
 ]
@@ -93,11 +92,8 @@ __version__ = version("emerdiff-probe")
 _HOMES = {
     "emerdiff_probe.emerdiff": (
         "EmerDiffConfig",
-        "Responder",
         "respond",
         "segment",
-        "sensitivity",
-        "sweep",
     ),
     "emerdiff_probe.interventions": (
         "Ablate",
@@ -112,6 +108,7 @@ _HOMES = {
     "emerdiff_probe.layers.attention": ("attention",),
     "emerdiff_probe.models": ("load",),
     "emerdiff_probe.recording": ("probe", "record", "reduce"),
+    "emerdiff_probe.runs": ("Run", "generate", "invert"),
     "emerdiff_probe.store": ("gather", "open", "open_responses", "pack", "rechunk", "site"),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}

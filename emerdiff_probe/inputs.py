@@ -4,10 +4,11 @@ import hashlib
 import math
 import os
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,18 @@ from emerdiff_probe.checks import integer
 from emerdiff_probe.errors import InputError, ProbeError, closest
 from emerdiff_probe.paths import local
 
-__all__ = ["Fitted", "Latents", "Photo", "Prompt", "fit"]
+__all__ = [
+    "Fitted",
+    "Input",
+    "Latents",
+    "Photo",
+    "Prompt",
+    "as_input",
+    "cropped",
+    "fit",
+    "input_name",
+    "unique_names",
+]
 
 MOST_PIXELS = 64_000_000
 LEAST_SIDE = 16
@@ -203,6 +215,98 @@ class Latents:
         if not np.isfinite(array).all():
             raise InputError("latents have values that are not finite")
         return np.ascontiguousarray(array)
+
+
+Input: TypeAlias = Prompt | Photo | Latents
+"""What a run can start from."""
+
+_ENDINGS: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def as_input(given: Any, seed: int = 0) -> Input:
+    """Return what is given as an input, where no confusion is possible.
+
+    Args:
+        given: A `Prompt`, `Photo` or `Latents`; a path; a text, which is an image where a file of
+            that name exists or it ends like an image's, and else a prompt; a Pillow image; or a
+            uint8 array.
+        seed: Of a text's prompt.
+
+    Raises:
+        InputError: It is something else.
+
+    >>> as_input("a red house").text, as_input("cat.jpg").file
+    ('a red house', 'cat.jpg')
+    """
+    if isinstance(given, Prompt | Photo | Latents):
+        return given
+    if isinstance(given, str):
+        return Photo(given) if _names_image(given) else Prompt(given, seed)
+    if isinstance(given, os.PathLike | Image.Image):
+        return Photo(given)
+    if isinstance(given, np.ndarray) and given.dtype == np.uint8:
+        return Photo(given)
+    kind = type(given).__name__
+    if isinstance(given, np.ndarray):
+        kind = f"{given.dtype} array"
+    raise InputError(
+        f"an input is a text, a path, a Pillow image or a uint8 array, not {kind}; else say what "
+        "it is: ep.Prompt(text), ep.Photo(image), ep.Latents(values)"
+    )
+
+
+def _names_image(text: str) -> bool:
+    if text.lower().endswith(_ENDINGS):
+        return True
+    try:
+        return local(text).is_file()
+    except OSError:  # a prompt can be longer than a file's name
+        return False
+
+
+def input_name(source: Input) -> str:
+    """Return what to call an input: its text, the name of its file, or its own name.
+
+    >>> input_name(Photo("pictures/cat.jpg")), input_name(Prompt("a red house"))
+    ('cat.jpg', 'a red house')
+    """
+    if isinstance(source, Prompt):
+        return source.text or "empty prompt"
+    return getattr(source, "file", "") or source.name
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Return names of which no two are alike: those that occur again are numbered.
+
+    >>> unique_names(["cat.jpg", "cat.jpg", "dog.jpg"])
+    ['cat.jpg', 'cat.jpg (2)', 'dog.jpg']
+    """
+    found: list[str] = []
+    for name in names:
+        unique, number = name, 1
+        while unique in found:
+            number += 1
+            unique = f"{name} ({number})"
+        found.append(unique)
+    return found
+
+
+def cropped(photos: Sequence[Photo]) -> list[Photo]:
+    """Return images cut to one size: the smallest height and the smallest width among them.
+
+    Of each the largest part in its middle with that aspect ratio is kept and brought to that size
+    (Lanczos resampling, antialiased).
+    """
+    pictures = [photo.rgb() for photo in photos]
+    height, width = (min(each.shape[axis] for each in pictures) for axis in (0, 1))
+    return [
+        Photo(
+            np.asarray(
+                ImageOps.fit(Image.fromarray(each), (width, height), Image.Resampling.LANCZOS)
+            )
+        )
+        for each in pictures
+    ]
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -13,13 +13,13 @@ import pandas as pd
 from emerdiff_probe import checks
 from emerdiff_probe.errors import ConfigError, ModelError
 from emerdiff_probe.models import Model, as_model
-from emerdiff_probe.runs import Inversion
+from emerdiff_probe.models.denoiser import Family
+from emerdiff_probe.runs import RunSettings
+from emerdiff_probe.runs.settings import from_ as _from
 from emerdiff_probe.segments import Balance, Normalisation
 from emerdiff_probe.sites import Site, reading_block
 
-__all__ = ["EmerDiffConfig", "Origin"]
-
-Origin = Literal["paper", "inferred", "ours"]
+__all__ = ["EmerDiffConfig"]
 
 _FIRST = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
 _THIRD = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
@@ -29,8 +29,6 @@ _WIDEST: Final = 1000
 """Pixels: a wider filter leaves nothing of a difference map but its mean."""
 
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "inversion": get_args(Inversion),
-    "condition": ("empty", "prompt"),
     "normalise": get_args(Normalisation),
     "balance": get_args(Balance),
     "sides": ("both", "one"),
@@ -38,25 +36,18 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _from(origin: Origin, note: str) -> dict[str, str]:
-    return {"origin": origin, "note": note}
-
-
 @dataclass(frozen=True, kw_only=True)
-class EmerDiffConfig:
+class EmerDiffConfig(RunSettings):
     """All settings of a segmentation; the defaults are the closest to the paper that is known.
 
     Numbers of NumPy are taken. A value of another type or out of range raises `ConfigError` here.
 
     ``EmerDiffConfig.table()`` says of each whether it is read in the paper, inferred from it, or
-    our choice because the paper could not be read on it. Attributes by stage:
+    our choice because the paper could not be read on it. Those of `RunSettings` are decided when a
+    run is made; the others are asked of a run. Attributes by stage:
 
     Attributes:
-        steps: Sampling steps of the 1000.
-        inversion: How a picture becomes a trajectory; see `emerdiff_probe.runs.invert`.
-        condition: Text of the run that is probed: ``"empty"``, or ``"prompt"`` for the guided
-            trajectory that generated the picture (prompts only).
-        guidance: Scale with which pictures are generated from prompts.
+        steps, guidance, condition, inversion, start: See `RunSettings`.
         feature_site: Where features for the low-resolution masks are read.
         feature_timestep: t_f.
         normalise: What is done to features before k-means.
@@ -69,27 +60,17 @@ class EmerDiffConfig:
         balance: What a difference map is divided by before maps are compared; see
             `emerdiff_probe.segments.balanced`.
         elsewhere: How much a difference counts outside its mask's own pixels, in [0, 1].
-        seed: Of k-means and of the inversion's noise.
+        seed: Of k-means; by default the run's own.
         sides: "both": a response is I+ minus I-; "one": twice I+ minus the unmodulated image, for
             half the runs.
         space: Where difference maps are taken: of decoded pictures, or of latents, which decodes
             nothing.
         short_steps: From t_m to the end, for the "short" engine.
+        family: The family of models that the settings were made for.
         batch: Modulated runs that share a UNet call, halved where memory runs out; changes speed
             and memory alone.
     """
 
-    steps: int = field(
-        default=50, metadata=_from("paper", "50 of 1000, on the grid 1, 21, ..., 981")
-    )
-    inversion: Inversion = field(
-        default="edit_friendly",
-        metadata=_from("inferred", "the paper names none that could be read; likeliest"),
-    )
-    condition: Literal["empty", "prompt"] = field(
-        default="empty", metadata=_from("inferred", "empty prompt in a reviewer's words")
-    )
-    guidance: float = field(default=7.5, metadata=_from("ours", "usual for Stable Diffusion v1"))
     feature_site: str = field(
         default=f"{_FIRST}:query",
         metadata=_from("paper", "first cross-attention of the upward 16x16 block, queries"),
@@ -129,26 +110,26 @@ class EmerDiffConfig:
         default=8, metadata=_from("ours", "the paper takes every step of its grid")
     )
     seed: int = field(default=0, metadata=_from("ours", ""))
+    family: Family | None = field(
+        default=None, metadata=_from("ours", "others than these models are warned of")
+    )
     batch: int = field(
         default=16, metadata=_from("ours", "does not change the result beyond rounding")
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("restarts", 1), ("short_steps", 1), ("batch", 1)):
+        super().__post_init__()
+        for name, least in (("restarts", 1), ("short_steps", 1), ("batch", 1)):
             self._set(name, checks.integer(name, getattr(self, name), least))
         self._set("seed", checks.integer("seed", self.seed, 0, checks.MOST_SEED))
         for name in ("feature_timestep", "modulation_timestep"):
             self._set(name, checks.timestep(name, getattr(self, name)))
-        self._set("guidance", checks.number("guidance", self.guidance, 1))
         self._set("strength", checks.number("strength", self.strength, above=0))
         self._set("sigma", checks.number("sigma", self.sigma, 0, _WIDEST))
         self._set("elsewhere", checks.number("elsewhere", self.elsewhere, 0, 1))
         self._set("injection", checks.flag("injection", self.injection))
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
-                )
+            self._choose(name, choices)
         for name in ("feature_site", "modulation_site"):
             self._set(name, str(Site.parse(getattr(self, name))))
         if not self.modulation_site.endswith((":out", ":mix")):
@@ -157,13 +138,10 @@ class EmerDiffConfig:
                 "of an attention"
             )
 
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
-
     @classmethod
     def closest_to_paper(cls) -> Self:
         """The paper's settings for Stable Diffusion v1.4, as far as they are known."""
-        return cls()
+        return cls(family="stable-diffusion")
 
     @classmethod
     def playground(cls) -> Self:
@@ -174,20 +152,20 @@ class EmerDiffConfig:
         noise, and no filter. Features are weak everywhere, and read from the layer that is shifted.
         Half the steps take half the time, and score as high.
         """
-        return cls(
-            steps=25,
+        return cls.for_family(
+            "playground",
+            family="playground",
             feature_site="up_blocks.1.attentions.2:out",
             feature_timestep=281,
             normalise="l2",
             modulation_timestep=481,
             strength=40.0,
             sigma=0.0,
-            guidance=4.0,
         )
 
     @classmethod
-    def for_model(cls, model: Model) -> Self:
-        """The settings to start from with a model.
+    def for_model(cls, model: Model, /, **changes: Any) -> Self:
+        """Return the settings to start from with a model.
 
         Sites follow its layout: features are read in the first upward block with cross-attention,
         at its first attention to the text, and the third is shifted, or the last where there are
@@ -196,13 +174,14 @@ class EmerDiffConfig:
 
         Args:
             model: From `emerdiff_probe.load`, or a diffusers pipeline.
+            **changes: Single settings.
 
         Raises:
             ModelError: It has no upward block with cross-attention.
         """
         model = as_model(model)
         if model.family == "playground":
-            return cls.playground()
+            return cls.playground().replace(**changes)
         sites = [Site.parse(name) for name in model.sites().index]
         block = reading_block(sites)
         if block is None:
@@ -217,7 +196,14 @@ class EmerDiffConfig:
             and re.fullmatch(rf"{block}\.attentions\.\d+\.transformer_blocks\.0\.attn2", site.path)
         )
         shifted = [first, *more][:3][-1]
-        return cls(feature_site=f"{first}:query", modulation_site=f"{shifted}:out")
+        fitting = cls(
+            family=model.family, feature_site=f"{first}:query", modulation_site=f"{shifted}:out"
+        )
+        return fitting.replace(**changes)
+
+    def of_run(self) -> RunSettings:
+        """Return the settings that are decided when a run is made."""
+        return RunSettings(**{name: getattr(self, name) for name in RunSettings.names()})
 
     def to_json(self) -> str:
         """All settings, for provenance."""
@@ -231,15 +217,3 @@ class EmerDiffConfig:
             for each in dataclasses.fields(cls)
         ]
         return pd.DataFrame(rows).set_index("setting")
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some settings changed.
-
-        Raises:
-            ConfigError: There is no such setting, or a value that it cannot have.
-        """
-        names = [each.name for each in dataclasses.fields(self)]
-        unknown = sorted(set(changes) - set(names))
-        if unknown:
-            raise ConfigError(f"no setting {', '.join(unknown)}; there are {', '.join(names)}")
-        return dataclasses.replace(self, **changes)

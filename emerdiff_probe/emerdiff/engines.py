@@ -14,9 +14,9 @@ from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Denoiser
-from emerdiff_probe.runs import Trajectory
+from emerdiff_probe.runs import Run, Trajectory
 
-__all__ = ["ENGINES", "Engine", "decoded", "engine_named", "prepared"]
+__all__ = ["ENGINES", "Engine", "decoded", "engine_for", "engine_named", "prepared"]
 
 
 class Engine(Protocol):
@@ -51,15 +51,33 @@ def engine_named(name: str) -> Engine:
         ConfigError: There is none of that name.
     """
     if name not in ENGINES:
-        note = "; ep.sensitivity() is the adjoint one" if name == "adjoint" else ""
+        note = "; run.sensitivity() is the adjoint one" if name == "adjoint" else ""
         raise ConfigError(f"no engine {name!r}; choose one of {', '.join(ENGINES)}{note}")
     return ENGINES[name]
 
 
+def engine_for(run: Run, name: str) -> Engine:
+    """Return one of `ENGINES` for a run.
+
+    Raises:
+        ConfigError: There is none of that name; or the run was replayed under interventions, of
+            which all but the literal engine would apply some twice.
+    """
+    engine = engine_named(name)
+    if run.interventions and name != "literal":
+        raise ConfigError(
+            f"the run was replayed under interventions, which engine {name!r} would apply twice "
+            "where branches start from what the run has computed; choose engine='literal'"
+        )
+    return engine
+
+
 def prepared(
     name: str, model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig
-) -> Callable[[Tensor], Modulated]:
+) -> Callable[..., Modulated]:
     """An engine for a trajectory whose unmodulated run is done once and kept, for many masks.
+
+    It is called with masks, and with ``config=`` for other settings that leave that run as it is.
 
     What is kept of Stable Diffusion v1 is about 130 MiB a timestep in float32.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,31 +14,29 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe import schema
+from emerdiff_probe.emerdiff.asking import settled
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
-from emerdiff_probe.emerdiff.engines import ENGINES, decoded, prepared
-from emerdiff_probe.emerdiff.features import observe
-from emerdiff_probe.emerdiff.provenance import provenance
-from emerdiff_probe.emerdiff.responses import cast, frame, located
+from emerdiff_probe.emerdiff.engines import ENGINES, decoded, engine_for, prepared
+from emerdiff_probe.emerdiff.literal import Modulated
+from emerdiff_probe.emerdiff.responses import cast, frame, latent_grid, located
 from emerdiff_probe.errors import ConfigError, InputError
-from emerdiff_probe.inputs import Photo, Prompt
-from emerdiff_probe.models import Model, as_model
-from emerdiff_probe.models.identity import identity
 from emerdiff_probe.models.locks import turn
+from emerdiff_probe.runs import Run
 
 __all__ = ["Responder"]
 
 
 class Responder:
-    """Responses of single locations of one picture, computed when they are asked for and kept.
+    """Responses of single locations of one run, computed when they are asked for and kept.
 
-    May be asked from several threads: the model runs for one at a time, and whoever waits for one
-    location comes before `fill`.
+    Made by `emerdiff_probe.runs.Run.responder`. May be asked from several threads: the model runs
+    for one at a time, and whoever waits for one location comes before `fill`.
 
     Args:
-        model: From `emerdiff_probe.load`, or a diffusers pipeline.
-        source: A photograph, or a prompt, whose picture is generated first.
+        run: The run.
         engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`.
-        config: Settings; by default those chosen for the model.
+        config: All settings; by default those that fit the model.
+        **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
 
     Attributes:
         frame: ``picture``, ``reconstruction``, ``features`` and all coordinates, as `respond`
@@ -52,24 +50,21 @@ class Responder:
 
     def __init__(
         self,
-        model: Model,
-        source: Prompt | Photo,
+        run: Run,
         *,
         engine: str = "shared",
         config: EmerDiffConfig | None = None,
+        **settings: Any,
     ) -> None:
-        model = as_model(model)
-        self._config = config or EmerDiffConfig.for_model(model)
+        self._config = settled(run, config, settings)
         if self._config.space != "picture":
             raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
-        self._model = model
-        observation = observe(model, source, self._config)
-        self._trajectory = observation.trajectory
-        self._run = prepared(engine, model, self._trajectory, self._config)
+        self._source = run
+        self._model = run.model
+        self._run = self._prepared(engine)
         self.engine = engine
-        about = provenance(identity(model), source, observation, engine, self._config)
-        self.frame = frame(model, observation, self._config, about)
-        self.grid: tuple[int, int] = self.frame.attrs.pop("grid")
+        self.frame = frame(run, engine, self._config)
+        self.grid: tuple[int, int] = latent_grid(run, self._config)
         self._kept: dict[tuple[int, int], NDArray[Any]] = {}
         self._kept_by = {engine: self._kept}
         self._calm = threading.Condition()
@@ -110,8 +105,7 @@ class Responder:
             ConfigError: There is no such engine.
         """
         with self._model_mine(urgent=True):
-            with torch.inference_mode():
-                self._run = prepared(engine, self._model, self._trajectory, self._config)
+            self._run = self._prepared(engine)
             self.engine = engine
             self.frame = self.frame.assign_attrs(engine=engine)
             self._kept = self._kept_by.setdefault(engine, {})
@@ -176,6 +170,15 @@ class Responder:
         """How many locations are there."""
         return len(self._kept)
 
+    def _prepared(self, engine: str) -> Callable[[torch.Tensor], Modulated]:
+        engine_for(self._source, engine)
+        with torch.inference_mode(), self._intervened():
+            trajectory = self._source.trajectory.since(self._config.modulation_timestep)
+            return prepared(engine, self._model, trajectory, self._config)
+
+    def _intervened(self) -> AbstractContextManager[None]:
+        return self._source.intervened(self._source.trajectory.timesteps)
+
     def _compute(self, places: list[tuple[int, int]]) -> None:
         places = [place for place in places if place not in self._kept]
         if not places:
@@ -183,7 +186,7 @@ class Responder:
         masks = torch.zeros(len(places), *self.grid)
         for mask, place in zip(masks, places, strict=True):
             mask[place] = 1
-        with torch.inference_mode():
+        with torch.inference_mode(), self._intervened():
             found = (
                 each
                 for batch in decoded(self._model, self._run(masks), self._config)

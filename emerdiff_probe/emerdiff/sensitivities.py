@@ -1,4 +1,4 @@
-"""The adjoint engine: for one number of the picture, how much every latent location moves it.
+"""The adjoint engine: for one number of the image, how much every latent location moves it.
 
 One backward pass in place of two runs for each location. What it gives is the derivative at no
 shift, so it is the literal engine's answer as far as that is linear.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,56 +19,36 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from emerdiff_probe import schema
+from emerdiff_probe.emerdiff.asking import settled
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
-from emerdiff_probe.emerdiff.features import observe
-from emerdiff_probe.emerdiff.provenance import provenance
 from emerdiff_probe.emerdiff.shared import Watched, branches, watch
-from emerdiff_probe.errors import InputError
-from emerdiff_probe.inputs import Photo, Prompt
-from emerdiff_probe.models import Denoiser, Model, as_model
-from emerdiff_probe.models.identity import identity
-from emerdiff_probe.runs import Trajectory
+from emerdiff_probe.errors import ConfigError, InputError
+from emerdiff_probe.models import Denoiser
+from emerdiff_probe.runs import Run, Trajectory
 
-__all__ = ["gradients", "sensitivity"]
+__all__ = ["gradients", "sensitivity_run"]
 
 
-def sensitivity(
-    model: Model,
-    source: Prompt | Photo,
+def sensitivity_run(
+    run: Run,
     targets: ArrayLike | Sequence[tuple[float, float]],
     *,
     config: EmerDiffConfig | None = None,
     progress: bool = True,
+    **settings: Any,
 ) -> xr.DataArray:
-    """How much the shift of every latent location moves chosen numbers of the picture.
-
-    A number is a weighted sum of the picture's values: one pixel's channel, or a segment's mean
-    along a colour direction. To first order, ``(weights * response).sum()`` of the location's
-    response, as `emerdiff_probe.respond` would find it.
-
-    Args:
-        model: From `emerdiff_probe.load`, or a diffusers pipeline.
-        source: A photograph, or a prompt, whose picture is generated first.
-        targets: Weights, shape (target, rgb, y, x) at the size of the picture as the model sees it;
-            or pixels, a list of (y, x) positions, each of which stands for the mean of its three
-            channels.
-        config: Settings, with injection.
-        progress: Shows a bar with the time left.
-
-    Returns:
-        ``sensitivity`` (target, source_y, source_x), float32.
-
-    Raises:
-        InputError: The targets do not fit the picture.
-        ConfigError: Settings without injection, or with another fault.
-    """
-    model = as_model(model)
-    config = config or EmerDiffConfig.for_model(model)
-    observation = observe(model, source, config, progress=progress)
-    height, width = observation.pixels.shape[:2]
-    weights = _weights(targets, height, width)
-    found = gradients(model, observation.trajectory, weights, config, progress=progress)
+    """Differentiate by the shift of every location; see `emerdiff_probe.runs.Run.sensitivity`."""
+    config = settled(run, config, settings)
+    if run.interventions:
+        raise ConfigError(
+            "the run was replayed under interventions, which sensitivity() would apply twice; ask "
+            "the run that it was replayed from"
+        )
+    weights = _weights(targets, run)
+    trajectory = run.trajectory.since(config.modulation_timestep)
+    found = gradients(run.model, trajectory, weights, config, progress=progress)
     rows, columns = found.shape[1:]
+    height, width = run.size
     return xr.DataArray(
         2 * config.strength * found.numpy(),
         dims=("target", schema.SOURCE_Y, schema.SOURCE_X),
@@ -76,24 +57,27 @@ def sensitivity(
             schema.SOURCE_X: schema.pixel_centres(columns, width),
         },
         name="sensitivity",
-        attrs=provenance(identity(model), source, observation, "adjoint", config),
+        attrs={"engine": "adjoint", "config": config.to_json(), **run.provenance},
     )
 
 
-def _weights(targets: ArrayLike | Sequence[tuple[float, float]], height: int, width: int) -> Tensor:
+def _weights(targets: ArrayLike | Sequence[tuple[float, float]], run: Run) -> Tensor:
+    """Weights (target, rgb, y, x) in the size that the model sees."""
     values = np.asarray(targets, np.float32)
+    rows, columns = run.model_size
     if values.ndim == 2 and values.shape[1] == 2:
-        places = np.floor(values).astype(int)
-        if (places < 0).any() or (places >= (height, width)).any():
+        height, width = run.size
+        if (values < 0).any() or (values >= (height, width)).any():
             raise InputError(f"pixels {values.tolist()} are not all within {height} x {width}")
-        weights = torch.zeros(len(places), 3, height, width)
+        places = np.floor(values * (rows / height, columns / width)).astype(int)
+        weights = torch.zeros(len(places), 3, rows, columns)
         for target, (y, x) in enumerate(places):
             weights[target, :, y, x] = 1 / 3
         return weights
-    if values.ndim != 4 or values.shape[1:] != (3, height, width):
+    if values.ndim != 4 or values.shape[1:] != (3, rows, columns):
         raise InputError(
-            f"targets have shape {values.shape}; give weights (target, 3, {height}, {width}), or "
-            "pixels as a list of (y, x)"
+            f"targets have shape {values.shape}; give pixels as a list of (y, x), or weights "
+            f"(target, 3, {rows}, {columns})"
         )
     return torch.from_numpy(values)
 

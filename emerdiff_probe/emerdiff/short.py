@@ -15,7 +15,7 @@ from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Denoiser
-from emerdiff_probe.runs import Trajectory, through
+from emerdiff_probe.runs import Trajectory
 
 __all__ = ["modulate", "shortened"]
 
@@ -34,7 +34,7 @@ def shortened(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -
             f"t_m = {config.modulation_timestep} is not a timestep of the trajectory; "
             f"choose one of {trajectory.timesteps}"
         )
-    passed = trajectory.passed(model)
+    passed = trajectory.completed(model).latents
     first, last = trajectory.timesteps.index(config.modulation_timestep), len(passed) - 2
     count = min(config.short_steps, last - first + 1)
     # At least the first: a single step leads from t_m to the end.
@@ -44,7 +44,7 @@ def shortened(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -
     if trajectory.eta == 0:
         noises = tuple(trajectory.noises[index] for index in kept)
         return Trajectory(timesteps, latents[0], noises, 0.0, trajectory.condition)
-    return through(model, [*latents, passed[-1]], timesteps, trajectory.condition)
+    return Trajectory.led(latents, timesteps, trajectory.condition).completed(model)
 
 
 def modulate(

@@ -14,8 +14,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from emerdiff_probe.emerdiff import ENGINES, EmerDiffConfig, observe, read_features
-from emerdiff_probe.emerdiff.features import low_resolution_masks
+from emerdiff_probe.emerdiff import ENGINES, EmerDiffConfig, low_resolution_masks
 from emerdiff_probe.emerdiff.segmentation import assigned
 from emerdiff_probe.emerdiff.shared import modulate, watch
 from emerdiff_probe.evaluation.evaluate import Method
@@ -24,6 +23,8 @@ from emerdiff_probe.evaluation.methods import METHOD
 from emerdiff_probe.evaluation.scoring import Segments
 from emerdiff_probe.inputs import Photo
 from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.runs import prepare
+from emerdiff_probe.runs.making import made
 from emerdiff_probe.schema import pixel_centres
 from emerdiff_probe.segments import bilinear_masks, embeddings
 from emerdiff_probe.sites import Site
@@ -136,7 +137,7 @@ def segmented(
     """Segments a picture by some settings.
 
     The picture is inverted once, from the largest timestep that any setting needs; features of all
-    sites and timesteps are read in one pass; the unmodulated run is shared by all settings that
+    sites and timesteps are read in that pass; the unmodulated run is shared by all settings that
     shift the same site at the same timestep; and settings that are the same run once.
 
     Args:
@@ -153,15 +154,17 @@ def segmented(
 
     def method(picture: NDArray[np.uint8]) -> Mapping[str, Segments]:
         # All of them invert and cluster alike.
-        config = ordered[0].config.replace(modulation_timestep=first)
-        whole = observe(model, Photo(picture), config)
-        features, _ = read_features(
-            model, whole.trajectory, sites, timesteps, (picture.shape[0], picture.shape[1])
+        config = ordered[0].config
+        whole = made(
+            prepare(model, Photo(picture), seed=config.seed, settings=config.of_run()),
+            first=first,
+            harvest=dict.fromkeys(timesteps, sites),
+            progress=False,
         )
 
         @functools.cache
         def masked(site: str, timestep: int, count: int) -> tuple[xr.DataArray, xr.DataArray]:
-            read = features[Site.parse(site), timestep]
+            read = whole.features(site, timestep)
             return read, low_resolution_masks(read, count, config)
 
         segments = {}
@@ -176,7 +179,7 @@ def segmented(
                     ended = modulate(model, trajectory, masks, setting.config, watched=watched)
                 else:
                     ended = ENGINES["literal"](model, trajectory, masks, setting.config)
-                labels = assigned(model, whole, weights, ended, setting.config)["labels"]
+                labels = assigned(whole, weights, ended, setting.config)["labels"]
                 segments[setting] = Segments(labels.values, embeddings(read, weights))
         found = {key: segments[setting] for key, setting in every.items()}
         y, x = (pixel_centres(size, size) for size in picture.shape[:2])

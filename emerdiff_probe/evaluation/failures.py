@@ -11,8 +11,8 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor
 
-from emerdiff_probe.emerdiff import ENGINES, EmerDiffConfig, observe
-from emerdiff_probe.emerdiff.features import low_resolution_masks
+from emerdiff_probe.emerdiff import ENGINES, EmerDiffConfig, low_resolution_masks
+from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.emerdiff.segmentation import assigned
 from emerdiff_probe.emerdiff.shared import modulate, watch
 from emerdiff_probe.evaluation import reports
@@ -110,8 +110,9 @@ def moved_by_injection(model: StableDiffusion, config: EmerDiffConfig, seed: int
         config: The settings.
         seed: Of the scene.
     """
-    whole = observe(model, Photo(scene(seed).image), config)
-    weights = low_resolution_masks(whole.features, SEGMENTS, config)
+    whole, config = made_for(model, Photo(scene(seed).image), config)
+    features = whole.features(config.feature_site, config.feature_timestep)
+    weights = low_resolution_masks(features, SEGMENTS, config)
     masks = torch.from_numpy(weights.values)
     trajectory = whole.trajectory.since(config.modulation_timestep)
     without = config.replace(injection=False, batch=2 * SEGMENTS)
@@ -127,8 +128,8 @@ def moved_by_injection(model: StableDiffusion, config: EmerDiffConfig, seed: int
         for timestep in trajectory.timesteps
         if timestep < config.modulation_timestep  # at t_m itself nothing has moved yet
     ]
-    with_it = assigned(model, whole, weights, injected, config)
-    without_it = assigned(model, whole, weights, free, without)
+    with_it = assigned(whole, weights, injected, config)
+    without_it = assigned(whole, weights, free, without)
     change = without_it["difference"] - with_it["difference"]
     return Moved(
         float(np.mean(moved)),

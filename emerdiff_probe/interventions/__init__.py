@@ -9,6 +9,7 @@ from emerdiff_probe.interventions.edits import (
     Shift,
     SiteEdit,
     Steer,
+    acting_at,
     intervene,
 )
 from emerdiff_probe.interventions.injection import (
@@ -27,6 +28,7 @@ __all__ = [
     "Shift",
     "SiteEdit",
     "Steer",
+    "acting_at",
     "attention_kept",
     "intervene",
     "products_captured",

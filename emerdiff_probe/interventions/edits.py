@@ -35,6 +35,7 @@ __all__ = [
     "Shift",
     "SiteEdit",
     "Steer",
+    "acting_at",
     "intervene",
 ]
 
@@ -48,6 +49,20 @@ class Intervention(Protocol):
         self, unet: nn.Module, call: Call, guided: bool
     ) -> AbstractContextManager[Callable[[], int]]:
         """Works while open; gives a function that says how often it has taken effect."""
+
+    def acts_at(self, timestep: float) -> bool:
+        """Whether it changes anything at a timestep."""
+
+
+def acting_at(
+    interventions: Iterable[Intervention], timesteps: Iterable[float]
+) -> tuple[Intervention, ...]:
+    """Return the interventions that act at one of some timesteps, in order.
+
+    The others would be refused by `intervene`, since they never take effect there.
+    """
+    timesteps = tuple(timesteps)
+    return tuple(each for each in interventions if any(map(each.acts_at, timesteps)))
 
 
 @contextmanager
@@ -124,6 +139,10 @@ class SiteEdit(ABC):
             timestep: Of the call.
         """
 
+    def acts_at(self, timestep: float) -> bool:
+        """Whether it changes anything at a timestep."""
+        return self.timesteps is None or timestep in self.timesteps
+
     @contextmanager
     def installed(self, unet: nn.Module, call: Call, guided: bool) -> Iterator[Callable[[], int]]:
         """Works while open."""
@@ -140,7 +159,7 @@ class SiteEdit(ABC):
             timestep = call.timestep
             if timestep is None:
                 raise CaptureError(f"'{site}' was called outside a call of the UNet")
-            if self.timesteps is not None and timestep not in self.timesteps:
+            if not self.acts_at(timestep):
                 return None
             fired += 1
             weights = self._weights(tensor, 2 if guided else 1, heads)

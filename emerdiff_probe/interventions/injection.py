@@ -43,6 +43,10 @@ class InjectAttention:
     products: Mapping[int, AttentionProducts] = field(repr=False)
     pattern: str = "*"
 
+    def acts_at(self, timestep: float) -> bool:
+        """Whether there are products of a timestep."""
+        return timestep in self.products
+
     @contextmanager
     def installed(self, unet: nn.Module, call: Call, guided: bool) -> Iterator[Callable[[], int]]:
         """Works while open.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
@@ -23,7 +22,7 @@ from emerdiff_probe.layers.measures import (
     Surroundings,
 )
 from emerdiff_probe.schema import CHANNEL, STEP, TIMESTEP, X, Y
-from emerdiff_probe.sites import Site, select
+from emerdiff_probe.sites import select
 from emerdiff_probe.timesteps import positions
 
 __all__ = ["atlas"]
@@ -159,15 +158,11 @@ def _chosen(measures: Sequence[str | Measure]) -> list[Measure]:
 
 def _sites(run: xr.DataTree, pattern: str) -> list[str]:
     """The sites of a recording that have places and that a pattern names, in the model's order."""
-    known = []
-    # Opened from a store, the leaves of a tree are in alphabetical order.
-    recorded = json.loads(run.attrs.get("config", "{}")).get("sites", [])
-    order = {name: number for number, name in enumerate(recorded)}
-    for leaf in run.leaves:
-        path, _, port = leaf.path.strip("/").rpartition("/")
-        if path and {Y, X, CHANNEL} <= set(leaf["value"].dims):
-            known.append(Site(path.replace("/", "."), port))
-    known.sort(key=lambda site: order.get(str(site), len(order)))
+    known = [
+        each
+        for each in store.sites_of(run)
+        if {Y, X, CHANNEL} <= set(run[store.leaf_path(each)]["value"].dims)
+    ]
     return [str(site) for site in select(known, pattern)]
 
 

@@ -28,6 +28,7 @@ from emerdiff_probe.schema import (
     SOURCE_Y,
     X,
     Y,
+    extent,
     pixel_centres,
 )
 from emerdiff_probe.segments.assignment import assign, balanced, smooth
@@ -161,7 +162,8 @@ def segment_from(
         masks: How many clusters of the responses' ``features``; or masks of your own, as
             `emerdiff_probe.segment` takes them.
         normalise, restarts, seed: Of the clustering.
-        sigma: Of the Gaussian filter on difference maps, in pixels of the picture.
+        sigma: Of the Gaussian filter on difference maps, in pixels of the picture as the model sees
+            it.
 
     Returns:
         ``labels``, ``strength`` and ``margin`` (y, x); ``low_res``, ``masks``, ``difference``
@@ -192,8 +194,10 @@ def segment_from(
     norms = _moved(responses, weights.values.reshape(len(weights), -1))
     places = {MODEL_Y: responses[Y].values, MODEL_X: responses[X].values}
     difference = xr.DataArray(norms, dims=(MASK, MODEL_Y, MODEL_X), coords=places)
-    pixel = float(responses[Y][1] - responses[Y][0])  # larger where responses were reduced
-    difference = smooth(difference, setting("sigma", sigma) / pixel)
+    size = responses.sizes[Y], responses.sizes[X]
+    # The filter's width is in pixels that the model sees, of which reduced responses have fewer.
+    rows, _ = json.loads(responses.attrs.get("model_size", "null")) or size
+    difference = smooth(difference, setting("sigma", sigma) * responses.sizes[Y] / rows)
     weights = weights.assign_coords({dim: responses[dim].values for dim in _SOURCE})
     fair = balanced(difference, weights, config["balance"], config["elsewhere"])
     result = assign(fair, responses[Y].values, responses[X].values)
@@ -260,7 +264,10 @@ def compress(
             "right": ((_COMPONENT, RGB, Y, X), kept.reshape(rank, *shape)),
             "right_scale": (_COMPONENT, scale),
         }
-    centres = {Y: pixel_centres(shape[1], size[0]), X: pixel_centres(shape[2], size[1])}
+    centres = {
+        dim: pixel_centres(count, extent(responses[dim]))
+        for dim, count in zip((Y, X), shape[1:], strict=True)
+    }
     coords = {dim: responses[dim].values for dim in (*_SOURCE, RGB)}
     found = xr.Dataset(variables, coords={**coords, **centres})
     found["picture"] = ((Y, X, RGB), _small_picture(responses["picture"], reduce))
@@ -284,7 +291,7 @@ def latent_grid(responses: xr.Dataset) -> tuple[int, int]:
             return responses.sizes[SOURCE_Y], responses.sizes[SOURCE_X]
     raise InputError(
         f"no responses of single locations among {sorted(map(str, responses.data_vars))}; "
-        "make them by ep.respond(..., to='locations')"
+        "make them by run.respond()"
     )
 
 

@@ -1,16 +1,24 @@
-"""One picture in one model: sampling, inversion, and the trajectories they give."""
+"""One image in one model: the run, how it is made, and its trajectory."""
 
-from emerdiff_probe.runs.inversion import Inversion, invert, through
-from emerdiff_probe.runs.sampling import Step, denoise
-from emerdiff_probe.runs.trajectory import Trajectory, prompted, sample
+from emerdiff_probe.runs.inversion import Inversion, inversion_trajectory
+from emerdiff_probe.runs.making import generate, invert
+from emerdiff_probe.runs.preparation import Prepared, prepare
+from emerdiff_probe.runs.run import Run
+from emerdiff_probe.runs.sampling import Step
+from emerdiff_probe.runs.settings import RunSettings
+from emerdiff_probe.runs.trajectory import Trajectory, noise_trajectory, sample
 
 __all__ = [
     "Inversion",
+    "Prepared",
+    "Run",
+    "RunSettings",
     "Step",
     "Trajectory",
-    "denoise",
+    "generate",
+    "inversion_trajectory",
     "invert",
-    "prompted",
+    "noise_trajectory",
+    "prepare",
     "sample",
-    "through",
 ]

@@ -1,33 +1,35 @@
-"""Trajectories: all that a denoising run needs to be run again, and that of drawing a prompt."""
+"""Trajectories: what a denoising run needs to run again, and the one that draws from noise."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from emerdiff_probe.models.denoiser import Condition, Denoiser
-from emerdiff_probe.runs.sampling import Step, denoise, noise_like, transitions
+from emerdiff_probe.runs.sampling import Step, noise_like, transitions
 
-__all__ = ["Trajectory", "prompted", "sample"]
+__all__ = ["Trajectory", "noise_trajectory", "sample"]
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """All that a denoising run needs to be run again, modulated or not.
+    """What a denoising run needs to run again, modulated or not.
+
+    A trajectory either has its noises, or it is *led* through given latents: then each step's
+    noise follows from the noise that the model predicts there, and a run finds it.
 
     Attributes:
         timesteps: From the most noise to the least.
-        start: x at the first timestep, float32, shape (1, channel, y, x).
-        noises: The unit noise of each step, of that shape.
+        start: x at the first timestep, float32, shape (sample, channel, y, x).
+        noises: The unit noise of each step, of that shape; empty while it is led.
         eta: 1 for DDPM steps, 0 for DDIM steps.
         condition: The text of all its predictions.
-        diagnostics: How good the inversion is; fit for JSON.
-        latents: x_t at every timestep and at last the clean latents that the unmodulated run ends
-            with, where they are known without running it; else empty.
+        latents: x_t at every timestep, and last the clean latents that the unmodulated run ends
+            with, as far as they are known without running it.
     """
 
     timesteps: tuple[int, ...]
@@ -35,23 +37,52 @@ class Trajectory:
     noises: tuple[Tensor, ...]
     eta: float
     condition: Condition
-    diagnostics: dict[str, object] = field(default_factory=dict)
     latents: tuple[Tensor, ...] = ()
 
-    def passed(self, model: Denoiser) -> tuple[Tensor, ...]:
-        """x_t at every timestep, and the clean latents; runs the model where they are not known."""
-        if self.latents:
-            return self.latents
-        steps = list(self.run(model))
-        return (*(step.latents for step in steps), steps[-1].next_latents)
+    @classmethod
+    def led(
+        cls, latents: Sequence[Tensor], timesteps: tuple[int, ...], condition: Condition
+    ) -> Trajectory:
+        """Return the trajectory that passes through given latents.
+
+        Args:
+            latents: Wanted x_t at every timestep, shapes (sample, channel, y, x).
+            timesteps: From the most noise to the least, on any grid.
+            condition: The text of its predictions.
+        """
+        return cls(timesteps, latents[0], (), 1.0, condition, latents=tuple(latents))
+
+    @classmethod
+    def joined(cls, trajectories: Sequence[Trajectory]) -> Trajectory:
+        """Return one run of several samples, which share timesteps and guidance.
+
+        Args:
+            trajectories: One of each sample.
+        """
+        if len(trajectories) == 1:
+            return trajectories[0]
+        first = trajectories[0]
+
+        def stacked(name: str) -> tuple[Tensor, ...]:
+            columns = zip(*(getattr(each, name) for each in trajectories), strict=True)
+            return tuple(map(torch.cat, columns))
+
+        return cls(
+            first.timesteps,
+            torch.cat([each.start for each in trajectories]),
+            stacked("noises"),
+            first.eta,
+            Condition.joined([each.condition for each in trajectories]),
+            stacked("latents"),
+        )
 
     def since(self, timestep: int) -> Trajectory:
-        """What is left of it from a timestep on: that run again.
+        """Return the part from a timestep on, where its latents are known, else all of it.
 
         Args:
             timestep: One of its own.
         """
-        if not self.latents:  # x_t is known only by running to it
+        if not self.latents:
             return self
         first = self.timesteps.index(timestep)
         return dataclasses.replace(
@@ -63,7 +94,7 @@ class Trajectory:
         )
 
     def advance(self, model: Denoiser, index: int, latents: Tensor, eps: Tensor) -> Tensor:
-        """Takes the trajectory's step at `index` with a predicted noise.
+        """Take the step at a position with a predicted noise, modulated or not.
 
         Args:
             model: The denoiser.
@@ -75,22 +106,65 @@ class Trajectory:
             Their latents at the next timestep.
         """
         timestep, previous = transitions(self.timesteps)[index]
-        noise = self.noises[index]
-        return model.schedule.step(latents, eps, noise, timestep, previous, self.eta)
+        return model.schedule.step(latents, eps, self.noises[index], timestep, previous, self.eta)
+
+    def step(self, model: Denoiser, index: int, latents: Tensor, eps: Tensor) -> Step:
+        """Take the unmodulated step at a position.
+
+        Args:
+            model: The denoiser.
+            index: Position of the timestep.
+            latents: x_t, as the unmodulated run has it.
+            eps: The noise predicted there.
+        """
+        timestep, previous = transitions(self.timesteps)[index]
+        if self.noises:
+            noise = self.noises[index]
+            following = self.advance(model, index, latents, eps)
+        else:
+            mean = model.schedule.mean(latents, eps, timestep, previous)
+            # At the last step sigma is 0: nothing that is added there could mend the error.
+            noise, following = torch.zeros_like(latents), mean
+            if previous is not None:
+                following = self.latents[index + 1]
+                noise = (following - mean) / model.schedule.sigma(timestep, previous)
+        return Step(index, timestep, previous, latents, eps, noise, following)
 
     def run(self, model: Denoiser) -> Iterator[Step]:
-        """Denoises along the trajectory, unmodulated."""
-        yield from denoise(model, self.start, self.timesteps, self.condition, self.noises, self.eta)
+        """Denoise along the trajectory, unmodulated; yield its steps."""
+        latents = self.start
+        for index, timestep in enumerate(self.timesteps):
+            if not self.noises:  # it is led
+                latents = self.latents[index]
+            eps = model.predict(latents, timestep, self.condition)
+            step = self.step(model, index, latents, eps)
+            yield step
+            latents = step.next_latents
+
+    def known(self, steps: Sequence[Step]) -> Trajectory:
+        """Return the trajectory with all that the steps of its run have found.
+
+        Args:
+            steps: All that `run` gave.
+        """
+        passed = (*(step.latents for step in steps), steps[-1].next_latents)
+        noises = tuple(step.noise for step in steps)
+        return dataclasses.replace(self, noises=noises, latents=passed)
+
+    def completed(self, model: Denoiser) -> Trajectory:
+        """Return the trajectory with all noises and latents; run the model if some are missing."""
+        complete = self.noises and len(self.latents) > len(self.timesteps)
+        return self if complete else self.known(list(self.run(model)))
 
 
-def prompted(
+def noise_trajectory(
     model: Denoiser,
     condition: Condition,
     timesteps: tuple[int, ...],
     seed: int,
     size: tuple[int, int],
 ) -> Trajectory:
-    """The trajectory that draws a picture from noise with DDPM (Ho et al. 2020).
+    """Return the trajectory that draws an image from noise with DDPM (Ho et al. 2020).
 
     Args:
         model: The denoiser.
@@ -109,7 +183,7 @@ def prompted(
 def sample(
     model: Denoiser, condition: Condition, *, steps: int, seed: int, height: int, width: int
 ) -> Iterator[Step]:
-    """Generates one picture's latents from noise with DDPM (Ho et al. 2020).
+    """Draw one image's latents from noise with DDPM (Ho et al. 2020).
 
     Args:
         model: The denoiser.
@@ -119,4 +193,4 @@ def sample(
         height, width: Size in pixels, multiples of the model's `size_multiple`.
     """
     timesteps = model.schedule.timesteps(steps)
-    yield from prompted(model, condition, timesteps, seed, (height, width)).run(model)
+    yield from noise_trajectory(model, condition, timesteps, seed, (height, width)).run(model)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.attention import KEY_X, KEY_Y, attention
-from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, pixel_centres
+from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, extent, pixel_centres
 from emerdiff_probe.segments.upsampling import linear_weights
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import IMAGE, site, sites_of
@@ -181,7 +181,7 @@ def diffseg_recorded(
         config: How.
 
     Returns:
-        ``labels`` (y, x), int16, in the size of the recording's picture. Of guidance's two halves
+        ``labels`` (y, x), int16, in the picture's own size. Of guidance's two halves
         it is that of the empty prompt, as in the paper.
 
     Raises:
@@ -207,7 +207,8 @@ def diffseg_recorded(
         if GUIDANCE in paid.dims:
             paid = paid.sel({GUIDANCE: "uncond"})
         layers.append(paid.mean(HEAD).transpose(Y, X, KEY_Y, KEY_X).values)
-    return diffseg(layers, (picture.sizes[Y], picture.sizes[X]), config)
+    size = round(extent(picture[Y])), round(extent(picture[X]))
+    return diffseg(layers, size, config)
 
 
 def _self_attentions(run: xr.DataTree) -> list[str]:

@@ -20,7 +20,7 @@ from emerdiff_probe.schema import TIMESTEP, X, Y
 from emerdiff_probe.store.address import Address, local_folder, opened
 from emerdiff_probe.store.making import new_array
 from emerdiff_probe.store.plan import LATENTS, block_length
-from emerdiff_probe.store.reading import open_recording
+from emerdiff_probe.store.reading import leaf_nodes, open_recording
 from emerdiff_probe.store.summary import LAYOUT
 from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
@@ -54,7 +54,7 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
         raise ConfigError(f"layout is {layout!r}; choose 'steps' or 'points'")
     tree = run if isinstance(run, xr.DataTree) else open_recording(run)
     _check_whole(tree)
-    leaves = {leaf.path.strip("/"): leaf.to_dataset(inherit=False) for leaf in tree.leaves}
+    leaves = {path: leaf.to_dataset(inherit=False) for path, leaf in leaf_nodes(tree).items()}
     block = block_length(
         sum(_step_bytes(leaf["value"]) for leaf in leaves.values()), tree.sizes[TIMESTEP]
     )

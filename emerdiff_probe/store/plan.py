@@ -74,10 +74,11 @@ class Plan:
         steps: The position of each timestep in its run.
         tokens: Texts of the tokens, (sample, guidance, token); without guidance (sample, token);
             None where they are not known.
-        size: Height and width of the pictures.
+        size: Height and width of the images in their own size, in which positions are given.
         config: All that decides its values, fit for JSON.
         about: Further provenance, fit for JSON.
         row: Dim of the rows of UNet calls: samples, or "batch" where nothing tells what they are.
+        names: Of the samples, by which they are selected; none where they have no names.
     """
 
     leaves: tuple[Leaf, ...]
@@ -90,6 +91,7 @@ class Plan:
     config: Mapping[str, Any]
     about: Mapping[str, Any]
     row: str = SAMPLE
+    names: tuple[str, ...] = ()
 
     def dims(self, leaf: Leaf) -> tuple[str, ...]:
         """Dims of a leaf's array."""
@@ -170,6 +172,8 @@ class Plan:
                 for name in self.samples[0]
             },
         }
+        if self.names:
+            coords[self.row] = (self.row, np.array(self.names))
         if self.tokens is not None:
             halves = (self.row, GUIDANCE, TOKEN) if self.guidance else (self.row, TOKEN)
             coords["token_text"] = (halves, self.tokens)

@@ -18,7 +18,7 @@ from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
 from emerdiff_probe.store.texts import readable, texts_of
 from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, values_of
 
-__all__ = ["at", "gather", "open_recording", "site", "sites_of"]
+__all__ = ["at", "gather", "leaf_nodes", "open_recording", "site", "sites_of"]
 
 
 def open_recording(address: Address) -> xr.DataTree:
@@ -71,7 +71,7 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
         SiteError: The recording has no such site; gives the closest.
     """
     path = name if name in (IMAGE, LATENTS) else leaf_path(Site.parse(name))
-    leaves = {node.path.strip("/"): node for node in run.leaves}
+    leaves = leaf_nodes(run)
     if path not in leaves:
         known = map(_site_name, leaves)
         wanted = _site_name(path)
@@ -85,9 +85,14 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
     return values.assign_coords(about).rename(name)
 
 
+def leaf_nodes(run: xr.DataTree) -> dict[str, xr.DataTree]:
+    """Return the leaves of a recording by their path in it; it may be a part of a larger tree."""
+    return {node.path.removeprefix(run.path).strip("/"): node for node in run.leaves}
+
+
 def sites_of(run: xr.DataTree) -> list[Site]:
     """The sites that a recording has, in the model's order where it tells of one."""
-    names = [_site_name(leaf.path.strip("/")) for leaf in run.leaves]
+    names = list(map(_site_name, leaf_nodes(run)))
     recorded = json.loads(run.attrs.get("config", "{}")).get("sites", [])
     order = {name: number for number, name in enumerate(recorded)}
     names.sort(key=lambda name: order.get(name, len(order)))

@@ -14,6 +14,7 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, TOKEN, X, Y
 from emerdiff_probe.timesteps import labels, one_position
 from emerdiff_probe.views.colours import SEQUENTIAL
+from emerdiff_probe.views.maps import extent
 from emerdiff_probe.views.panels import panels, picture, pixel_map, text, title
 
 __all__ = ["attention"]
@@ -55,7 +56,7 @@ def attention(
     head_text = "mean over heads" if head is None else f"head {head}"
     values, when = _chosen(paid, timestep, step, head, sample, guidance)
     pixels = (shown.isel({SAMPLE: sample}) if SAMPLE in shown.dims else shown).transpose(Y, X, RGB)
-    size = pixels.sizes[Y], pixels.sizes[X]
+    size = extent(pixels)
     maps = _by_token(values, special)
     across = min(len(maps) + 1, _ACROSS)
     figure = panels(

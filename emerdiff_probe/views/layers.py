@@ -177,7 +177,7 @@ def similarity(
     names, root = chosen_sites(run, sites), run.to_dataset()
     at = one_position(root, timestep, step)
     shown = store.site(run, store.IMAGE).isel(sample=sample).transpose(Y, X, RGB)
-    size = shown.sizes[Y], shown.sizes[X]
+    size = extent(shown)
     if not (0 <= y <= size[0] and 0 <= x <= size[1]):
         raise InputError(f"y {y}, x {x} is outside of the picture of {size[0]} x {size[1]} pixels")
     model, source = described(run, sample)

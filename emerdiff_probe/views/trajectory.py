@@ -12,7 +12,7 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers import principal_components
 from emerdiff_probe.schema import RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.timesteps import labels, matching
-from emerdiff_probe.views.maps import chosen_calls, described, places
+from emerdiff_probe.views.maps import chosen_calls, described, extent, places
 from emerdiff_probe.views.panels import as_bytes, panels, picture, title
 
 __all__ = ["trajectory"]
@@ -44,7 +44,7 @@ def trajectory(
     at, steps = chosen_calls(run, timesteps)
     latents = places(store.site(run, store.LATENTS), sample=sample).isel({TIMESTEP: at}).load()
     end = store.site(run, store.IMAGE).isel({SAMPLE: sample}).transpose(Y, X, RGB)
-    size = end.sizes[Y], end.sizes[X]
+    size = extent(end)
     last = principal_components(latents.isel({TIMESTEP: -1}))
     colours = last.colours(latents).isel({SAMPLE: 0})
     strips = {"latents x_t, principal colours": colours}

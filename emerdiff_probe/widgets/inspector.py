@@ -17,6 +17,7 @@ from emerdiff_probe.timesteps import labels, one_position, positions, same, step
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
 from emerdiff_probe.views.maps import (
     chosen_sites,
+    extent,
     magnitude,
     one_channel,
     places,
@@ -85,7 +86,7 @@ class Inspector(Explorer):
         self._steps = steps_of(self._calls)
         self._halves = root[GUIDANCE].values.tolist() if GUIDANCE in root.coords else [""]
         self._images = store.site(run, store.IMAGE)
-        self.extent = self._images.sizes[Y], self._images.sizes[X]
+        self.extent = extent(self._images)
         self._kept: dict[tuple[Any, ...], xr.DataArray] = {}
         self._drawn: dict[int, bytes] = {}
         self._painted_last: tuple[tuple[Any, ...], tuple[bytes, str]] | None = None
@@ -293,12 +294,14 @@ class Inspector(Explorer):
                 self._fit_menus()
             finally:
                 self._ready = True
-            extent = self.extent
             marks = [list(each) for each in (*([self.point] if self.point else []), *self.pins)]
             common = {"marks": marks, "cursor": list(self.point)}
-            common["extent"] = list(extent)
+            common["extent"] = list(self.extent)
             self._picture.show(
-                image=self._image(self.sample), caption="picture", grid=list(extent), **common
+                image=self._image(self.sample),
+                caption="picture",
+                grid=[self._images.sizes[Y], self._images.sizes[X]],
+                **common,
             )
             values = self._values(self.site)
             image, what = self._kept_map(values)

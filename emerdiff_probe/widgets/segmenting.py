@@ -102,14 +102,7 @@ class Segmenter:
         found = segment_from(self._responses, masks, **how)
         weights = found["masks"]
         found["embeddings"] = embeddings(self._responses["features"], weights)
-        # Responses are in pixels of the model's picture, the result in those of the photograph.
-        places = {
-            dim: self._result.sizes[side] / _extent(found[side]) * found[dim].values
-            for side, dims in ((Y, (SOURCE_Y, MODEL_Y)), (X, (SOURCE_X, MODEL_X)))
-            for dim in dims
-        }
-        kept = found[["low_res", "masks", "embeddings", "difference"]]
-        return kept.assign_coords(places)
+        return found[["low_res", "masks", "embeddings", "difference"]]
 
     def _filtered(self, masks: int, sigma: float) -> xr.Dataset:
         base = self.low_resolution(masks)
@@ -250,7 +243,3 @@ def covered(
             crossed = x0 + (y[rows] - y0) * (x1 - x0) / (y1 - y0)
             mask[rows] ^= x > crossed[:, None]
     return mask
-
-
-def _extent(centres: xr.DataArray) -> float:
-    return float(centres[0] + centres[-1])

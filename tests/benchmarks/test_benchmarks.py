@@ -11,7 +11,7 @@ import emerdiff_probe as ep
 from benchmarks import captions, charts, modulation, settings
 from benchmarks.quality import quality, reassigned, stability, true_masks
 from benchmarks.scenes import world
-from emerdiff_probe.emerdiff import observe
+from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.evaluation import Segments, reports, score, summary
 from emerdiff_probe.evaluation.journal import SEGMENTS, Journal, run
 from emerdiff_probe.evaluation.methods import METHOD
@@ -112,7 +112,7 @@ def test_engines_are_compared_with_the_literal_one(model, config, tmp_path):
 
 
 def test_operations_and_linearity_are_measured(model, config):
-    trajectory = observe(model, ep.Photo(scene(1).image), config).trajectory
+    trajectory = made_for(model, ep.Photo(scene(1).image), config)[0].trajectory
     masks = torch.zeros(1, 16, 16)
     masks[0, 3:6, 3:6] = 1
     costs = modulation.costs(model, trajectory, masks, config)

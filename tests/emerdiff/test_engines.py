@@ -5,10 +5,11 @@ import pytest
 import torch
 
 import emerdiff_probe as ep
-from emerdiff_probe.emerdiff import ENGINES, jump, literal, observe, short
+from emerdiff_probe.emerdiff import ENGINES, jump, literal, short
+from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.emerdiff.engines import decoded, prepared
 from emerdiff_probe.errors import ConfigError
-from emerdiff_probe.runs import through
+from emerdiff_probe.runs import Trajectory
 from emerdiff_probe.scenes import scene
 from tests.checkpoints import stable_diffusion, tiny_playground
 
@@ -25,7 +26,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def trajectory(model):
-    return observe(model, SUBJECT, CONFIG).trajectory
+    return made_for(model, SUBJECT, CONFIG)[0].trajectory
 
 
 def halves(side=16):
@@ -44,7 +45,7 @@ def assert_equal(found, expected, tolerance=1e-4):
 @pytest.mark.parametrize("inversion", ["edit_friendly", "noising", "ddim"])
 def test_short_with_all_steps_is_the_literal_run(model, inversion):
     config = CONFIG.replace(inversion=inversion, short_steps=99)
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     expected = literal.modulate(model, trajectory, halves(), config)
     # Noises found anew are the old ones divided and multiplied by sigma: rounding.
     assert_equal(short.modulate(model, trajectory, halves(), config), expected, 1e-3)
@@ -53,10 +54,10 @@ def test_short_with_all_steps_is_the_literal_run(model, inversion):
 @pytest.mark.parametrize("inversion", ["edit_friendly", "noising"])
 def test_a_coarse_run_passes_through_the_fine_ones_latents(model, inversion):
     config = CONFIG.replace(inversion=inversion, short_steps=3)
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     coarse = short.shortened(model, trajectory, config)
     assert coarse.timesteps == (401, 201, 1)
-    fine = dict(zip(trajectory.timesteps, trajectory.passed(model), strict=False))
+    fine = dict(zip(trajectory.timesteps, trajectory.latents, strict=False))
     steps = list(coarse.run(model))
     for step in steps:
         torch.testing.assert_close(step.latents, fine[step.timestep], rtol=1e-3, atol=1e-3)
@@ -64,8 +65,9 @@ def test_a_coarse_run_passes_through_the_fine_ones_latents(model, inversion):
     assert not torch.allclose(coarse.noises[0], trajectory.noises[0], atol=0.1)
 
 
-def test_through_is_the_inversion_itself(model, trajectory):
-    again = through(model, trajectory.latents, trajectory.timesteps, trajectory.condition)
+def test_a_led_run_finds_the_noise_of_the_inversion(model, trajectory):
+    led = Trajectory.led(trajectory.latents[:-1], trajectory.timesteps, trajectory.condition)
+    again = led.completed(model)
     for one, other in zip(again.noises, trajectory.noises, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -77,7 +79,7 @@ def test_jump_is_the_clean_picture_predicted_at_t_m(model, trajectory):
     expected = model.schedule.to_x0(step.eps, step.latents, step.timestep)
     torch.testing.assert_close(found.unmodulated, expected)
     # With a trajectory of t_m alone the literal engine does the same: its one step is the last.
-    alone = through(model, [step.latents, expected], (401,), trajectory.condition)
+    alone = Trajectory.led([step.latents], (401,), trajectory.condition).completed(model)
     assert_equal(found, literal.modulate(model, alone, halves(), CONFIG))
 
 
@@ -102,7 +104,7 @@ def test_a_prepared_engine_gives_the_same_for_any_masks(name, layout):
     else:
         model, side = ep.load(stable_diffusion("v2")), 4
         config = ep.EmerDiffConfig.closest_to_paper().replace(steps=10, modulation_timestep=201)
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     run = prepared(name, model, trajectory, config)
     for masks in (halves(side), halves(side)[1:]):
         expected = ENGINES[name](model, trajectory, masks, config)

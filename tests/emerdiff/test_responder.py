@@ -7,7 +7,8 @@ import pytest
 
 import emerdiff_probe as ep
 from emerdiff_probe import schema, widgets
-from emerdiff_probe.emerdiff import Responder, respond
+from emerdiff_probe.emerdiff import respond
+from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.scenes import scene
 from tests.checkpoints import stable_diffusion
@@ -30,7 +31,7 @@ def expected(model):
 
 @pytest.fixture
 def responder(model):
-    return Responder(model, PHOTO, config=CONFIG)
+    return made_for(model, PHOTO, CONFIG)[0].responder(config=CONFIG)
 
 
 def test_an_explorer_takes_it(responder, expected, monkeypatch):
@@ -157,7 +158,8 @@ def test_another_engine_can_answer_and_answers_are_kept(responder, model, expect
     assert len(responder) == 0
     jumped = responder.location(1, 2)
     assert responder.responses().attrs["engine"] == responder.engine == "jump"
-    alone = Responder(model, PHOTO, engine="jump", config=CONFIG).location(1, 2)
+    alone = made_for(model, PHOTO, CONFIG)[0].responder(engine="jump", config=CONFIG)
+    alone = alone.location(1, 2)
     np.testing.assert_allclose(jumped, alone, atol=2e-3)
     assert not np.allclose(jumped, first, atol=2e-3)
     responder.use("shared")

@@ -9,7 +9,7 @@ import xarray as xr
 
 import emerdiff_probe as ep
 from emerdiff_probe import schema
-from emerdiff_probe.emerdiff import respond
+from emerdiff_probe.emerdiff import ENGINES, respond
 from emerdiff_probe.emerdiff import responses as module
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteError, StoreError
 from emerdiff_probe.scenes import scene
@@ -87,7 +87,7 @@ def test_half_precision_is_the_default_and_what_it_cannot_hold_is_an_error(model
 def test_a_store_holds_the_same_and_goes_on_where_it_was(model, responses, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_GROUP", 5)
     path = tmp_path / "responses.zarr"
-    calls, engine = [], module.engine_named("shared")
+    calls, engine = [], ENGINES["shared"]
 
     def counted(model, trajectory, masks, config):
         calls.append(len(masks))
@@ -95,7 +95,7 @@ def test_a_store_holds_the_same_and_goes_on_where_it_was(model, responses, tmp_p
             raise KeyboardInterrupt
         return engine(model, trajectory, masks, config)
 
-    monkeypatch.setattr(module, "engine_named", lambda _: counted)
+    monkeypatch.setattr(module, "engine_for", lambda *_: counted)
     options = {"config": CONFIG, "dtype": "float32", "store": path, "progress": False}
     with pytest.raises(KeyboardInterrupt):
         respond(model, PHOTO, **options)
@@ -104,7 +104,7 @@ def test_a_store_holds_the_same_and_goes_on_where_it_was(model, responses, tmp_p
     part = ep.open_responses(path)
     assert int(np.isfinite(part["response"].isel(rgb=0, y=0, x=0)).sum()) == 10
     calls.clear()
-    monkeypatch.setattr(module, "engine_named", lambda _: engine)
+    monkeypatch.setattr(module, "engine_for", lambda *_: engine)
     whole = respond(model, PHOTO, **options)
     assert whole["response"].chunks[0] == (1, 1, 1, 1)
     found = whole["response"].load()
@@ -114,10 +114,10 @@ def test_a_store_holds_the_same_and_goes_on_where_it_was(model, responses, tmp_p
     schema.check(whole)
 
     # Nothing is left to do, and a chunk that is lost is made again.
-    monkeypatch.setattr(module, "engine_named", lambda _: None)
+    monkeypatch.setattr(module, "engine_for", lambda *_: None)
     respond(model, PHOTO, **options)
     (path / "response/c.2.1.0.0.0").unlink()
-    monkeypatch.setattr(module, "engine_named", lambda _: engine)
+    monkeypatch.setattr(module, "engine_for", lambda *_: engine)
     mended = respond(model, PHOTO, **options)
     assert np.isfinite(mended["response"]).all()
 
@@ -130,11 +130,11 @@ def test_a_store_of_something_else_is_refused(model, tmp_path):
     for changes in (
         {"config": CONFIG.replace(strength=3.0)},
         {"config": CONFIG, "engine": "jump"},
-        {"config": CONFIG, "to": 3},
+        {"config": CONFIG, "masks": 3},
         {"config": CONFIG, "dtype": "float32"},
     ):
         with pytest.raises(ConfigError, match="begun with"):
-            respond(model, PHOTO, **({"to": 2} | changes), **options)
+            respond(model, PHOTO, **({"masks": 2} | changes), **options)
     other = ep.Photo(scene(1_000_003).image)
     with pytest.raises(ConfigError, match="source"):
         respond(model, other, 2, config=CONFIG, **options)
@@ -159,13 +159,13 @@ def test_damage_is_an_error_and_never_zeros(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"to": "pixels"}, InputError, "locations"),
+        ({"masks": "pixels"}, InputError, "locations"),
         ({"engine": "magic"}, ConfigError, "literal"),
         ({"config": CONFIG.replace(space="latent")}, ConfigError, "latent"),
         ({"dtype": "int8"}, ConfigError, "float16"),
-        ({"to": np.ones((3, 5, 5))}, InputError, "4 x 4"),
+        ({"masks": np.ones((3, 5, 5))}, InputError, "4 x 4"),
         (
-            {"to": 2, "config": CONFIG.replace(feature_site="up_blocks.2.attentions.0")},
+            {"masks": 2, "config": CONFIG.replace(feature_site="up_blocks.2.attentions.0")},
             SiteError,
             "one level",
         ),

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import emerdiff_probe as ep
-from emerdiff_probe.emerdiff import sweep
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.scenes import scene
 from tests.adapters import Lora
@@ -29,8 +28,8 @@ CALLS = {
     "responses": lambda model, store: ep.respond(
         model, PHOTO, 2, engine="jump", config=CONFIG, store=store, **QUIET
     ),
-    "sweep": lambda model, store: sweep(
-        model, PHOTO, {"sigma": [0.0]}, masks=2, engine="jump", config=CONFIG, store=store, **QUIET
+    "sweep": lambda model, store: ep.invert(model, PHOTO, steps=10, **QUIET).sweep(
+        2, sigma=[0.0], engine="jump", config=CONFIG, store=store, **QUIET
     ),
 }
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import emerdiff_probe as ep
-from emerdiff_probe.emerdiff import literal, observe, sensitivity
+from emerdiff_probe.emerdiff import literal
+from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.emerdiff.sensitivities import gradients
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.scenes import scene
@@ -29,7 +30,7 @@ LAYOUTS = {
 def test_gradients_are_finite_differences_of_the_literal_engine(layout):
     checkpoint, config, side = LAYOUTS[layout]
     model = ep.load(checkpoint())
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     weights = torch.zeros(2, 3, 128, 128)
     weights[0, 1, 40:60, 70:90] = 1  # a patch's green
     weights[1, 0, 10, 10] = 1  # one pixel's red
@@ -53,7 +54,7 @@ def test_gradients_are_finite_differences_of_the_literal_engine(layout):
 def test_the_model_keeps_no_gradients():
     model = ep.load(tiny_playground())
     before = model.weights
-    trajectory = observe(model, SUBJECT, CONFIG).trajectory
+    trajectory = made_for(model, SUBJECT, CONFIG)[0].trajectory
     gradients(model, trajectory, torch.ones(1, 3, 128, 128), CONFIG)
     assert all(parameter.grad is None for parameter in model.unet.parameters())
     assert model.weights == before
@@ -62,11 +63,12 @@ def test_the_model_keeps_no_gradients():
 
 def test_pixels_and_weights_are_labelled_and_move_what_lies_over_them():
     model = ep.load(tiny_playground())
-    pixels = sensitivity(model, SUBJECT, [(20.5, 100.5)], config=CONFIG, progress=False)
+    run, config = made_for(model, SUBJECT, CONFIG)
+    pixels = run.sensitivity([(20.5, 100.5)], config=config, progress=False)
     assert pixels.dims == ("target", "source_y", "source_x")
     weights = np.zeros((1, 3, 128, 128))
     weights[0, :, 20, 100] = 1 / 3
-    same = sensitivity(model, SUBJECT, weights, config=CONFIG, progress=False)
+    same = run.sensitivity(weights, config=config, progress=False)
     np.testing.assert_allclose(pixels, same, rtol=1e-5)
     size = abs(pixels[0])
     near = size.sel(source_y=slice(4, 36), source_x=slice(84, 116)).mean()
@@ -74,10 +76,10 @@ def test_pixels_and_weights_are_labelled_and_move_what_lies_over_them():
 
 
 def test_what_does_not_fit_is_refused():
-    model = ep.load(tiny_playground())
+    run, _ = made_for(ep.load(tiny_playground()), SUBJECT, CONFIG)
     for wrong in ([(128.0, 3.0)], np.ones((3, 128, 128)), np.ones((1, 3, 64, 64))):
         with pytest.raises(InputError):
-            sensitivity(model, SUBJECT, wrong, config=CONFIG, progress=False)
+            run.sensitivity(wrong, config=CONFIG, progress=False)
     config = CONFIG.replace(injection=False)
     with pytest.raises(ConfigError, match="injection"):
-        sensitivity(model, SUBJECT, [(1.0, 1.0)], config=config, progress=False)
+        run.sensitivity([(1.0, 1.0)], config=config, progress=False)

@@ -6,7 +6,8 @@ import torch
 
 import emerdiff_probe as ep
 from emerdiff_probe import taps
-from emerdiff_probe.emerdiff import literal, observe, shared
+from emerdiff_probe.emerdiff import literal, shared
+from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.scenes import scene
 from emerdiff_probe.sites import Site
@@ -46,7 +47,7 @@ def test_both_engines_agree(case):
     checkpoint, config, side = CASES[case]
     model = ep.load(checkpoint())
     config = config.replace(**SETTINGS, batch=4)
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     expected = literal.modulate(model, trajectory, halves(side), config)
     found = shared.modulate(model, trajectory, halves(side), config)
     assert_equal(found, expected)
@@ -73,7 +74,7 @@ def test_both_engines_agree(case):
 def test_both_engines_agree_with_other_settings(changes):
     model = ep.load(tiny_playground())
     config = ep.EmerDiffConfig.playground().replace(**SETTINGS).replace(**changes)
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     expected = literal.modulate(model, trajectory, halves(16), config)
     assert_equal(shared.modulate(model, trajectory, halves(16), config), expected)
     moved = expected.plus - expected.minus
@@ -83,7 +84,7 @@ def test_both_engines_agree_with_other_settings(changes):
 def test_guidance_halves_keep_their_own_attention():
     model = ep.load(tiny_playground())
     config = ep.EmerDiffConfig.playground().replace(**SETTINGS, condition="prompt", guidance=3.0)
-    trajectory = observe(model, ep.Prompt("a red house"), config).trajectory
+    trajectory = made_for(model, ep.Prompt("a red house"), config)[0].trajectory
     expected = literal.modulate(model, trajectory, halves(16), config)
     found = shared.modulate(model, trajectory, halves(16), config)
     torch.testing.assert_close(found.plus, expected.plus, rtol=1e-4, atol=1e-4)
@@ -92,7 +93,7 @@ def test_guidance_halves_keep_their_own_attention():
 def test_what_was_watched_serves_again():
     model = ep.load(tiny_playground())
     config = ep.EmerDiffConfig.playground().replace(**SETTINGS)
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     watched = list(shared.watch(model, trajectory, config))
     calls = []
     handle = model.unet.conv_out.register_forward_hook(lambda *_: calls.append(1))
@@ -107,7 +108,7 @@ def test_what_was_watched_serves_again():
 def test_branches_begin_at_the_shifted_layer():
     model = ep.load(tiny_playground())
     config = ep.EmerDiffConfig.playground().replace(**SETTINGS)
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     calls = {name: 0 for name in ("down_blocks.0.resnets.0", "up_blocks.2.resnets.0")}
 
     def count(name):
@@ -146,7 +147,7 @@ def test_a_call_begun_elsewhere_ends_as_a_whole_one():
 def test_the_batch_is_halved_where_memory_runs_out():
     model = ep.load(tiny_playground())
     config = ep.EmerDiffConfig.playground().replace(**SETTINGS, batch=8)
-    trajectory = observe(model, SUBJECT, config).trajectory
+    trajectory = made_for(model, SUBJECT, config)[0].trajectory
     expected = shared.modulate(model, trajectory, halves(16), config)
 
     def limited(module, inputs):
@@ -208,12 +209,14 @@ def test_the_skipped_pass_reads_the_same_features():
     """Edit-friendly inversion knows its x_t, so features are read there in one call."""
     model = ep.load(tiny_playground())
     config = ep.EmerDiffConfig.playground().replace(**SETTINGS)
-    observation = observe(model, SUBJECT, config)
+    run, config = made_for(model, SUBJECT, config)
     site = Site.parse(config.feature_site)
     with taps.capture(model.unet, [site]) as kept:
-        steps = [(step, kept.take()[site]) for step in observation.trajectory.run(model)]
+        steps = [(step, kept.take()[site]) for step in run.trajectory.run(model)]
     step, tensor = steps[-1]
     expected = tensor[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(observation.features, expected, rtol=1e-3, atol=1e-4)
-    end = observation.trajectory.latents[-1]
+    np.testing.assert_allclose(
+        run.features(site, config.feature_timestep), expected, rtol=1e-3, atol=1e-4
+    )
+    end = run.trajectory.latents[-1]
     torch.testing.assert_close(end, step.next_latents, rtol=1e-4, atol=1e-4)

@@ -9,13 +9,14 @@ from typer.testing import CliRunner
 import emerdiff_probe as ep
 from benchmarks.task import QUALITY_SEEDS
 from emerdiff_probe.cli import app
-from emerdiff_probe.emerdiff import ENGINES, observe, read_features
-from emerdiff_probe.emerdiff.features import low_resolution_masks
+from emerdiff_probe.emerdiff import ENGINES, low_resolution_masks
 from emerdiff_probe.emerdiff.segmentation import assigned
 from emerdiff_probe.evaluation import ablations, claims, claims_table, failures
 from emerdiff_probe.evaluation.claims import Claim, Contrast, outcomes, together, verdict
 from emerdiff_probe.evaluation.claims_table import CLAIM_SEEDS
 from emerdiff_probe.evaluation.failures import FAILURE_SEEDS
+from emerdiff_probe.runs import prepare
+from emerdiff_probe.runs.making import made
 from emerdiff_probe.scenes import scene, split_of
 from emerdiff_probe.sites import Site
 from tests.checkpoints import tiny_playground
@@ -79,7 +80,11 @@ def test_shared_work_segments_as_one_by_one(few, model):
     assert len(different) > len(found) / 3
     # One by one, from the same inversion, which begins at the largest timestep of all.
     first = max(ablations.SHIFT_TIMESTEPS)
-    source = observe(model, ep.Photo(picture), few.replace(modulation_timestep=first))
+    run = made(
+        prepare(model, ep.Photo(picture), seed=few.seed, settings=few.of_run()),
+        first=first,
+        progress=False,
+    )
     for table, label, engine in (
         ("Table 4", "3", "shared"),
         ("Table 6", "201", "literal"),
@@ -88,18 +93,11 @@ def test_shared_work_segments_as_one_by_one(few, model):
         ("Fig. 14", "first, before f", "literal"),
     ):
         setting = every[table][label]
-        read, _ = read_features(
-            model,
-            source.trajectory,
-            [Site.parse(setting.config.feature_site)],
-            [setting.config.feature_timestep],
-            (128, 128),
-        )
-        (features,) = read.values()
+        features = run.features(setting.config.feature_site, setting.config.feature_timestep)
         weights = low_resolution_masks(features, setting.masks, setting.config)
         masks = torch.from_numpy(weights.values)
-        ended = ENGINES[engine](model, source.trajectory, masks, setting.config)
-        labels = assigned(model, source, weights, ended, setting.config)["labels"]
+        ended = ENGINES[engine](model, run.trajectory, masks, setting.config)
+        labels = assigned(run, weights, ended, setting.config)["labels"]
         assert (found[ablations.name(table, label)].labels == labels).mean() > 0.99
 
 

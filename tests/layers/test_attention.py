@@ -88,7 +88,7 @@ def test_it_is_that_of_the_plain_processor_in_every_attention(model, run):
 def test_stable_diffusions_heads(version):
     model = ep.load(stable_diffusion(version))
     run = ep.record(
-        model, HOUSE, "*:query, *:key", steps=5, timesteps=TIMESTEPS, dtype="float32",
+        model, HOUSE, "*:query, *:key", steps=5, timesteps=TIMESTEPS, guidance=1, dtype="float32",
         progress=False,
     )  # fmt: skip
     for path, plain in plain_probabilities(model, HOUSE, 1).items():

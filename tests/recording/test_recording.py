@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteError, StoreError
@@ -136,6 +137,67 @@ def test_photographs_are_recorded_on_their_way_back(model, tmp_path, small_block
         ep.record(model, photos, guidance=2, **QUIET)
 
 
+def test_samples_are_selected_by_name(model, tmp_path):
+    names = ["cat.png", "dog.png"]
+    for seed, name in enumerate(names, start=1):
+        Image.fromarray(scene(seed).image).save(tmp_path / name)
+    paths = [tmp_path / name for name in (*names, names[0])]
+    run = ep.record(model, paths, "mid_block", timesteps=[1], **QUIET)
+    assert run["sample"].values.tolist() == ["cat.png", "dog.png", "cat.png (2)"]
+    values = ep.site(run, "mid_block")
+    assert np.array_equal(values.sel(sample="cat.png"), values.sel(sample="cat.png (2)"))
+    assert not np.array_equal(values.sel(sample="cat.png"), values.sel(sample="dog.png"))
+    one = run.sel(sample="dog.png")
+    assert np.array_equal(one["image"]["value"], ep.site(run, "image").isel(sample=1))
+    drawn = ep.record(model, [HOUSE, CAR], "mid_block", timesteps=[1], **QUIET)
+    assert drawn.sel(sample="a blue car")["seed"] == 2
+    streamed = ep.record(
+        model, [HOUSE, CAR], "mid_block", timesteps=[1], store=tmp_path / "run.zarr", **QUIET
+    )
+    assert streamed["sample"].values.tolist() == ["a red house", "a blue car"]
+
+
+def test_images_of_several_sizes_are_grouped_or_cropped(model, tmp_path):
+    wide = np.asarray(Image.fromarray(scene(2).image).resize((300, 200)))
+    images = [scene(1).image, wide, scene(3).image]
+    options = {"timesteps": [201], "dtype": "float32", **QUIET}
+    groups = ep.record(model, images, "mid_block", store=tmp_path / "runs", **options)
+    assert list(groups.children) == ["128x128", "200x300"]
+    assert groups["128x128"]["sample"].values.tolist() == ["picture", "picture (3)"]
+    alone = ep.record(model, wide, "mid_block", **options)
+    found = ep.site(ep.open(tmp_path / "runs" / "200x300"), "mid_block")
+    assert np.array_equal(found, ep.site(alone, "mid_block"))
+    assert float(found["y"][-1] + found["y"][0]) == 200
+    cropped = ep.record(model, images, "mid_block", crop=True, **options)
+    values = ep.site(cropped, "mid_block")
+    assert values.sizes["sample"] == 3
+    assert float(values["x"][-1] + values["x"][0]) == 128
+    # What has the common size already is left as it is.
+    first = ep.site(groups["128x128"], "mid_block").isel(sample=0)
+    np.testing.assert_allclose(values.isel(sample=0), first, atol=1e-5)
+    with pytest.raises(InputError, match="crop is for images"):
+        ep.record(model, HOUSE, "mid_block", crop=True, **options)
+
+
+def test_only_what_is_recorded_is_computed_where_latents_are_known(model, tmp_path):
+    """Edit-friendly inversion knows every x_t, so that the rest of the run needs no calls."""
+    calls, predict = [], model.predict
+
+    def counted(latents, timestep, condition):
+        calls.append(timestep)
+        return predict(latents, timestep, condition)
+
+    photo = ep.Photo(scene(1).image)
+    whole = ep.record(model, photo, "mid_block", **QUIET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "predict", counted)
+        some = ep.record(model, photo, "mid_block", timesteps=[601, 201], **QUIET)
+    assert calls == [601, 201, 1]  # the last one gives the image
+    expected = ep.site(whole, "mid_block").sel(timestep=[601, 201])
+    assert np.array_equal(ep.site(some, "mid_block"), expected)
+    assert np.array_equal(ep.site(some, "image"), ep.site(whole, "image"))
+
+
 def test_latents_are_recorded_as_the_photographs_that_they_are_of(model):
     photos = [ep.Photo(scene(seed).image) for seed in (1, 2)]
     pixels = [torch.from_numpy(each.rgb()).movedim(-1, 0)[None] / 255 for each in photos]
@@ -154,7 +216,7 @@ def test_latents_are_recorded_as_the_photographs_that_they_are_of(model):
         **options,
     )
     assert np.array_equal(ep.site(again, "mid_block")[0], ep.site(ours, "mid_block")[1])
-    assert again["source"].item().startswith("car ")
+    assert again["source"].item().startswith("latents 'car' ")
     with pytest.raises(InputError, match=r"\(3, 32, 32\); those of this model have 4 channels"):
         ep.record(model, ep.Latents(np.zeros((3, 32, 32))), **QUIET)
     with pytest.raises(InputError, match="multiples of 4"):
@@ -220,8 +282,6 @@ def test_wrong_calls_are_refused(model, tmp_path):
         ep.record(model, [HOUSE, ep.Photo(scene(1).image)])
     with pytest.raises(InputError, match="not nothing"):
         ep.record(model, [])
-    with pytest.raises(InputError, match="different sizes"):
-        ep.record(model, [ep.Photo(scene(1).image), ep.Photo(scene(1).image[:64])])
     with pytest.raises(ConfigError, match=r"timesteps \[2\] are not on the grid"):
         ep.record(model, HOUSE, timesteps=[2])
     with pytest.raises(ConfigError, match="'float64'; choose one of"):

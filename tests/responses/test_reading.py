@@ -49,6 +49,7 @@ def made(seed=0, dtype=np.float32):
             "source": "s",
             "fit": "f",
             "config": json.dumps(CONFIG),
+            "model_size": json.dumps(SIZE),
             "versions": "{}",
             "inversion": "{}",
         },

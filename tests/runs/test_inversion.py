@@ -1,5 +1,6 @@
 """Inversions lead back to the picture as far as each promises, and say how far."""
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import ConfigError
-from emerdiff_probe.runs import invert, sample
+from emerdiff_probe.runs import inversion_trajectory, sample
+from emerdiff_probe.runs.inversion import noise_diagnostics
 from tests.checkpoints import tiny_playground
 
 TIMESTEPS = tuple(range(281, 0, -20))
@@ -24,7 +26,7 @@ def x0():
 
 
 def inverted(model, x0, method, timesteps=TIMESTEPS, seed=0):
-    return invert(
+    return inversion_trajectory(
         model, x0, method=method, timesteps=timesteps, condition=model.condition(""), seed=seed
     )
 
@@ -52,11 +54,13 @@ def test_edit_friendly_passes_through_independent_draws(model, x0):
 def test_edit_friendly_rebuilds_up_to_its_last_step(model, x0):
     trajectory = inverted(model, x0, "edit_friendly")
     error = (end_of(model, trajectory) - x0).square().mean().sqrt()
-    reported = trajectory.diagnostics["last_step_rms_error"]
-    assert float(error) == pytest.approx(reported, rel=0.02)
-    assert reported < 0.1
-    assert not trajectory.noises[-1].any()
-    assert len(trajectory.diagnostics["noise_rms"]) == len(TIMESTEPS) - 1
+    assert error < 0.1
+    found = trajectory.completed(model)
+    assert not found.noises[-1].any()
+    assert all(noise.any() for noise in found.noises[:-1])
+    # Its noises lead where its latents are, from the start alone.
+    alone = dataclasses.replace(found, latents=())
+    torch.testing.assert_close(end_of(model, alone), found.latents[-1], rtol=1e-3, atol=1e-3)
 
 
 def test_diagnostics_tell_true_noise_from_what_is_not(model):
@@ -65,7 +69,9 @@ def test_diagnostics_tell_true_noise_from_what_is_not(model):
     trajectory = inverted(model, smooth, "edit_friendly")
     generated = list(sample(model, model.condition(""), steps=50, seed=1, height=128, width=128))
     own = inverted(model, generated[-1].next_latents, "edit_friendly")
-    for diagnostics in (trajectory.diagnostics, own.diagnostics):
+    for led in (trajectory, own):
+        diagnostics = noise_diagnostics(list(led.run(model)))
+        assert len(diagnostics["noise_rms"]) == len(TIMESTEPS) - 1
         for value in diagnostics["noise_autocorrelation"]:
             assert -1 <= value <= 1
         assert all(value > 0 for value in diagnostics["noise_rms"])
@@ -76,7 +82,7 @@ def test_ddim_retraces_its_way_where_the_prediction_is_steady(model, x0):
     assert trajectory.eta == 0
     error = (end_of(model, trajectory) - x0).square().mean().sqrt()
     assert error < 0.2
-    assert "start_autocorrelation" in trajectory.diagnostics
+    assert not any(noise.any() for noise in trajectory.noises)
 
 
 def test_noising_begins_near_and_ends_elsewhere(model, x0):
@@ -116,7 +122,7 @@ def test_sampling_yields_its_steps_and_is_seeded(model):
 
 
 def test_noise_maps_of_a_model_that_knows_the_picture(model, x0):
-    """What independent draws cost by themselves, as the docstring of `invert` has it."""
+    """What independent draws cost by themselves, as `inversion_trajectory` has it."""
 
     class Oracle:
         schedule = model.schedule
@@ -125,11 +131,21 @@ def test_noise_maps_of_a_model_that_knows_the_picture(model, x0):
             alpha_bar = self.schedule.signal(timestep)
             return (latents - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
 
-    found = invert(
+    found = inversion_trajectory(
         Oracle(), x0, method="edit_friendly", timesteps=TIMESTEPS, condition=model.condition("")
     )
-    for (now, then), rms in zip(pairwise(TIMESTEPS), found.diagnostics["noise_rms"], strict=True):
+    steps = list(found.run(Oracle()))
+    noise_rms = noise_diagnostics(steps)["noise_rms"]
+    for (now, then), rms in zip(pairwise(TIMESTEPS), noise_rms, strict=True):
         now, then = model.schedule.signal(now), model.schedule.signal(then)
         a = now / then
         assert rms == pytest.approx((1 + 2 * a * (1 - then) / (1 - a)) ** 0.5, rel=0.05)
-    assert found.diagnostics["last_step_rms_error"] < 1e-5
+    assert (steps[-1].next_latents - x0).abs().max() < 1e-4
+
+
+def test_a_part_of_the_grid_draws_the_same(model, x0):
+    """Edit-friendly draws are of their own timestep: a later start changes nothing below it."""
+    whole = inverted(model, x0, "edit_friendly")
+    later = whole.since(201)
+    assert later.timesteps == TIMESTEPS[4:]
+    assert torch.equal(later.start, whole.latents[4])

@@ -277,7 +277,7 @@ def test_wrong_states_are_refused(explorer):
         explorer.selection = ((2, 0),)
     with pytest.raises(InputError, match="16 x 32"):
         explorer.pixel = (17, 0)
-    with pytest.raises(InputError, match="to='locations'"):
+    with pytest.raises(InputError, match=r"run\.respond\(\)"):
         CorrespondenceExplorer(xr.Dataset({"response": ("mask", [1.0])}))
 
 
