@@ -89,8 +89,8 @@ class LiveAnswers:
     """Of a model; everything asked for once is kept by its responder.
 
     Args:
-        responder: An `emerdiff_probe.Responder`. It needs torch, which is not imported for its
-            name's sake.
+        responder: An `emerdiff_probe.emerdiff.Responder`. It needs torch, which is not imported
+            for its name's sake.
     """
 
     def __init__(self, responder: Any) -> None:

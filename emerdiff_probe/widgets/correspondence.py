@@ -41,8 +41,8 @@ class CorrespondenceExplorer(Explorer):
     Args:
         responses: Of single locations, as `emerdiff_probe.respond` gives them or
             `emerdiff_probe.responses.compress` makes them smaller; or a model that computes them,
-            an `emerdiff_probe.Responder`: it is asked for the location chosen first and for the
-            rest behind, which the button stops.
+            an `emerdiff_probe.emerdiff.Responder`: it is asked for the location chosen first and
+            for the rest behind, which the button stops.
         state: Traits to begin with.
 
     Attributes:

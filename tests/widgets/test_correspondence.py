@@ -130,7 +130,7 @@ def test_a_live_responder_is_asked_for_what_is_chosen_first_and_for_the_rest_beh
     hold = threading.Event()
     live = Live(hold)
     asked = {name for name, thing in vars(Live).items() if callable(thing)}
-    assert asked <= set(dir(ep.Responder)), "what is asked of this one, is asked of that"
+    assert asked <= set(dir(ep.emerdiff.Responder)), "what is asked of this one, is asked of that"
     explorer = CorrespondenceExplorer(live)
     assert len(live) == 0
     explorer.choose(((1, 2),))
