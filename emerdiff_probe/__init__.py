@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from emerdiff_probe.afterwards import when_imported
 from emerdiff_probe.errors import ProbeError
 from emerdiff_probe.inputs import Latents, Photo, Prompt
 
@@ -127,3 +128,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _register_accessors() -> None:
+    import_module("emerdiff_probe.accessors").register()
+
+
+when_imported("xarray", _register_accessors)

@@ -17,6 +17,7 @@ from pycocotools import mask as coco
 
 from emerdiff_probe import schema, views
 from emerdiff_probe.errors import InputError, StoreError
+from emerdiff_probe.kinds import expect
 from emerdiff_probe.paths import is_free, local, made_at_once
 from emerdiff_probe.store.texts import portable
 
@@ -104,6 +105,7 @@ def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> Non
     Raises:
         StoreError: The folder exists or cannot be written, or the dataset is not of its form.
     """
+    expect(ds, schema.SEGMENTATION)
     schema.check(ds)
     folder = local(folder)
     check_free(folder, overwrite=overwrite)
@@ -156,6 +158,7 @@ def write_masks(segments: xr.Dataset, path: str | Path) -> Path:
     left out by those who score or train.
     """
     path = local(path)
+    expect(segments, schema.SEGMENTATION)
     labels = segments["labels"].transpose(schema.Y, schema.X)
     if path.suffix not in (".png", ".json", ".zarr"):
         raise InputError(f"'{path}' ends in none of .png, .json, .zarr")

@@ -98,6 +98,7 @@ def recording(timesteps=(981, 281, 1), *, guided=False, prompt="a red house", mo
         coords={
             "timestep": list(timesteps),
             "step": ("timestep", np.arange(len(timesteps))),
+            "sample": np.arange(samples),
             "prompt": ("sample", [prompt] * samples),
             "seed": ("sample", np.arange(samples)),
             "source": ("sample", ["prompt"] * samples),

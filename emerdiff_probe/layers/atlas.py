@@ -69,6 +69,7 @@ def atlas(
             or of other pictures; a recording that is not complete.
         SiteError: No site matches.
     """
+    run = store.with_samples(run)
     chosen = _chosen(measures)
     names = _sites(run, sites)
     root = run.to_dataset()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe import store
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.schema import BATCH, CHANNEL, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.timesteps import one_position
 
 __all__ = [
@@ -68,9 +68,17 @@ def layer(values: xr.DataArray) -> xr.DataArray:
         values: With y, x, channel; perhaps sample, guidance, timestep and head.
 
     Raises:
-        InputError: It has no such dims.
+        InputError: It has no such dims, or parts of guidance of which none is that of the prompt.
     """
+    if BATCH in values.dims:
+        values = values.rename({BATCH: SAMPLE})
     if GUIDANCE in values.dims:
+        halves = values[GUIDANCE].values.tolist()
+        if "cond" not in halves:
+            raise InputError(
+                f"nothing tells which part of the guidance is that of the prompt; choose one of "
+                f"{', '.join(halves)}, as with .sel(guidance={halves[-1]!r})"
+            )
         values = values.sel({GUIDANCE: "cond"}, drop=True)
     if HEAD in values.dims:
         values = values.drop_vars([HEAD, CHANNEL], errors="ignore")

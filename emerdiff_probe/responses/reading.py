@@ -18,11 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.kinds import expect
 from emerdiff_probe.schema import (
     COMPRESSED,
     MASK,
     MODEL_X,
     MODEL_Y,
+    RESPONSES,
     RGB,
     SOURCE_X,
     SOURCE_Y,
@@ -113,6 +115,7 @@ def movers(responses: xr.Dataset, y: float, x: float) -> xr.DataArray:
         responses: Of single locations, whole or compressed.
         y, x: Position in pixels; the nearest pixel answers.
     """
+    latent_grid(responses)
     row, column = _nearest(responses[Y], y), _nearest(responses[X], x)
     at = {Y: row, X: column}
     if "left" in responses:
@@ -122,7 +125,6 @@ def movers(responses: xr.Dataset, y: float, x: float) -> xr.DataArray:
         tiles = responses["tiles"].isel(at).values.astype(np.float32)
         values = tiles * responses["scale"].values[..., None]
     else:
-        latent_grid(responses)
         values = responses["response"].isel(at).values.astype(np.float32)
     coords = {dim: responses[dim] for dim in _SOURCE}
     norms = np.linalg.norm(values, axis=-1)
@@ -173,6 +175,7 @@ def segment_from(
     Raises:
         InputError: The masks cannot be used.
     """
+    latent_grid(responses)
     config = json.loads(responses.attrs["config"])
 
     def setting(name: str, given: Any) -> Any:
@@ -286,6 +289,7 @@ def latent_grid(responses: xr.Dataset) -> tuple[int, int]:
     Raises:
         InputError: They are of something else.
     """
+    expect(responses, RESPONSES)
     for name in ("response", "left", "tiles"):
         if name in responses and set(_SOURCE) <= set(responses[name].dims):
             return responses.sizes[SOURCE_Y], responses.sizes[SOURCE_X]

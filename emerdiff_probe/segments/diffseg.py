@@ -15,7 +15,7 @@ from emerdiff_probe.layers.attention import KEY_X, KEY_Y, attention
 from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, extent, pixel_centres
 from emerdiff_probe.segments.upsampling import linear_weights
 from emerdiff_probe.sites import Site
-from emerdiff_probe.store import IMAGE, site, sites_of
+from emerdiff_probe.store import IMAGE, site, sites_of, with_samples
 from emerdiff_probe.timesteps import one_position
 
 __all__ = ["DiffSegConfig", "aggregate_attention", "diffseg", "diffseg_recorded"]
@@ -189,6 +189,7 @@ def diffseg_recorded(
         InputError: It has no self-attention, or not this sample or timestep; or as
             :func:`diffseg`.
     """
+    run = with_samples(run)
     paths = list(attentions or _self_attentions(run))
     if not paths:
         raise InputError(

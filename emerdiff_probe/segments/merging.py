@@ -16,7 +16,8 @@ from sklearn.cluster import spectral_clustering
 from sklearn.metrics import silhouette_score
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import CHANNEL, MASK
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.schema import CHANNEL, MASK, SEGMENTATION
 from emerdiff_probe.segments.clustering import (
     Normalisation,
     by_first_appearance,
@@ -50,6 +51,7 @@ def dendrogram(result: xr.Dataset, by: MergeBy = "embeddings") -> xr.DataArray:
     """
     if by not in get_args(MergeBy):
         raise InputError(f"by is {by!r}; choose one of {', '.join(get_args(MergeBy))}")
+    expect(result, SEGMENTATION)
     values = result[_VARIABLES[by]].transpose(MASK, ...).values
     points = values.reshape(len(values), -1).astype(np.float64)
     if len(points) < 2:

@@ -12,6 +12,7 @@ from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, block_length, 
 from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
 from emerdiff_probe.store.responses import ResponseStore, open_responses
 from emerdiff_probe.store.summary import Info, info
+from emerdiff_probe.store.whole import complete, with_samples
 from emerdiff_probe.store.writing import Memory, Sink, Streamed
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "at",
     "block_length",
     "check_model",
+    "complete",
     "gather",
     "info",
     "leaf_path",
@@ -42,4 +44,5 @@ __all__ = [
     "site",
     "sites_of",
     "size_text",
+    "with_samples",
 ]

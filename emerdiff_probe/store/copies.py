@@ -24,6 +24,7 @@ from emerdiff_probe.store.reading import leaf_nodes, open_recording
 from emerdiff_probe.store.summary import LAYOUT
 from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
+from emerdiff_probe.store.whole import complete
 
 __all__ = ["Layout", "pack", "rechunk"]
 
@@ -52,7 +53,8 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
     """
     if layout not in ("steps", "points"):
         raise ConfigError(f"layout is {layout!r}; choose 'steps' or 'points'")
-    tree = run if isinstance(run, xr.DataTree) else open_recording(run)
+    is_address = isinstance(run, str | os.PathLike)
+    tree = complete(open_recording(run) if is_address else run)
     _check_whole(tree)
     leaves = {path: leaf.to_dataset(inherit=False) for path, leaf in leaf_nodes(tree).items()}
     block = block_length(

@@ -165,6 +165,8 @@ class Plan:
     def root(self) -> xr.Dataset:
         """The root of the tree."""
         coords: dict[str, Any] = {
+            # An index is known to all nodes; xarray selects along no other dim of a tree.
+            self.row: np.arange(len(self.samples)),
             TIMESTEP: (TIMESTEP, np.array(self.timesteps)),
             STEP: (TIMESTEP, np.array(self.steps)),
             **{

@@ -11,7 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError, SiteError, closest
-from emerdiff_probe.schema import X, Y
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.schema import RECORDING, X, Y
 from emerdiff_probe.sites import Site, select
 from emerdiff_probe.store.address import Address, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
@@ -53,6 +54,9 @@ def open_recording(address: Address) -> xr.DataTree:
             )
         values = values_of(array, restart, leaf, str(address))
         nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=labelled[dims])
+        rows = dims_of(array)[0]
+        if rows not in nodes["/"].coords:  # as in stores made before
+            nodes["/"] = nodes["/"].assign_coords({rows: np.arange(array.shape[0])})
     return xr.DataTree.from_dict(nodes)
 
 
@@ -69,7 +73,9 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
 
     Raises:
         SiteError: The recording has no such site; gives the closest.
+        InputError: It is no recording.
     """
+    expect(run, RECORDING)
     path = name if name in (IMAGE, LATENTS) else leaf_path(Site.parse(name))
     leaves = leaf_nodes(run)
     if path not in leaves:
@@ -92,6 +98,7 @@ def leaf_nodes(run: xr.DataTree) -> dict[str, xr.DataTree]:
 
 def sites_of(run: xr.DataTree) -> list[Site]:
     """The sites that a recording has, in the model's order where it tells of one."""
+    expect(run, RECORDING)
     names = list(map(_site_name, leaf_nodes(run)))
     recorded = json.loads(run.attrs.get("config", "{}")).get("sites", [])
     order = {name: number for number, name in enumerate(recorded)}

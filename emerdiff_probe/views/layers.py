@@ -20,6 +20,7 @@ from emerdiff_probe.views.maps import (
     chosen_calls,
     chosen_sites,
     described,
+    endings,
     extent,
     magnitude,
     one_channel,
@@ -75,6 +76,7 @@ def layers(
         raise InputError(f"show is {show!r}; choose 'magnitude', 'colours' or a channel's number")
     if scale not in ("all", "site"):
         raise InputError(f"scale is {scale!r}; choose 'all' or 'site'")
+    run = store.with_samples(run)
     names, (at, steps) = chosen_sites(run, sites), chosen_calls(run, timesteps)
     maps = {
         name: _shown(
@@ -174,9 +176,10 @@ def similarity(
         SiteError: The recording has no such site.
         InputError: Something else that was not recorded; a place outside of the picture.
     """
+    run = store.with_samples(run)
     names, root = chosen_sites(run, sites), run.to_dataset()
     at = one_position(root, timestep, step)
-    shown = store.site(run, store.IMAGE).isel(sample=sample).transpose(Y, X, RGB)
+    shown = endings(run).isel(sample=sample).transpose(Y, X, RGB)
     size = extent(shown)
     if not (0 <= y <= size[0] and 0 <= x <= size[1]):
         raise InputError(f"y {y}, x {x} is outside of the picture of {size[0]} x {size[1]} pixels")
@@ -192,7 +195,7 @@ def similarity(
             source,
             22 * across,
         ),
-        titles=["picture", *map(site_text, names)],
+        titles=[str(shown.name), *map(site_text, names)],
         scales=[
             {
                 "colorscale": DIVERGING if limits[0] == -limits[1] else SEQUENTIAL,

@@ -15,7 +15,7 @@ import xarray as xr
 from emerdiff_probe import store
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.features import layer
-from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.sites import select
 from emerdiff_probe.timesteps import labels, positions
 
@@ -23,6 +23,7 @@ __all__ = [
     "chosen_calls",
     "chosen_sites",
     "described",
+    "endings",
     "extent",
     "magnitude",
     "one_channel",
@@ -139,10 +140,25 @@ def extent(values: xr.DataArray | xr.Dataset) -> tuple[int, int]:
     return round(float(values[Y][0] + values[Y][-1])), round(float(values[X][0] + values[X][-1]))
 
 
+def endings(run: xr.DataTree) -> xr.DataArray:
+    """Return the pictures that runs end with, (sample, y, x, rgb), uint8; grey where none is known.
+
+    Their name is for a panel's title.
+    """
+    if store.IMAGE in run.children:
+        return store.site(run, store.IMAGE).rename("picture")
+    latents = store.site(run, store.LATENTS)
+    places = {dim: latents[dim].values for dim in (Y, X)}
+    grey = np.full((latents.sizes[SAMPLE], *map(len, places.values()), 3), 128, np.uint8)
+    return xr.DataArray(grey, dims=(SAMPLE, Y, X, RGB), coords=places, name="no picture")
+
+
 def described(run: xr.DataTree, sample: int = 0) -> tuple[str, str]:
     """The model of a recording, and the prompt or picture of a sample, in words."""
-    root = run.to_dataset()
-    model = json.loads(run.attrs.get("model", "{}")).get("name", "model")
+    root = store.with_samples(run).to_dataset()
+    model = json.loads(run.attrs.get("model", "{}")).get("name") or "model"
+    if "source" not in root:
+        return model, f"row {sample}"
     about = {
         name: root[name].isel({SAMPLE: sample}).values.item()
         for name in ("source", "prompt", "seed")

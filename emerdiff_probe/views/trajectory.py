@@ -12,7 +12,7 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers import principal_components
 from emerdiff_probe.schema import RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.timesteps import labels, matching
-from emerdiff_probe.views.maps import chosen_calls, described, extent, places
+from emerdiff_probe.views.maps import chosen_calls, described, endings, extent, places
 from emerdiff_probe.views.panels import as_bytes, panels, picture, title
 
 __all__ = ["trajectory"]
@@ -41,9 +41,10 @@ def trajectory(
     Raises:
         InputError: Something that was not recorded, or pictures of other timesteps.
     """
+    run = store.with_samples(run)
     at, steps = chosen_calls(run, timesteps)
     latents = places(store.site(run, store.LATENTS), sample=sample).isel({TIMESTEP: at}).load()
-    end = store.site(run, store.IMAGE).isel({SAMPLE: sample}).transpose(Y, X, RGB)
+    end = endings(run).isel({SAMPLE: sample}).transpose(Y, X, RGB)
     size = extent(end)
     last = principal_components(latents.isel({TIMESTEP: -1}))
     colours = last.colours(latents).isel({SAMPLE: 0})
@@ -58,7 +59,7 @@ def trajectory(
         (len(strips), columns),
         side=150,
         heading=title(f"{model}: from noise to the picture", source, 30 + 20 * columns),
-        columns=[*(f"t = {step}" for step in steps), "picture"],
+        columns=[*(f"t = {step}" for step in steps), str(end.name)],
         rows=list(strips),
     )
     for row, strip in enumerate(strips.values(), start=1):

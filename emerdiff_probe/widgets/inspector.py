@@ -17,6 +17,7 @@ from emerdiff_probe.timesteps import labels, one_position, positions, same, step
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
 from emerdiff_probe.views.maps import (
     chosen_sites,
+    endings,
     extent,
     magnitude,
     one_channel,
@@ -78,14 +79,15 @@ class Inspector(Explorer):
     guidance = traitlets.Unicode("")
 
     def __init__(self, run: xr.DataTree, **state: Any) -> None:
+        run = store.with_samples(run)
         self._run = run
         self.sites = chosen_sites(run, "*")
         root = run.to_dataset()
         self.timesteps = root[TIMESTEP].values.tolist()
         self._calls = root
         self._steps = steps_of(self._calls)
-        self._halves = root[GUIDANCE].values.tolist() if GUIDANCE in root.coords else [""]
-        self._images = store.site(run, store.IMAGE)
+        self._halves = root[GUIDANCE].values.tolist() if GUIDANCE in root.dims else [""]
+        self._images = endings(run)
         self.extent = extent(self._images)
         self._kept: dict[tuple[Any, ...], xr.DataArray] = {}
         self._drawn: dict[int, bytes] = {}

@@ -15,12 +15,14 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.kinds import expect
 from emerdiff_probe.responses import response_of, segment_from
 from emerdiff_probe.schema import (
     MASK,
     MODEL_X,
     MODEL_Y,
     RGB,
+    SEGMENTATION,
     SOURCE_X,
     SOURCE_Y,
     X,
@@ -63,6 +65,7 @@ class Segmenter:
     """
 
     def __init__(self, result: xr.Dataset, responses: xr.Dataset | None) -> None:
+        expect(result, SEGMENTATION)
         self._result, self._responses = result, responses
         self._config = json.loads(result.attrs.get("config", "{}"))
         self.count: int = result.sizes[MASK]
