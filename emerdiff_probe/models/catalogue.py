@@ -47,13 +47,8 @@ _PATHS: Final = {
 KINDS: Final = (*(kind for kind in _PATHS if kind != "attention"), "self", "cross", "skip")
 """Of sites. A "layer" is one of a transformer's ``transformer_blocks``."""
 
-_PLAYGROUND: Final = {
-    "sample_size": 32,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 2,
-    "addition_embed_type": None,
-}
+_PLAYGROUND_DOWN: Final = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
+_PLAYGROUND_UP: Final = ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
 
 Shape = tuple[int, ...]
 
@@ -64,14 +59,17 @@ def unwrapped(unet: nn.Module) -> nn.Module:
 
 
 def is_laid_out_as_playground(config: Any) -> bool:
-    """Whether a UNet's configuration is that of the bundled model, but for its widths.
+    """Whether a UNet's configuration is that of the bundled model, but for widths and details.
 
-    Its upward 16 x 16 block, which stands for the paper's, comes after one of 8 x 8 that has
-    cross-attention too.
+    Of its versions some have attention in the last upward block and some have none. Its upward
+    16 x 16 block, which stands for the paper's, comes after one of 8 x 8 that has cross-attention
+    too.
     """
-    return all(
-        (tuple(own) if isinstance(own := config[name], list) else own) == value
-        for name, value in _PLAYGROUND.items()
+    return (
+        config["sample_size"] == 32
+        and config["addition_embed_type"] is None
+        and list(config["down_block_types"]) == _PLAYGROUND_DOWN
+        and list(config["up_block_types"])[:-1] == _PLAYGROUND_UP
     )
 
 
