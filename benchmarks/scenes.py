@@ -78,7 +78,8 @@ def _on_the_grid(subject: Scene) -> dict[str, Segments]:
     def averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values.reshape(*cells, -1).mean((1, 3))
 
-    position = np.stack(np.mgrid[:GRID, :GRID], axis=-1) / GRID
+    rows, columns = np.mgrid[:GRID, :GRID]
+    position = np.stack([rows, columns], axis=-1) / GRID
     colour = averaged(subject.image / 255)
     texture = averaged(rivals.local_statistics(subject.image, CELL))
     each = {
