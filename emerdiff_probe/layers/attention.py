@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import unicodedata
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import xarray as xr
@@ -22,7 +25,7 @@ KEY_Y, KEY_X = "key_y", "key_x"
 
 def attention(
     run: xr.DataTree,
-    name: str,
+    name: str | None = None,
     *,
     token: str | int | None = None,
     location: tuple[float, float] | None = None,
@@ -36,10 +39,13 @@ def attention(
 
     Args:
         run: A recording that has the ports ``query`` and ``key`` of the attention.
-        name: Path of the attention, as ``mid_block.attentions.0.transformer_blocks.0.attn2``.
-        token: Of an attention to a text: how much of their attention locations pay to this word,
-            in which the pieces of a word and the times it occurs are added up; or a position.
-            A text that has no such word gives NaN.
+        name: Path of the attention, as ``mid_block.attentions.0.transformer_blocks.0.attn2``. With
+            a token it may be left out: then it is the mean over the heads of all attentions to the
+            text that were recorded, on the finest of their grids, a location of which takes the
+            nearest one of a coarser grid.
+        token: Of an attention to a text: how much of their attention locations pay to this word or
+            phrase, in any script, in which the pieces of a word and the times it occurs are added
+            up; or a position. A text that has no such word gives NaN.
         location: Only what the location that is nearest to this y and x looks at, in pixels of the
             picture.
         head: Only this one; by default all, apart.
@@ -53,9 +59,14 @@ def attention(
 
     Raises:
         SiteError: The recording has no queries and keys of such an attention.
-        InputError: No text has the token, which is not of a text; the head or place is not there;
+        InputError: Neither a name nor a token. No text has the token, or it is not an attention to
+            a text; the head or place is not there;
             or attention was masked.
     """
+    if name is None:
+        if token is None:
+            raise InputError("name and token are both left out; give one of them, or both")
+        return _over_attentions(run, token, location, head)
     query, key = _recorded(run, name)
     if token is not None and TOKEN not in key.dims:
         raise InputError(
@@ -131,6 +142,42 @@ def _softmax(
     return scores.reshape(*scores.shape[:-2], *rows, *columns)
 
 
+def _over_attentions(
+    run: xr.DataTree,
+    token: str | int,
+    location: tuple[float, float] | None,
+    head: int | None,
+) -> xr.DataArray:
+    """The mean of what is paid to a token over heads and attentions, on the finest grid."""
+    known = set(sites_of(run))
+    names = [
+        each.path
+        for each in sites_of(run)
+        if each.port == "key"
+        and Site(each.path, "query") in known
+        and TOKEN in site(run, str(each)).dims
+    ]
+    if not names:
+        raise SiteError(
+            "this recording has queries and keys of no attention to a text; record them, as with "
+            "sites='*attn2:query, *attn2:key'"
+        )
+    paid = [attention(run, each, token=token, location=location, head=head) for each in names]
+    paid = [each.mean(HEAD) if HEAD in each.dims else each for each in paid]
+    if location is None:
+        finest = max(paid, key=lambda each: each.sizes[Y] * each.sizes[X])
+        places = {Y: finest[Y], X: finest[X]}
+        paid = [
+            each.sel(places, method="nearest").assign_coords(places)
+            if each.sizes != finest.sizes
+            else each
+            for each in paid
+        ]
+    else:
+        paid = [each.drop_vars((Y, X)) for each in paid]
+    return (sum(paid[1:], start=paid[0]) / len(paid)).rename(f"attention to {token!r}")
+
+
 def _recorded(run: xr.DataTree, path: str) -> tuple[xr.DataArray, xr.DataArray]:
     if json.loads(run.attrs.get("config", "{}")).get("masked"):
         raise InputError(
@@ -182,8 +229,15 @@ def _weights(texts: xr.DataArray, token: str | int) -> xr.DataArray:
 
 
 def _positions(texts: NDArray[np.str_], word: str) -> NDArray[np.float32]:
-    """Which tokens make up a word, that may be cut in several."""
-    pieces, wanted = [str(text).casefold() for text in texts], word.casefold()
+    """Which tokens make up a word or phrase, that may be cut in several."""
+    pieces = [str(text) for text in texts]
+    phrase = "".join(unicodedata.normalize("NFC", word).split())
+    found = _joined([each.casefold() for each in pieces], phrase.casefold())
+    # CLIP's tokens are of bytes, so that a letter beyond ASCII is several signs, or tokens.
+    return np.maximum(found, _joined(pieces, _in_bytes(phrase.lower())))
+
+
+def _joined(pieces: Sequence[str], wanted: str) -> NDArray[np.float32]:
     found = np.zeros(len(pieces), np.float32)
     for first in range(len(pieces)):
         joined = ""
@@ -194,3 +248,23 @@ def _positions(texts: NDArray[np.str_], word: str) -> NDArray[np.float32]:
             if not wanted.startswith(joined):
                 break
     return found
+
+
+def _in_bytes(text: str) -> str:
+    """A text as tokenizers of bytes write it: a printable sign for each byte of its UTF-8.
+
+    >>> _in_bytes("bär")
+    'bÃ¤r'
+
+    Source: GPT-2's ``bytes_to_unicode`` (Radford et al. 2019), which CLIP uses too.
+    """
+    return "".join(_SIGNS[byte] for byte in text.encode())
+
+
+def _signs() -> list[str]:
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = itertools.count(256)
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+_SIGNS: Final = _signs()

@@ -127,6 +127,54 @@ def test_words_cut_into_pieces_are_put_together():
     assert not _positions(texts, "diffe").any()
 
 
+def test_words_of_any_script_and_phrases_are_found():
+    from emerdiff_probe.layers.attention import _positions
+
+    # As CLIP's tokenizer cuts "a Bär, 🐻 naïve": a sign for each byte.
+    texts = np.array(
+        ["<|startoftext|>", "a", "bÃ¤r", ",", "ðŁĲ", "»", "na", "Ã¯ve", "red", "house"]
+    )
+    assert np.flatnonzero(_positions(texts, "Bär")).tolist() == [2]
+    assert np.flatnonzero(_positions(texts, "Ba\u0308r")).tolist() == [2]  # a letter and its dots
+    assert np.flatnonzero(_positions(texts, "🐻")).tolist() == [4, 5]
+    assert np.flatnonzero(_positions(texts, "naïve")).tolist() == [6, 7]
+    assert np.flatnonzero(_positions(texts, "Red House")).tolist() == [8, 9]
+    assert np.flatnonzero(_positions(texts, "a bär")).tolist() == [1, 2]
+    assert not _positions(texts, "Bar").any()
+    assert not _positions(texts, "house red").any()
+    # Where texts are recorded as they are written.
+    assert _positions(np.array(["a", "Bär"]), "bär").tolist() == [0, 1]
+
+
+def test_phrases_are_paid_what_their_words_are(run):
+    phrase, red, house = (
+        ep.attention(run, f"{LAYER}.attn2", token=token).isel(sample=0).sel(guidance="cond")
+        for token in ("red house", "red", "house")
+    )
+    np.testing.assert_allclose(phrase, red + house, rtol=1e-5)
+
+
+def test_a_word_over_time_is_one_call(run):
+    """The mean over the heads of all attentions to the text."""
+    word = run.ep.attention(token="house")
+    assert word.dims == ("sample", "guidance", "timestep", "y", "x")
+    paths = [name.removesuffix(":key") for name in run.ep.sites if name.endswith("attn2:key")]
+    single = [ep.attention(run, path, token="house").mean("head").sel(guidance="cond").load()
+              for path in paths]  # fmt: skip
+    sizes = {each.sizes["y"] for each in single}
+    assert len(sizes) > 1
+    assert word.sizes["y"] == max(sizes)
+    for y, x in ((3, 5), (90, 70)):
+        at = [each.sel(y=y, x=x, method="nearest").values for each in single]
+        ours = word.sel(guidance="cond").sel(y=y, x=x, method="nearest")
+        np.testing.assert_allclose(ours, np.mean(at, 0), rtol=1e-4)
+    assert np.ptp(word.sel(guidance="cond").mean(("y", "x"))[0]) > 0
+    there = ep.attention(run, token="house", location=(3, 5), head=0)
+    assert there.dims == ("sample", "guidance", "timestep")
+    with pytest.raises(InputError, match="name and token are both left out"):
+        ep.attention(run)
+
+
 def test_one_location_by_its_pixels(run):
     whole = ep.attention(run, f"{LAYER}.attn1")
     seen = ep.attention(run, f"{LAYER}.attn1", location=(41.5, 90.0))
