@@ -77,7 +77,7 @@ def number(
     if not within or (above is not None and plain <= above):
         where = f" above {above:g}" if above is not None else ""
         raise error(f"{name} is {value!r}; choose a finite number{where}{_range(least, most)}")
-    return plain  # type: ignore[no-any-return]
+    return plain
 
 
 def flag(name: str, value: Any) -> bool:

@@ -297,26 +297,41 @@ class Call:
     """The UNet call in progress.
 
     Attributes:
-        timestep: Its t; None before the first.
+        timestep: Its t, which need not be whole; None before the first.
+        visit: How many calls at the same timestep came right before it: some schedulers call twice
+            at one.
+        halves: Guidance halves among its rows, 1 or 2; None where nobody knows.
         seen: Timesteps of all calls so far.
     """
 
-    timestep: int | None = None
-    seen: set[int] = field(default_factory=set)
+    timestep: float | None = None
+    visit: int = 0
+    halves: int | None = 1
+    seen: set[float] = field(default_factory=set)
 
 
 @contextmanager
-def called(unet: nn.Module) -> Iterator[Call]:
-    """Follows the timesteps at which a UNet is called."""
+def called(
+    unet: nn.Module, halves: Callable[[Tensor], int | None] = lambda latents: 1
+) -> Iterator[Call]:
+    """Follows the timesteps at which a UNet is called.
+
+    Args:
+        unet: The model.
+        halves: Guidance halves among the rows of a call's latents.
+    """
     call = Call()
 
     def note(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        call.halves = halves(named["sample"] if "sample" in named else inputs[0])
         timestep = torch.as_tensor(named["timestep"] if "timestep" in named else inputs[1])
         if timestep.numel() > 1 and not (timestep == timestep.flatten()[0]).all():
             raise CaptureError(
                 f"one UNet call has several timesteps {timestep.tolist()}; give each its own call"
             )
-        call.timestep = int(timestep.flatten()[0])
+        now = timestep.flatten()[0].item()
+        call.visit = call.visit + 1 if call.timestep == now else 0
+        call.timestep = now
         call.seen.add(call.timestep)
 
     with _tapping(unet) as stack:

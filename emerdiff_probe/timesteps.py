@@ -81,13 +81,18 @@ def one_position(
     Raises:
         InputError: There is no such call, or several.
     """
-    found = (
-        list(range(values.sizes[TIMESTEP])) if timestep is None else (positions(values, [timestep]))
-    )
+    found = list(range(values.sizes[TIMESTEP]))
+    if timestep is not None:
+        wanted = checks.timestep("timestep", timestep, InputError)
+        found = matching(values[TIMESTEP].values.tolist(), wanted)
+        if not found:
+            raise InputError(
+                f"timestep {text(wanted)} was not recorded; choices: {', '.join(labels(values))}"
+            )
     numbers = steps_of(values)
     if step is not None:
-        wanted = checks.integer("step", step, 0, None, InputError)
-        found = [position for position in found if numbers[position] == wanted]
+        number = checks.integer("step", step, 0, None, InputError)
+        found = [position for position in found if numbers[position] == number]
     if len(found) != 1:
         choices = ", ".join(str(numbers[position]) for position in found)
         raise InputError(

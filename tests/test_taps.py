@@ -72,7 +72,7 @@ def test_an_exception_inside_leaves_nothing(model, call):
     with products_captured(model.unet) as taps:
         call()
         products = taps.take()
-    both = [InjectAttention({281: products}), Shift(str(OUT), 1.0)]
+    both = [InjectAttention({281: [products]}), Shift(str(OUT), 1.0)]
     with pytest.raises(ZeroDivisionError), intervene(model, both):
         _ = len(call()) / 0
     # One that comes from within the model's own call.
@@ -274,7 +274,7 @@ def test_injection_keeps_masks_adapters_and_processors_as_they_are(model):
         with products_captured(model.unet) as taps:
             assert torch.equal(call(), before)
             products = taps.take()
-        with intervene(model, [InjectAttention({281: products})]):
+        with intervene(model, [InjectAttention({281: [products]})]):
             assert torch.equal(call(), before)
             assert not torch.equal(control(), before)
         assert not torch.equal(control(), before)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.errors import ConfigError
-from emerdiff_probe.interventions.edits import Intervention, Shift, intervene
+from emerdiff_probe.interventions import Intervention, Shift, intervene
 from emerdiff_probe.interventions.injection import InjectAttention, products_captured
 from emerdiff_probe.models.denoiser import Denoiser
 from emerdiff_probe.runs import Trajectory
@@ -75,7 +75,6 @@ def modulate(
     """
     site = Site.parse(config.modulation_site)
     runs = signed(masks, config)
-    guided = trajectory.condition.halves == 2
     unmodulated, modulated, site_rms = trajectory.start, None, 0.0
     modulated_steps = sum(t <= config.modulation_timestep for t in trajectory.timesteps)
     bar = tqdm(
@@ -97,10 +96,10 @@ def modulate(
                 for rows in torch.arange(len(runs)).split(config.batch):
                     interventions: list[Intervention] = []
                     if config.injection:
-                        interventions.append(InjectAttention({timestep: products}))
+                        interventions.append(InjectAttention({timestep: [products]}))
                     if timestep == config.modulation_timestep:
                         interventions.append(Shift(str(site), config.strength, mask=runs[rows]))
-                    with intervene(model, interventions, guided=guided):
+                    with intervene(model, interventions):
                         parts.append(model.predict(modulated[rows], timestep, trajectory.condition))
                     bar.update(len(rows))
                 modulated = trajectory.advance(model, index, modulated, torch.cat(parts))

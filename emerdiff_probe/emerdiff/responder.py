@@ -22,6 +22,7 @@ from emerdiff_probe.emerdiff.responses import cast, frame, latent_grid, located
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.models.locks import turn
 from emerdiff_probe.runs import Run
+from emerdiff_probe.store import single
 
 __all__ = ["Responder"]
 
@@ -76,7 +77,7 @@ class Responder:
         return self.frame["picture"]
 
     def location(self, row: int, column: int) -> xr.DataArray:
-        """The response of a latent location, (rgb, y, x), float16.
+        """The response of a latent location, (rgb, y, x), float32.
 
         Args:
             row, column: Of the latent grid, from 0.
@@ -93,7 +94,7 @@ class Responder:
         if place not in self._kept:
             with self._model_mine(urgent=True):
                 self._compute([place])
-        return located(self._kept[place], self.frame)
+        return located(self._kept[place].astype(np.float32), self.frame)
 
     def use(self, engine: str) -> None:
         """Another engine answers from now on; what each has answered is kept.
@@ -164,7 +165,7 @@ class Responder:
         for place, response in list(self._kept.items()):
             values[place] = response
         dims = (schema.SOURCE_Y, schema.SOURCE_X, schema.RGB, schema.Y, schema.X)
-        return self.frame.assign(response=(dims, values))
+        return single(self.frame.assign(response=(dims, values)))
 
     def __len__(self) -> int:
         """How many locations are there."""

@@ -23,7 +23,7 @@ from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteErr
 from emerdiff_probe.models import Model
 from emerdiff_probe.models.identity import identity
 from emerdiff_probe.runs import Run
-from emerdiff_probe.store import ResponseStore, open_responses
+from emerdiff_probe.store import ResponseStore, open_responses, single
 
 __all__ = ["Dtype", "cast", "frame", "latent_grid", "located", "respond", "respond_run"]
 
@@ -166,7 +166,7 @@ def respond_run(
         return open_responses(kept.path)
     result = rest.assign(response=(response.dims, values))
     schema.check(result)
-    return result
+    return single(result)
 
 
 def _masks(run: Run, masks: Masks, grid: tuple[int, int], config: EmerDiffConfig) -> xr.DataArray:

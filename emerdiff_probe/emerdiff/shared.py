@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.literal import Modulated, signed
 from emerdiff_probe.errors import CaptureError, ConfigError
-from emerdiff_probe.interventions.edits import Shift, intervene
+from emerdiff_probe.interventions import Shift, intervene
 from emerdiff_probe.models.denoiser import Condition, Denoiser
 from emerdiff_probe.runs import Trajectory
 from emerdiff_probe.sites import Site
@@ -163,8 +163,7 @@ def branches(
             if shift:
                 stack.enter_context(given(model.unet, watched.begun, count))
                 edit = Shift(config.modulation_site, config.strength, mask=runs[rows])
-                guided = condition.halves == 2
-                stack.enter_context(intervene(model, [edit], guided=guided))
+                stack.enter_context(intervene(model, edit))
             return model.predict(latents[rows], watched.timestep, condition)
 
     parts, first, batch = [], 0, config.batch

@@ -124,7 +124,7 @@ def moved_by_injection(model: StableDiffusion, config: EmerDiffConfig, seed: int
     with attention_kept(model) as theirs:
         free = ENGINES["literal"](model, trajectory, masks, without)
     moved = [
-        _total_variation(model, own[timestep], theirs[timestep])
+        _total_variation(model, own[timestep][-1], theirs[timestep][-1])
         for timestep in trajectory.timesteps
         if timestep < config.modulation_timestep  # at t_m itself nothing has moved yet
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from emerdiff_probe import checks
 from emerdiff_probe.errors import CaptureError, SiteError
 from emerdiff_probe.sites import Site
 from emerdiff_probe.taps import (
@@ -20,6 +21,7 @@ from emerdiff_probe.taps import (
     capture,
     hooked,
 )
+from emerdiff_probe.timesteps import same
 
 __all__ = ["AttentionProducts", "InjectAttention", "attention_kept", "products_captured"]
 
@@ -35,20 +37,21 @@ class InjectAttention:
     """Computes attention with the queries and keys of another run; values stay the run's own.
 
     Attributes:
-        products: By timestep, from `attention_kept`; at other timesteps nothing is done. Each of
-            their rows serves as many rows here as the batch is larger.
+        products: By timestep, from `attention_kept`, those of each call at it in order: where a
+            scheduler calls twice at one, each call gets its own. At other timesteps nothing is
+            done. Each row serves as many rows here as the batch is larger.
         pattern: Which attentions, by path, with ``*`` for any characters, as ``"*attn1"``.
     """
 
-    products: Mapping[int, AttentionProducts] = field(repr=False)
+    products: Mapping[float, Sequence[AttentionProducts]] = field(repr=False)
     pattern: str = "*"
 
     def acts_at(self, timestep: float) -> bool:
         """Whether there are products of a timestep."""
-        return timestep in self.products
+        return any(same(each, timestep) for each in self.products)
 
     @contextmanager
-    def installed(self, unet: nn.Module, call: Call, guided: bool) -> Iterator[Callable[[], int]]:
+    def installed(self, unet: nn.Module, call: Call) -> Iterator[Callable[[], int]]:
         """Works while open.
 
         What the projections give is replaced and all else left to the model's own processors, so
@@ -62,7 +65,7 @@ class InjectAttention:
         def giving(site: Site) -> Callable[[Tensor], Tensor | None]:
             def give(own: Tensor) -> Tensor | None:
                 nonlocal fired
-                products = self.products.get(call.timestep or 0)
+                products = self._at(call)
                 if products is None:
                     return None
                 fired += 1
@@ -72,6 +75,13 @@ class InjectAttention:
 
         with hooked(unet, {site: giving(site) for site in sites}):
             yield lambda: fired
+
+    def _at(self, call: Call) -> AttentionProducts | None:
+        timestep = call.timestep or 0
+        known = self.products.get(timestep)
+        if known is None:
+            known = next((self.products[t] for t in self.products if same(t, timestep)), ())
+        return known[call.visit % len(known)] if known else None
 
 
 def _in_place_of(own: Tensor, known: Tensor, site: Site) -> Tensor:
@@ -95,9 +105,9 @@ def products_captured(unet: nn.Module) -> Iterator[Capture]:
 
 @contextmanager
 def attention_kept(
-    model: Any, timesteps: Collection[int] | None = None
-) -> Iterator[Mapping[int, AttentionProducts]]:
-    """Keeps queries and keys of every attention at every timestep, for `InjectAttention`.
+    model: Any, timesteps: Collection[float] | None = None
+) -> Iterator[Mapping[float, Sequence[AttentionProducts]]]:
+    """Keeps queries and keys of every attention at every call, for `InjectAttention`.
 
     Args:
         model: From `emerdiff_probe.load`, a diffusers pipeline with a UNet, or the UNet.
@@ -105,17 +115,26 @@ def attention_kept(
             Diffusion v1 in float32.
 
     Yields:
-        Products by timestep, filled as the UNet is called.
+        Products by timestep, filled as the UNet is called: those of each call at it, in order. Of
+        several runs the last is kept.
     """
     unet = getattr(model, "unet", model)
-    kept: dict[int, dict[Site, Tensor]] = {}
+    kept: dict[float, list[dict[Site, Tensor]]] = {}
+    wanted = None if timesteps is None else checks.timesteps("timesteps", timesteps)
     with called(unet) as call:
 
         def keeper(site: Site) -> Callable[[Tensor], None]:
             def keep(tensor: Tensor) -> None:
                 timestep = call.timestep
-                if timestep is not None and (timesteps is None or timestep in timesteps):
-                    kept.setdefault(timestep, {})[site] = tensor
+                if timestep is None or not (
+                    wanted is None or any(same(each, timestep) for each in wanted)
+                ):
+                    return
+                calls = kept.setdefault(timestep, [])
+                if call.visit == 0 and calls and site in calls[0]:
+                    calls.clear()  # of a run before this one
+                calls.extend({} for _ in range(len(calls), call.visit + 1))
+                calls[call.visit][site] = tensor
 
             return keep
 

@@ -138,9 +138,7 @@ def _layers(run: xr.DataTree, site: str, at: Sequence[int]) -> Iterator[xr.DataA
     for first, last in zip(ends - lengths, ends, strict=True):
         block = values.isel({TIMESTEP: slice(first, last)}).load()
         for position in range(last - first):
-            # As recorded, in float16, even a mean over places can overflow.
-            layer = block.isel({TIMESTEP: position}, drop=True)
-            yield layer.astype(np.promote_types(layer.dtype, np.float32), copy=False)
+            yield block.isel({TIMESTEP: position}, drop=True)
 
 
 def _chosen(measures: Sequence[str | Measure]) -> list[Measure]:

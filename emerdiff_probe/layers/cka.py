@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.features import as_points, resized
+from emerdiff_probe.locations import by_location
 from emerdiff_probe.schema import X, Y
 
 __all__ = ["CKA", "cka", "similarity_vectors"]
@@ -88,6 +89,7 @@ def cka(
     Raises:
         InputError: Other samples or timesteps, or too few places.
     """
+    one, other = by_location(one), by_location(other)
     rows = min(one.sizes[Y], other.sizes[Y])
     columns = min(one.sizes[X], other.sizes[X])
     first, second = (as_points(resized(each, rows, columns))[0] for each in (one, other))

@@ -6,14 +6,15 @@ import numpy as np
 import xarray as xr
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.layers.features import GRID, layer
+from emerdiff_probe.layers.features import GRID
+from emerdiff_probe.locations import at_one_timestep, grouped_pictures
 from emerdiff_probe.metrics import (
     Score,
     adjusted_mutual_information,
     adjusted_rand,
     normalised_mutual_information,
 )
-from emerdiff_probe.schema import CHANNEL, SAMPLE, SOURCE_X, SOURCE_Y, TIMESTEP, X, Y
+from emerdiff_probe.schema import CHANNEL, SAMPLE, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.segments.clustering import Normalisation, cluster
 
 __all__ = ["agreement", "cluster_layer"]
@@ -43,12 +44,7 @@ def cluster_layer(
     Raises:
         InputError: Several timesteps, or as `emerdiff_probe.segments.cluster`.
     """
-    values = layer(features)
-    if TIMESTEP in values.dims:
-        raise InputError(
-            f"features have {values.sizes[TIMESTEP]} timesteps; choose one, as in "
-            "features.sel(timestep=281)"
-        )
+    values = at_one_timestep(features)
     tall = xr.DataArray(
         values.values.reshape(-1, values.sizes[X], values.sizes[CHANNEL]),
         dims=(SOURCE_Y, SOURCE_X, CHANNEL),
@@ -62,9 +58,9 @@ def agreement(one: xr.DataArray, other: xr.DataArray) -> dict[str, Score]:
     """How well two ways of grouping the same pictures agree, whatever the groups are called.
 
     Args:
-        one, other: Integers (sample, y, x) of the same samples. Of two grids the finer is used, on
-            which each place takes the group of the nearest place of the coarser: both then need
-            the coordinates y and x.
+        one, other: Integers (sample, y, x) of the same samples, or of one picture without sample.
+            Of two grids the finer is used, on which each place takes the group of the nearest
+            place of the coarser: both then need the coordinates y and x.
 
     Returns:
         ``ari``, ``ami`` and ``nmi``; see `emerdiff_probe.metrics.adjusted_rand` and the others.
@@ -72,6 +68,7 @@ def agreement(one: xr.DataArray, other: xr.DataArray) -> dict[str, Score]:
     Raises:
         InputError: Other samples.
     """
+    one, other = grouped_pictures(one), grouped_pictures(other)
     if one.sizes[SAMPLE] != other.sizes[SAMPLE]:
         raise InputError(
             f"one groups {one.sizes[SAMPLE]} pictures, the other {other.sizes[SAMPLE]}; "

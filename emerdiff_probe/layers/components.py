@@ -11,7 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.layers.features import as_points, blocks, layer
+from emerdiff_probe.layers.features import as_points, blocks
+from emerdiff_probe.locations import by_location
 from emerdiff_probe.schema import CHANNEL, RGB, X, Y
 
 __all__ = [
@@ -51,7 +52,7 @@ class Moments:
         Raises:
             InputError: Values that are not finite, or dims that are not those of features.
         """
-        values = layer(features)
+        values = by_location(features)
         channels = values.sizes[CHANNEL]
         moments = cls(0, np.zeros(channels), np.zeros((channels, channels)))
         for block in blocks(values):
@@ -99,7 +100,7 @@ class Components:
 
     def project(self, features: xr.DataArray) -> xr.DataArray:
         """Features in these directions: the same dims, with ``component`` in place of channel."""
-        values = layer(features).drop_vars(CHANNEL, errors="ignore")
+        values = by_location(features).drop_vars(CHANNEL, errors="ignore")
         directions = xr.DataArray(self.vectors.astype(np.float32), dims=("component", CHANNEL))
         origin = xr.DataArray(self.mean.astype(np.float32), dims=CHANNEL)
         return xr.dot(values.astype(np.float32) - origin, directions, dim=CHANNEL)
@@ -173,7 +174,7 @@ def joined(layers: Mapping[str, xr.DataArray]) -> xr.DataArray:
     Raises:
         InputError: No layer, or other samples or timesteps.
     """
-    values = [layer(each) for each in layers.values()]
+    values = [by_location(each) for each in layers.values()]
     if len({(each.dims, *each.shape[:-3]) for each in values}) != 1:
         raise InputError(f"layers {list(layers)} are not of the same samples and timesteps")
     finest = max(values, key=lambda each: each.sizes[Y] * each.sizes[X])

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.locations import of_one_picture
 from emerdiff_probe.schema import CHANNEL, X, Y
 from emerdiff_probe.segments.upsampling import linear_weights
 
@@ -81,7 +82,7 @@ def match_points(
 
     Source: Tang et al., NeurIPS 2023 (DIFT, arXiv 2306.03881), section 4.
     """
-    _check(source, target)
+    source, target = _both(source, target)
     rows, columns = np.atleast_1d(y).astype(np.float64), np.atleast_1d(x).astype(np.float64)
     if rows.shape != columns.shape or rows.ndim != 1:
         raise InputError(f"{rows.shape} rows and {columns.shape} columns; give one for each point")
@@ -121,7 +122,7 @@ def mutual_matches(source: xr.DataArray, target: xr.DataArray) -> xr.Dataset:
     Raises:
         InputError: As :func:`match_points`.
     """
-    _check(source, target)
+    source, target = _both(source, target)
     one, other = (
         _units(each.transpose(Y, X, CHANNEL).values.reshape(-1, each.sizes[CHANNEL]))
         for each in (source, target)
@@ -221,15 +222,17 @@ def _units(features: NDArray[np.floating]) -> _Floats:
     return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
 
 
-def _check(source: xr.DataArray, target: xr.DataArray) -> None:
+def _both(source: xr.DataArray, target: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Features of one picture each, (y, x, channel)."""
+    source, target = of_one_picture(source), of_one_picture(target)
     for name, array in (("source", source), ("target", target)):
-        if set(array.dims) != {Y, X, CHANNEL} or not {Y, X} <= set(array.coords):
+        if not {Y, X} <= set(array.coords):
             raise InputError(
-                f"{name} has dims {array.dims} and coordinates {list(array.coords)}; expected "
-                "(y, x, channel) of one picture at one timestep, with y and x in pixels"
+                f"{name} has coordinates {list(array.coords)}; expected y and x, in pixels"
             )
     if source.sizes[CHANNEL] != target.sizes[CHANNEL]:
         raise InputError(
             f"features of {source.sizes[CHANNEL]} and {target.sizes[CHANNEL]} channels; take both "
             "from the same site"
         )
+    return source, target

@@ -19,7 +19,8 @@ from emerdiff_probe.layers.features import (
     label_pictures,
 )
 from emerdiff_probe.layers.linear_probes import picture_folds
-from emerdiff_probe.schema import SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.locations import at_one_timestep
+from emerdiff_probe.schema import SAMPLE, X, Y
 
 __all__ = ["SHARES", "explained"]
 
@@ -75,9 +76,10 @@ def explained(
     Source: commonality analysis (Mood 1971; Nimon and Oswald, Organizational Research Methods 16,
     2013), with cross-validated R² in place of the fitted.
     """
-    if TIMESTEP in features.dims or features.sizes.get(SAMPLE, 1) < 2:
+    features = at_one_timestep(features)
+    if features.sizes[SAMPLE] < 2:
         raise InputError(
-            f"features have {dict(features.sizes)}; choose one timestep of at least two pictures"
+            f"features have {dict(features.sizes)}; give those of at least two pictures (samples)"
         )
     matrix, groups = as_points(features)
     rows, columns = features.sizes[Y], features.sizes[X]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from emerdiff_probe import store
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import BATCH, CHANNEL, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.locations import by_location
+from emerdiff_probe.schema import CHANNEL, RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.timesteps import one_position
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "features",
     "label_pictures",
     "labels_on",
-    "layer",
     "resized",
 ]
 
@@ -55,44 +55,10 @@ def features(
         SiteError: The recording has no such site.
         InputError: The site has no places, or the recording no such timestep.
     """
-    values = layer(store.site(run, site))
+    values = by_location(store.site(run, site))
     if timestep is None and step is None:
         return values
     return values.isel({TIMESTEP: one_position(values, timestep, step)})
-
-
-def layer(values: xr.DataArray) -> xr.DataArray:
-    """A recorded array as features of places; see :func:`features`.
-
-    Args:
-        values: With y, x, channel; perhaps sample, guidance, timestep and head.
-
-    Raises:
-        InputError: It has no such dims, or parts of guidance of which none is that of the prompt.
-    """
-    if BATCH in values.dims:
-        values = values.rename({BATCH: SAMPLE})
-    if GUIDANCE in values.dims:
-        halves = values[GUIDANCE].values.tolist()
-        if "cond" not in halves:
-            raise InputError(
-                f"nothing tells which part of the guidance is that of the prompt; choose one of "
-                f"{', '.join(halves)}, as with .sel(guidance={halves[-1]!r})"
-            )
-        values = values.sel({GUIDANCE: "cond"}, drop=True)
-    if HEAD in values.dims:
-        values = values.drop_vars([HEAD, CHANNEL], errors="ignore")
-        joined = values.stack(joined=(HEAD, CHANNEL), create_index=False)
-        values = joined.rename(joined=CHANNEL)
-    if SAMPLE not in values.dims:
-        values = values.drop_vars(SAMPLE, errors="ignore").expand_dims(SAMPLE)
-    dims = [dim for dim in (SAMPLE, TIMESTEP, Y, X, CHANNEL) if dim in values.dims]
-    if not {Y, X, CHANNEL} <= set(dims) or set(values.dims) != set(dims):
-        raise InputError(
-            f"an array with dims {values.dims} has no features of places; take one with y, x and "
-            "channel, for instance the output of a block or the queries of an attention"
-        )
-    return values.transpose(*dims)
 
 
 def blocks(values: xr.DataArray) -> Iterator[xr.DataArray]:
@@ -124,7 +90,7 @@ def as_points(values: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.int
     Raises:
         InputError: Values that are not finite.
     """
-    ordered = layer(values)
+    ordered = by_location(values)
     points = ordered.values.reshape(-1, ordered.sizes[CHANNEL]).astype(np.float64)
     if not np.isfinite(points).all():
         raise InputError(

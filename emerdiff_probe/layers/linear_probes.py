@@ -18,7 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.features import Labels, as_points, labels_on
-from emerdiff_probe.schema import SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.locations import at_one_timestep
+from emerdiff_probe.schema import SAMPLE, X, Y
 
 __all__ = ["Classifier", "ProbeScores", "linear_probe", "picture_folds"]
 
@@ -89,10 +90,11 @@ def linear_probe(
     Liang, EMNLP 2019 (arXiv 1909.03368), whose control gives each word type a random label; places
     have no types, so here labels are shuffled over all places.
     """
-    if TIMESTEP in features.dims or features.sizes.get(SAMPLE, 1) < 2:
+    features = at_one_timestep(features)
+    if features.sizes[SAMPLE] < 2:
         raise InputError(
-            f"features have {dict(features.sizes)}; a probe takes one timestep of at least two "
-            "pictures (samples), to be tested on other pictures than it is trained on"
+            f"features have {dict(features.sizes)}; a probe takes at least two pictures (samples), "
+            "to be tested on other pictures than it is trained on"
         )
     matrix, pictures = as_points(features)
     classes = labels_on(labels, features.sizes[Y], features.sizes[X], ignore).ravel()

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.layers.features import layer
+from emerdiff_probe.locations import by_location, joined_heads
 from emerdiff_probe.schema import CHANNEL, SAMPLE, X, Y
 
 __all__ = ["cosine_similarity", "similarity_to_point"]
@@ -29,7 +29,7 @@ def similarity_to_point(
     Raises:
         InputError: No such sample.
     """
-    values = layer(features)
+    values = by_location(features)
     if not 0 <= sample < values.sizes[SAMPLE]:
         raise InputError(f"sample {sample} of {values.sizes[SAMPLE]}; they count from 0")
     point = values.isel({SAMPLE: sample}, drop=True).sel({Y: y, X: x}, method="nearest", drop=True)
@@ -46,8 +46,8 @@ def cosine_similarity(features: xr.DataArray, point: xr.DataArray) -> xr.DataArr
     Returns:
         ``similarity``, the dims of features without channel, from -1 to 1; 0 where a feature is 0.
     """
-    values = layer(features).astype(np.float32)
-    wanted = point.astype(np.float32)
+    values = by_location(features).astype(np.float32)
+    wanted = joined_heads(point).astype(np.float32)
     lengths = _length(values) * _length(wanted)
     products = xr.dot(values, wanted, dim=CHANNEL)
     return (products / lengths.where(lengths > 0, 1)).clip(-1, 1).rename("similarity")

@@ -11,10 +11,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 from emerdiff_probe.models.catalogue import unwrapped
 from emerdiff_probe.models.weights import content_hash
+from emerdiff_probe.schema import GUIDANCE, TIMESTEP
 
 __all__ = ["activated", "active"]
 
@@ -52,6 +54,13 @@ def _text(value: Any) -> str:
         # Products of attention are hundreds of arrays.
         digest = hashlib.blake2b(items.encode(), digest_size=8).hexdigest()
         return f"{{{items}}}" if len(items) <= 100 else f"<mapping of {len(value)}, {digest}>"
+    if isinstance(value, xr.DataArray):
+        labels = {
+            name: value[name].values.tolist()
+            for name in (TIMESTEP, GUIDANCE)
+            if name in value.coords
+        }
+        return f"<{' '.join(map(str, value.dims))} of {_text(value.values)}, {_text(labels)}>"
     if isinstance(value, Tensor) or hasattr(value, "__array__"):
         tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
         shape = " x ".join(map(str, tensor.shape))

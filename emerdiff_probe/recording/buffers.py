@@ -24,6 +24,7 @@ from emerdiff_probe.store import (
     Plan,
     block_length,
     open_recording,
+    widened,
 )
 
 __all__ = ["Form", "Run"]
@@ -206,7 +207,7 @@ class Run:
             leaves.append(Leaf(IMAGE, dims, shape, "uint8", guided=False, timed=False))
         return tuple(leaves)
 
-    def _variable(self, leaf: Leaf, plan: Plan) -> tuple[tuple[str, ...], NDArray[Any]]:
+    def _variable(self, leaf: Leaf, plan: Plan) -> tuple[tuple[str, ...], Any]:
         dims = plan.dims(leaf)
         if not leaf.timed:
             assert self.image is not None
@@ -215,7 +216,7 @@ class Run:
         stacked = np.stack(self.values[leaf.path], axis=axis)
         # The single arrays are let go, leaf by leaf, so that memory does not hold all twice.
         self.values[leaf.path] = list(np.moveaxis(stacked, axis, 0))
-        return dims, stacked
+        return dims, widened(stacked)
 
     def _write(self, file: Growing) -> None:
         plan = self._plan()

@@ -19,6 +19,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import expect
+from emerdiff_probe.locations import latent_dims
 from emerdiff_probe.schema import (
     COMPRESSED,
     MASK,
@@ -67,7 +68,8 @@ def response_of(responses: xr.Dataset, masks: ArrayLike) -> xr.DataArray:
     Raises:
         InputError: The masks have other locations, or these are not responses of locations.
     """
-    weights = np.asarray(masks, np.float32)
+    ordered = latent_dims(masks) if isinstance(masks, xr.DataArray) else masks
+    weights = np.asarray(ordered, np.float32)
     rows, columns = latent_grid(responses)
     if weights.ndim not in (2, 3) or weights.shape[-2:] != (rows, columns):
         raise InputError(

@@ -145,7 +145,7 @@ class Run:
         if not active:
             yield
             return
-        with intervene(self.model, active, guided=self.condition.halves == 2):
+        with intervene(self.model, active):
             yield
 
     def features(self, site: str | Site, timestep: int) -> xr.DataArray:

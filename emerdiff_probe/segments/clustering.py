@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.locations import latent_dims, on_latent_grid
 from emerdiff_probe.schema import CHANNEL, MASK, SOURCE_X, SOURCE_Y
 
 __all__ = ["Normalisation", "as_masks", "by_first_appearance", "cluster", "embeddings"]
@@ -17,7 +18,6 @@ __all__ += ["normalised", "one_hot"]
 
 Normalisation = Literal["none", "l2", "standard"]
 
-_FEATURES = (SOURCE_Y, SOURCE_X, CHANNEL)
 _MASKS = (MASK, SOURCE_Y, SOURCE_X)
 
 
@@ -25,14 +25,16 @@ def normalised(features: xr.DataArray, how: Normalisation) -> xr.DataArray:
     """Features as clustering compares them, in float64.
 
     Args:
-        features: (source_y, source_x, channel), in any order; finite.
+        features: Of one picture at one timestep, as recorded (y, x, channel, and perhaps heads) or
+            (source_y, source_x, channel), in any order; finite.
         how: "none"; "l2": every location's vector has length 1 (zeros stay zeros); "standard":
             every channel has mean 0 and variance 1 over the locations (constant ones become 0).
 
     Raises:
         InputError: Other dimensions, or values that are not finite.
     """
-    values = _values(features, _FEATURES, "features")
+    features = on_latent_grid(features)
+    values = features.values.astype(np.float64)
     if not np.isfinite(values).all():
         raise InputError(
             f"features have {np.count_nonzero(~np.isfinite(values))} values that are not finite; "
@@ -47,7 +49,7 @@ def normalised(features: xr.DataArray, how: Normalisation) -> xr.DataArray:
         values = np.divide(values, spread, out=np.zeros_like(values), where=spread > 0)
     elif how != "none":
         raise InputError(f"no normalisation {how!r}; choices: 'none', 'l2', 'standard'")
-    return features.transpose(*_FEATURES).copy(data=values)
+    return features.copy(data=values)
 
 
 def cluster(
@@ -64,7 +66,7 @@ def cluster(
     neither the normalisation nor the initialisation.
 
     Args:
-        features: (source_y, source_x, channel), in any order; finite.
+        features: As :func:`normalised` takes them.
         masks: How many masks, from 1 to the number of locations.
         normalise: See :func:`normalised`.
         restarts: Starts of k-means; the one with the least inertia wins.
@@ -112,6 +114,7 @@ def one_hot(low_res: xr.DataArray, masks: int) -> xr.DataArray:
     """
     if not np.issubdtype(low_res.dtype, np.integer):
         raise InputError(f"labels are integers, not {low_res.dtype}")
+    low_res = latent_dims(low_res)
     low, high = int(low_res.min()), int(low_res.max())
     if low < 0 or high >= masks:
         raise InputError(f"labels run from {low} to {high}; with masks={masks}: 0 to {masks - 1}")
@@ -123,7 +126,7 @@ def embeddings(features: xr.DataArray, masks: xr.DataArray) -> xr.DataArray:
     """The mean feature inside each mask, weighted by the mask.
 
     Args:
-        features: (source_y, source_x, channel).
+        features: As :func:`normalised` takes them.
         masks: (mask, source_y, source_x), weights from 0 up, on the same locations.
 
     Returns:
@@ -132,7 +135,11 @@ def embeddings(features: xr.DataArray, masks: xr.DataArray) -> xr.DataArray:
     Raises:
         InputError: Grids of different size, or a mask without weight.
     """
-    values, weights = _values(features, _FEATURES, "features"), _values(masks, _MASKS, "masks")
+    features, masks = on_latent_grid(features), latent_dims(masks)
+    if set(masks.dims) != set(_MASKS):
+        raise InputError(f"masks have dims {masks.dims}, not {_MASKS}")
+    values = features.values.astype(np.float64)
+    weights = masks.transpose(*_MASKS).values.astype(np.float64)
     if values.shape[:2] != weights.shape[1:]:
         raise InputError(
             f"features have {values.shape[:2]} latent locations and masks {weights.shape[1:]}; "
@@ -149,13 +156,14 @@ def embeddings(features: xr.DataArray, masks: xr.DataArray) -> xr.DataArray:
     )
 
 
-def as_masks(array: ArrayLike, grid: tuple[int, int]) -> xr.DataArray:
+def as_masks(array: ArrayLike | xr.DataArray, grid: tuple[int, int]) -> xr.DataArray:
     """Masks of one's own, checked and brought to the latent grid by averaging areas.
 
     Args:
         array: Integer labels (h, w), numbered from 0 without a gap; or a stack (mask, h, w) of
             bools or of weights in [0, 1]. ``h`` and ``w`` are those of the grid or multiples of
-            them; a location's weight is then the mean over its area.
+            them; a location's weight is then the mean over its area. Labelled arrays have y and x
+            or source_y and source_x in any order.
         grid: Latent locations, (source_y, source_x).
 
     Returns:
@@ -165,7 +173,8 @@ def as_masks(array: ArrayLike, grid: tuple[int, int]) -> xr.DataArray:
     Raises:
         InputError: Another shape, values that are not finite or out of range, an empty mask.
     """
-    values: NDArray[Any] = np.asarray(array)
+    ordered = latent_dims(array) if isinstance(array, xr.DataArray) else array
+    values: NDArray[Any] = np.asarray(ordered)
     height, width = values.shape[-2:] if values.ndim >= 2 else (0, 0)
     rows, columns = grid
     if values.ndim not in (2, 3) or not height or not width or height % rows or width % columns:
@@ -226,9 +235,3 @@ def by_first_appearance(labels: NDArray[np.integer]) -> NDArray[np.int16]:
     """
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int16)
-
-
-def _values(array: xr.DataArray, dims: tuple[str, ...], what: str) -> NDArray[np.float64]:
-    if set(array.dims) != set(dims):
-        raise InputError(f"{what} have dims {array.dims}, not {dims}")
-    return array.transpose(*dims).values.astype(np.float64)

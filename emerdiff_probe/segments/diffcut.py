@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from emerdiff_probe.checks import integer, number
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import CHANNEL
 from emerdiff_probe.segments.clustering import by_first_appearance, normalised
@@ -38,6 +39,15 @@ class DiffCutConfig:
     candidates: int = 100
     smallest: int = 2
 
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("threshold", number("threshold", self.threshold, error=InputError)),
+            ("power", number("power", self.power, error=InputError, above=0)),
+            ("candidates", integer("candidates", self.candidates, 1, error=InputError)),
+            ("smallest", integer("smallest", self.smallest, 2, error=InputError)),
+        ):
+            object.__setattr__(self, name, value)
+
 
 def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> xr.DataArray:
     """Groups latent locations by recursive normalised cuts; finds their number itself.
@@ -47,7 +57,7 @@ def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> 
     each part again, until a cut would cost as much as the threshold.
 
     Args:
-        features: (source_y, source_x, channel), in any order; finite. The paper takes the output of
+        features: As `emerdiff_probe.segments.normalised` takes them. The paper takes the output of
             the last self-attention block of the encoder.
         config: How.
 
@@ -63,8 +73,6 @@ def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> 
     diffcut/recursive_normalized_cut.py of github.com/PaulCouairon/DiffCut; the recursive cut is Shi
     and Malik's, IEEE TPAMI 22(8), 2000.
     """
-    if config.candidates < 1 or not config.power > 0 or config.smallest < 2:
-        raise InputError(f"{config}; candidates is 1 or more, power above 0, smallest 2 or more")
     units = normalised(features, "l2")
     points = units.values.reshape(-1, units.sizes[CHANNEL])
     cosines = points @ points.T

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from emerdiff_probe import checks
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.attention import KEY_X, KEY_Y, attention
 from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, extent, pixel_centres
@@ -40,6 +41,14 @@ class DiffSegConfig:
     anchors: int = 16
     threshold: float = 1.0
     iterations: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("anchors", checks.integer("anchors", self.anchors, 1, error=InputError)),
+            ("threshold", checks.number("threshold", self.threshold, error=InputError)),
+            ("iterations", checks.integer("iterations", self.iterations, 1, error=InputError)),
+        ):
+            object.__setattr__(self, name, value)
 
 
 def aggregate_attention(layers: Sequence[NDArray[Any]]) -> _Maps:
@@ -105,8 +114,6 @@ def merge_attention(attention: NDArray[Any], config: DiffSegConfig = DiffSegConf
     the paper's algorithm does not.
     """
     rows, columns = attention.shape[:2]
-    if config.anchors < 1 or config.iterations < 1:
-        raise InputError(f"{config}; anchors and iterations are 1 or more")
     maps = attention.reshape(rows * columns, -1).astype(np.float32)
     y, x = (
         ((np.arange(count) + 0.5) * size / count).astype(int)

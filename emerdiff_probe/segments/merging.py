@@ -114,7 +114,7 @@ def normalised_cut(
     2000), brought to labels by their discretisation (Yu and Shi 2003).
 
     Args:
-        features: (source_y, source_x, channel).
+        features: As `emerdiff_probe.segments.normalised` takes them.
         masks: How many.
         sharpness: Two locations' affinity is their cosine, brought to [0, 1], to this power.
         seed: Of the start of the eigenvectors and of the discretisation.
@@ -151,7 +151,7 @@ def silhouettes(
     than to the next. ``int(silhouettes(features, range(2, 21)).idxmax())`` is the best K.
 
     Args:
-        features: (source_y, source_x, channel).
+        features: As `emerdiff_probe.segments.normalised` takes them.
         counts: Numbers of masks to try, from 2.
         normalise, restarts, seed: As for `cluster`.
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.locations import latent_dims, on_latent_grid
 from emerdiff_probe.schema import CHANNEL, MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
 
 __all__ = ["bilinear_features", "bilinear_masks", "guided_filter", "linear_weights", "nearest"]
@@ -29,6 +30,7 @@ def nearest(low_res: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.DataArray:
         y: Rows asked for.
         x: Columns asked for.
     """
+    low_res = latent_dims(low_res)
     _check(low_res, (SOURCE_Y, SOURCE_X), "low_res")
     at = {SOURCE_Y: np.asarray(y), SOURCE_X: np.asarray(x)}
     labels = low_res.sel(at, method="nearest").transpose(SOURCE_Y, SOURCE_X)
@@ -47,6 +49,7 @@ def bilinear_masks(masks: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.DataAr
         y: Rows asked for.
         x: Columns asked for.
     """
+    masks = latent_dims(masks)
     _check(masks, (MASK, SOURCE_Y, SOURCE_X), "masks")
     down, across = _interpolation(masks, y, x)
     planes = masks.transpose(MASK, SOURCE_Y, SOURCE_X).values
@@ -65,6 +68,7 @@ def bilinear_features(
         y: Rows asked for.
         x: Columns asked for.
     """
+    features = on_latent_grid(features)
     _check(features, (SOURCE_Y, SOURCE_X, CHANNEL), "features")
     if (
         set(centroids.dims) != {MASK, CHANNEL}
@@ -100,6 +104,7 @@ def guided_filter(
     Source: He, Sun and Tang, "Guided Image Filtering", ECCV 2010, eqs. 14 to 16 (the colour guide);
     also IEEE TPAMI 35(6), 2013. Windows are cut off at the border of the picture, as there.
     """
+    masks = latent_dims(masks)
     _check(masks, (MASK, SOURCE_Y, SOURCE_X), "masks")
     _check(picture, (Y, X, RGB), "picture")
     if radius < 1 or not epsilon > 0:

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.locations import of_one_picture
 from emerdiff_probe.metrics import Labels
 from emerdiff_probe.metrics.scores import as_labels
 from emerdiff_probe.schema import CHANNEL, TOKEN, X, Y, pixel_centres
@@ -171,8 +172,10 @@ def _pooled(labels: NDArray[np.integer], planes: NDArray[np.floating]) -> NDArra
 
 
 def _planes(array: ArrayLike | xr.DataArray, dims: tuple[str, ...]) -> NDArray[np.floating]:
-    if isinstance(array, xr.DataArray) and set(array.dims) == set(dims):
-        array = array.transpose(*dims)
+    if isinstance(array, xr.DataArray) and CHANNEL in array.dims:
+        array = of_one_picture(array)
+    elif isinstance(array, xr.DataArray) and {Y, X} <= set(array.dims):
+        array = array.transpose(..., Y, X)
     values = np.asarray(array)
     if values.ndim != 3 or not values.size or not np.isfinite(values).all():
         raise InputError(f"an array of shape {values.shape}; expected finite values {dims}")

@@ -9,6 +9,7 @@ from emerdiff_probe.store.copies import Layout, pack, rechunk
 from emerdiff_probe.store.growing import Growing
 from emerdiff_probe.store.identity import check_model, model_differences
 from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, block_length, leaf_path, size_text
+from emerdiff_probe.store.precision import single, widened
 from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
 from emerdiff_probe.store.responses import ResponseStore, open_responses
 from emerdiff_probe.store.summary import Info, info
@@ -41,8 +42,10 @@ __all__ = [
     "open_responses",
     "pack",
     "rechunk",
+    "single",
     "site",
     "sites_of",
     "size_text",
+    "widened",
     "with_samples",
 ]

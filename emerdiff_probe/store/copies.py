@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import xarray as xr
@@ -19,7 +20,7 @@ from emerdiff_probe.paths import local, made_at_once
 from emerdiff_probe.schema import TIMESTEP, X, Y
 from emerdiff_probe.store.address import Address, local_folder, opened
 from emerdiff_probe.store.making import new_array
-from emerdiff_probe.store.plan import LATENTS, block_length
+from emerdiff_probe.store.plan import IMAGE, LATENTS, block_length
 from emerdiff_probe.store.reading import leaf_nodes, open_recording
 from emerdiff_probe.store.summary import LAYOUT
 from emerdiff_probe.store.texts import TEXT, portable
@@ -57,8 +58,15 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
     tree = complete(open_recording(run) if is_address else run)
     _check_whole(tree)
     leaves = {path: leaf.to_dataset(inherit=False) for path, leaf in leaf_nodes(tree).items()}
+    # Values are handed out in float32, whatever they are kept in.
+    recorded = json.loads(tree.attrs.get("config", "{}")).get("dtype")
+    dtypes = {
+        name: np.dtype((recorded if name not in (LATENTS, IMAGE) else None) or leaf["value"].dtype)
+        for name, leaf in leaves.items()
+    }
     block = block_length(
-        sum(_step_bytes(leaf["value"]) for leaf in leaves.values()), tree.sizes[TIMESTEP]
+        sum(_step_bytes(leaf["value"], dtypes[name]) for name, leaf in leaves.items()),
+        tree.sizes[TIMESTEP],
     )
     new = local_folder(path)
     with made_at_once(new) as making, warnings.catch_warnings():
@@ -75,8 +83,8 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
                 "value",
                 tuple(map(str, values.dims)),
                 values.shape,
-                _chunks(values, layout, block),
-                str(values.dtype),
+                _chunks(values, dtypes[name], layout, block),
+                str(dtypes[name]),
                 shards=(1, *values.shape[1:]) if layout == "points" else None,
             )
             for dim, labels in leaf.coords.items():
@@ -94,20 +102,22 @@ def _write_labels(group: zarr.Group, name: str, labels: xr.DataArray) -> None:
     array[...] = labels.values
 
 
-def _step_bytes(values: xr.DataArray) -> int:
+def _step_bytes(values: xr.DataArray, dtype: np.dtype[Any]) -> int:
     """Bytes of one sample at one timestep."""
     if TIMESTEP not in values.dims:
         return 0
-    return values.nbytes // (values.shape[0] * values.sizes[TIMESTEP])
+    return values.size * dtype.itemsize // (values.shape[0] * values.sizes[TIMESTEP])
 
 
-def _chunks(values: xr.DataArray, layout: Layout, block: int) -> tuple[int, ...]:
+def _chunks(
+    values: xr.DataArray, dtype: np.dtype[Any], layout: Layout, block: int
+) -> tuple[int, ...]:
     rows = str(values.dims[0])  # samples, or a batch
     sizes = {str(dim): size for dim, size in values.sizes.items()} | {rows: 1}
     if layout == "steps" and TIMESTEP in sizes:
         sizes[TIMESTEP] = block
     if layout == "points" and {TIMESTEP, Y, X} <= sizes.keys():
-        while math.prod(sizes.values()) * values.dtype.itemsize > _POINT_BYTES:
+        while math.prod(sizes.values()) * dtype.itemsize > _POINT_BYTES:
             # Halves, so that chunks fill their file; the longer side first.
             halved = [dim for dim in (Y, X) if sizes[dim] % 2 == 0]
             if not halved:

@@ -23,7 +23,7 @@ __all__ = ["at", "gather", "leaf_nodes", "open_recording", "site", "sites_of"]
 
 
 def open_recording(address: Address) -> xr.DataTree:
-    """Opens a recording; values are read when they are needed.
+    """Opens a recording; values are read when they are needed, as float32.
 
     Args:
         address: A folder, a zip file that `pack` made, or an address that fsspec knows, as
@@ -83,6 +83,8 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
         wanted = _site_name(path)
         raise SiteError(f"no site {wanted!r} in this recording; {closest(wanted, known)}")
     values = leaves[path]["value"]
+    if values.dtype == np.float16:  # of a tree that no reader made
+        values = values.astype(np.float32)
     about = {
         coord: array
         for coord, array in run.to_dataset().coords.items()

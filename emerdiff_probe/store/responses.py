@@ -22,6 +22,7 @@ from emerdiff_probe.schema import RESPONSES
 from emerdiff_probe.store.chunks import FLAT, chunks_of
 from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.plan import size_text
+from emerdiff_probe.store.precision import single
 from emerdiff_probe.store.texts import portable, readable
 
 __all__ = ["ResponseStore", "open_responses"]
@@ -124,6 +125,8 @@ class ResponseStore:
 def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.Dataset:
     """Opens responses that were streamed to a folder; values are read when they are needed.
 
+    They are float32, whatever they are kept in.
+
     Args:
         path: The folder. It may still be written to: what is not there yet is NaN.
         schema: Of the dataset.
@@ -135,7 +138,7 @@ def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.
     _attributes(path, schema)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")
-        ds = readable(xr.open_zarr(path, consolidated=True))
+        ds = single(readable(xr.open_zarr(path, consolidated=True)))
     return ds.drop_attrs(deep=False).assign_attrs(
         {name: value for name, value in ds.attrs.items() if name != "identity"}
     )

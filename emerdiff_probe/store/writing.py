@@ -22,6 +22,7 @@ from emerdiff_probe.store.chunks import PARTIAL, chunks_of, write_chunk
 from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.making import make_recording
 from emerdiff_probe.store.plan import IMAGE, Leaf, Plan
+from emerdiff_probe.store.precision import widened
 from emerdiff_probe.store.values import RESTART, mark_of, restart_of
 
 __all__ = ["Memory", "Sink", "Streamed"]
@@ -91,7 +92,7 @@ class Memory:
         """The recording."""
         leaves = {
             leaf.path: xr.Dataset(
-                {"value": (self.plan.dims(leaf), self._arrays[leaf.path])},
+                {"value": (self.plan.dims(leaf), widened(self._arrays[leaf.path]))},
                 coords=self.plan.coords(leaf),
             )
             for leaf in self.plan.leaves

@@ -221,7 +221,7 @@ def _strongest(responses: xr.Dataset) -> Place:
     response = _whole(responses)["response"]
     # Row by row: responses of a large picture do not fit in memory as single precision.
     sizes = [
-        (response.isel({SOURCE_Y: row}).astype(np.float32) ** 2).sum((RGB, Y, X)).values
+        (response.isel({SOURCE_Y: row}) ** 2).sum((RGB, Y, X)).values
         for row in range(response.sizes[SOURCE_Y])
     ]
     row, column = np.unravel_index(int(np.argmax(sizes)), np.shape(sizes))

@@ -14,7 +14,7 @@ import xarray as xr
 
 from emerdiff_probe import store
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.layers.features import layer
+from emerdiff_probe.locations import by_location
 from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.sites import select
 from emerdiff_probe.timesteps import labels, positions
@@ -108,7 +108,7 @@ def places(
         raise InputError(f"head is {head}, but this site has none; leave it out")
     if head is not None:
         values = _at(values, HEAD, head)
-    return layer(values).isel({SAMPLE: 0})
+    return by_location(values).isel({SAMPLE: 0})
 
 
 def _at(values: xr.DataArray, dim: str, position: int) -> xr.DataArray:
@@ -120,7 +120,7 @@ def _at(values: xr.DataArray, dim: str, position: int) -> xr.DataArray:
 
 def magnitude(values: xr.DataArray) -> xr.DataArray:
     """The root mean square over channels, which layers of any width share a scale of."""
-    return ((values.astype(np.float32) ** 2).mean(CHANNEL) ** 0.5).rename("magnitude")
+    return ((values**2).mean(CHANNEL) ** 0.5).rename("magnitude")
 
 
 def one_channel(values: xr.DataArray, channel: int) -> xr.DataArray:
@@ -129,7 +129,7 @@ def one_channel(values: xr.DataArray, channel: int) -> xr.DataArray:
     Raises:
         InputError: There is none of that number.
     """
-    return _at(values, CHANNEL, channel).astype(np.float32).rename(f"channel {channel}")
+    return _at(values, CHANNEL, channel).rename(f"channel {channel}")
 
 
 def extent(values: xr.DataArray | xr.Dataset) -> tuple[int, int]:

@@ -72,7 +72,8 @@ def trajectory(
 
 def _same_calls(run: xr.DataTree, predicted: xr.DataArray, at: Sequence[int]) -> list[int]:
     """Positions in other pictures of the calls of a recording; the last of those at a timestep."""
-    recorded, there = run[TIMESTEP].values.tolist(), predicted[TIMESTEP].values.tolist()
+    recorded = run.to_dataset()[TIMESTEP].values.tolist()
+    there = predicted[TIMESTEP].values.tolist()
     found = []
     for position in at:
         same = matching(there, recorded[position])

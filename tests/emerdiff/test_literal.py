@@ -48,9 +48,9 @@ def test_own_attention_changes_nothing_and_anothers_does(model):
         own = taps.take()
         model.predict(other, 281, condition)
         foreign = taps.take()
-    with intervene(model, [InjectAttention({281: own})]):
+    with intervene(model, [InjectAttention({281: [own]})]):
         assert torch.equal(model.predict(x, 281, condition), plain)
-    with intervene(model, [InjectAttention({281: foreign})]):
+    with intervene(model, [InjectAttention({281: [foreign]})]):
         assert not torch.allclose(model.predict(x, 281, condition), plain, atol=1e-4)
 
 
@@ -61,7 +61,7 @@ def test_injection_serves_each_row_of_a_batch(model):
     with products_captured(model.unet) as taps:
         plain = model.predict(x, 281, condition)
         own = taps.take()
-    with intervene(model, [InjectAttention({281: own})]):
+    with intervene(model, [InjectAttention({281: [own]})]):
         many = model.predict(x.expand(3, -1, -1, -1), 281, condition)
     torch.testing.assert_close(many, plain.expand(3, -1, -1, -1), rtol=1e-4, atol=1e-5)
 

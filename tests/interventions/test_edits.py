@@ -37,7 +37,7 @@ def noisy(rows, seed=0):
 def seen(model, site, interventions=(), rows=2, guidance=1.0, timestep=281):
     """A site's tensor in a call, after the interventions."""
     with (
-        intervene(model, interventions, guided=guidance > 1),
+        intervene(model, interventions),
         capture(model.unet, [Site.parse(site)]) as taps,
     ):
         model.predict(noisy(rows), timestep, model.condition("a house", guidance))
@@ -166,10 +166,10 @@ def test_ones_own_pipeline_call_is_changed_and_left_as_it_was(model):
         ).images
 
     before = picture()
-    with intervene(model.pipeline, [Shift(OUT, 20.0, guidance="cond")], guided=True):
+    with intervene(model.pipeline, Shift(OUT, 20.0, guidance="cond")):
         during = picture()
     assert abs(during - before).max() > 0.01
-    with intervene(model.pipeline, [Shift(OUT, 0.0)], guided=True):
+    with intervene(model.pipeline, Shift(OUT, 0.0)):
         assert (picture() == before).all()
     assert (picture() == before).all()
 
@@ -179,6 +179,12 @@ def test_ones_own_pipeline_call_is_changed_and_left_as_it_was(model):
     [
         (lambda: Shift("up_blocks.7:out", 1.0), SiteError, "closest"),
         (lambda: Shift(OUT, 1.0, guidance="cond"), ConfigError, "guided=True"),
+        (lambda: Shift(OUT, "1"), ConfigError, "strength is '1'"),
+        (lambda: Scale(OUT, float("nan")), ConfigError, "factor is nan"),
+        (lambda: Noise(OUT, 1.0, seed=-1), ConfigError, "seed is -1"),
+        (lambda: Ablate(OUT, samples=0), ConfigError, r"samples=\[0\]"),
+        (lambda: Ablate(OUT, timesteps=281), ConfigError, r"timesteps=\[281\]"),
+        (lambda: Ablate(OUT, timesteps=["281"]), ConfigError, "timesteps is '281'"),
         (lambda: Shift(OUT, 1.0, guidance="left"), ConfigError, "uncond"),
         (lambda: Shift(OUT, 1.0, heads=[0]), SiteError, "mix"),
         (lambda: Shift(MIX, 1.0, heads=[9]), SiteError, "9"),

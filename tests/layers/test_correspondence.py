@@ -63,9 +63,10 @@ class TestMatch:
         good = picture(RNG.normal(size=(4, 4, 3)))
         with pytest.raises(InputError, match="features of 3 and 2 channels"):
             match_points(good, good[..., :2], 1, 1)
-        with pytest.raises(InputError, match="target has dims"):
-            match_points(good, good.expand_dims("timestep"), 1, 1)
-        with pytest.raises(InputError, match="source has dims"):
+        two = xr.concat([good, good], "timestep")
+        with pytest.raises(InputError, match="2 of dim timestep; choose one"):
+            match_points(good, two, 1, 1)
+        with pytest.raises(InputError, match="source has coordinates"):
             match_points(good.drop_vars("y"), good, 1, 1)
         with pytest.raises(InputError, match="one for each point"):
             match_points(good, good, [1, 2], 1)

@@ -11,8 +11,8 @@ from emerdiff_probe.layers.features import (
     blocks,
     class_shares,
     colours_on,
-    layer,
 )
+from emerdiff_probe.locations import by_location
 from tests.recordings import layer as made
 from tests.recordings import recording
 
@@ -37,10 +37,10 @@ def test_heads_are_joined_and_the_conditional_half_is_taken():
         dims=("sample", "guidance", "y", "x", "head", "channel"),
         coords={"guidance": ["uncond", "cond"]},
     )
-    assert np.array_equal(layer(array), values[:, 1].reshape(2, 3, 3, 20))
-    assert layer(array.isel(sample=0)).sizes["sample"] == 1
-    with pytest.raises(InputError, match="has no features of places"):
-        layer(array.rename(y="token"))
+    assert np.array_equal(by_location(array), values[:, 1].reshape(2, 3, 3, 20))
+    assert by_location(array.isel(sample=0)).sizes["sample"] == 1
+    with pytest.raises(InputError, match="has no features of locations"):
+        by_location(array.rename(y="token"))
 
 
 def test_blocks_are_the_chunks_and_cover_everything_once():

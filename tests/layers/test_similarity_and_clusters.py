@@ -47,7 +47,7 @@ def test_a_cluster_means_the_same_in_every_picture():
     single = cluster(values.isel(sample=0).rename(y="source_y", x="source_x"), 3)
     alone = cluster_layer(values.isel(sample=[0]), 3)
     assert np.array_equal(alone.isel(sample=0), single)
-    with pytest.raises(InputError, match="have 2 timesteps; choose one"):
+    with pytest.raises(InputError, match="2 of dim timestep; choose one"):
         cluster_layer(layer(RNG.random((1, 2, 3, 3, 2))), 2)
 
 

@@ -93,8 +93,8 @@ class TestCluster:
 
     def test_refuses_other_dimensions_and_normalisations(self, blobs):
         features, _ = blobs
-        with pytest.raises(InputError, match="features have dims"):
-            cluster(features.rename(source_y="y"), 4)
+        with pytest.raises(InputError, match="no features of locations"):
+            cluster(features.rename(source_y="row"), 4)
         with pytest.raises(InputError, match="no normalisation 'max'; choices"):
             cluster(features, 4, normalise="max")
 

@@ -81,7 +81,7 @@ def test_scale_of_a_feature_does_not_matter():
 
 
 def test_refusals():
-    with pytest.raises(InputError, match="candidates is 1 or more"):
+    with pytest.raises(InputError, match="candidates is 0; choose an integer, 1 or more"):
         diffcut(directions(0.1), DiffCutConfig(candidates=0))
     with pytest.raises(InputError, match="not finite"):
         diffcut(directions(0.1) * np.nan)

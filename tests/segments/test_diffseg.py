@@ -91,7 +91,7 @@ def test_refusals():
         aggregate_attention([])
     with pytest.raises(InputError, match=r"expected \(y, x, y, x\) on a grid that divides 12 x 12"):
         aggregate_attention([attention(TRUTH), attention(TRUTH[:5, :5])])
-    with pytest.raises(InputError, match="anchors and iterations are 1 or more"):
+    with pytest.raises(InputError, match="anchors is 0; choose an integer, 1 or more"):
         merge_attention(attention(TRUTH), DiffSegConfig(anchors=0))
 
 
@@ -137,7 +137,7 @@ def test_of_a_recording_in_one_call():
 
 def test_refusals_of_a_recording():
     run = recorded([TRUTH])
-    with pytest.raises(InputError, match="timestep 5 was not recorded; choose from"):
+    with pytest.raises(InputError, match="timestep 5 was not recorded; choices"):
         diffseg_recorded(run, 5)
     with pytest.raises(InputError, match="sample 2 of 2"):
         diffseg_recorded(run, 281, sample=2)
