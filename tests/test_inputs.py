@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.inputs import Latents, Photo, Prompt, fit
+from emerdiff_probe.inputs import Latents, Photo, Prompt, as_input, fit, unique_names
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -311,3 +311,26 @@ def test_latents_of_any_kind_are_channel_y_x():
     ):
         with pytest.raises(InputError, match=message):
             Latents(values).array()
+
+
+def test_what_is_given_is_taken_where_no_confusion_is_possible(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20)).save("a red house", "PNG")  # a picture without an ending
+    assert as_input("a red house").file == "a red house"
+    assert as_input("a blue house") == Prompt("a blue house")
+    assert as_input("a blue house", seed=3).seed == 3
+    assert as_input("CAT.JPG").file == "CAT.JPG"
+    assert as_input("x" * 5000).text == "x" * 5000
+    photo = Photo("cat.jpg")
+    assert as_input(photo) is photo
+    assert isinstance(as_input(np.zeros((20, 20, 3), np.uint8)), Photo)
+    for strange in (np.zeros((20, 20, 3)), None, 3, ["a"]):
+        with pytest.raises(InputError, match=r"ep\.Latents\(values\)"):
+            as_input(strange)
+
+
+def test_names_are_made_unique():
+    names = ["a", "a (2)", "a", "b", "a"]
+    found = unique_names(names)
+    assert found == ["a", "a (2)", "a (3)", "b", "a (4)"]
+    assert len(set(found)) == len(names)

@@ -75,7 +75,7 @@ def opened(address: Address) -> zarr.Group:
         )
     if found == schema.SWEEP:
         raise StoreError(
-            f"'{address}' holds a sweep, not a recording; the ep.sweep() that made it reads it"
+            f"'{address}' holds a sweep, not a recording; the run.sweep() that made it reads it"
         )
     if found != schema.RECORDING:
         raise StoreError(
