@@ -108,7 +108,8 @@ def recorded(truths, heads=2, **root):
                 {"value": (("sample", "timestep", "y", "x", "head", "channel"), values)},
                 {"y": pixel_centres(rows, 24), "x": pixel_centres(columns, 24)},
             )
-    leaves["image"] = xr.Dataset(leaves["image"])
+    places = {dim: pixel_centres(24, 24) for dim in ("y", "x")}
+    leaves["image"] = xr.Dataset(leaves["image"], places)
     return xr.DataTree.from_dict({"/": xr.Dataset(coords={"timestep": [281, 1]}), **leaves})
 
 
