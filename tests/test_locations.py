@@ -58,7 +58,7 @@ FUNCTIONS = {
     "match_points": lambda f: layers.match_points(f, f, [20, 60], [10, 90]),
     "mutual_matches": lambda f: layers.mutual_matches(f, f),
     "agreement": lambda f: xr.DataArray(
-        layers.agreement(segments.cluster(f, 3), layers.cluster_layer(f, 4))["ari"].value
+        layers.agreement(segments.cluster(f, 3), layers.cluster_layer(f, 4))["ari"]
     ),
 }
 MASKS = segments.one_hot(
