@@ -316,5 +316,6 @@ def _accessor(data: Any) -> Accessor:
 
 def register() -> None:
     """Put ``.ep`` on datasets and trees."""
-    xr.register_dataset_accessor("ep")(_accessor)
-    xr.register_datatree_accessor("ep")(_accessor)
+    registering: tuple[Any, ...] = (xr.register_dataset_accessor, xr.register_datatree_accessor)
+    for each in registering:
+        each("ep")(_accessor)

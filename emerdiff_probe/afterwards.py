@@ -24,24 +24,31 @@ def when_imported(name: str, then: Callable[[], None]) -> None:
 
 
 class _Watch(MetaPathFinder):
-    """Finds nothing itself, and is gone after the first import of its module."""
+    """Finds nothing itself, and is gone when its module has been imported."""
 
     def __init__(self, name: str, then: Callable[[], None]) -> None:
         self._name, self._then = name, then
+        self._asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self._name:
+        if fullname != self._name or self._asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking = False
+        # Some only ask whether the module could be imported, and nothing is executed then.
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def executed(module: ModuleType) -> None:
                 execute(module)
-                self._then()
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    self._then()
 
             spec.loader.exec_module = executed  # type: ignore[method-assign]
         return spec

@@ -91,6 +91,7 @@ def test_a_name_that_no_kind_has_is_an_attribute_error():
         "import emerdiff_probe, xarray",
         "import xarray, emerdiff_probe",
         "import emerdiff_probe.schema, xarray",
+        "import emerdiff_probe, importlib.util as u; u.find_spec('xarray'); import xarray",
         "import emerdiff_probe as ep; ep.layers; import xarray",
     ],
 )

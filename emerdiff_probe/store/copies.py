@@ -54,8 +54,7 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
     """
     if layout not in ("steps", "points"):
         raise ConfigError(f"layout is {layout!r}; choose 'steps' or 'points'")
-    is_address = isinstance(run, str | os.PathLike)
-    tree = complete(open_recording(run) if is_address else run)
+    tree = complete(open_recording(run) if isinstance(run, str | os.PathLike) else run)
     _check_whole(tree)
     leaves = {path: leaf.to_dataset(inherit=False) for path, leaf in leaf_nodes(tree).items()}
     # Values are handed out in float32, whatever they are kept in.

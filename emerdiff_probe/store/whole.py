@@ -72,7 +72,7 @@ def _root(root: xr.Dataset, missing: list[str]) -> xr.Dataset:
 
 
 def _leaf(leaf: xr.Dataset, path: str, missing: list[str]) -> xr.Dataset:
-    value = leaf["value"].variable
+    value: Any = leaf["value"].variable
     if SAMPLE in missing:
         value = value.expand_dims(SAMPLE)
     if TIMESTEP in missing and path != IMAGE:
