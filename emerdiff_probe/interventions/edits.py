@@ -180,9 +180,11 @@ class Replace(SiteEdit):
 
     def acts_at(self, timestep: float) -> bool:
         """Whether there is a value for a timestep."""
-        timed = isinstance(self.value, xr.DataArray) and TIMESTEP in self.value.dims
-        if timed and not matching(self.value[TIMESTEP].values.tolist(), timestep):
-            return False
+        value = self.value
+        if isinstance(value, xr.DataArray) and TIMESTEP in value.dims:
+            there: list[float] = value[TIMESTEP].values.tolist()
+            if not matching(there, timestep):
+                return False
         return super().acts_at(timestep)
 
     def _half(self, call: Call) -> Half | None:
