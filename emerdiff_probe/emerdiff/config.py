@@ -47,7 +47,6 @@ class EmerDiffConfig(RunSettings):
     run is made; the others are asked of a run. Attributes by stage:
 
     Attributes:
-        steps, guidance, condition, inversion, start: See `RunSettings`.
         feature_site: Where features for the low-resolution masks are read.
         feature_timestep: t_f.
         normalise: What is done to features before k-means.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.views.panels import as_bytes, panels, picture, pixel_map, title
 
-__all__ = ["effect"]
+__all__ = ["Replayed", "effect"]
 
 _SIDE: Final = 250
 _SEEN: Final = 0.05
