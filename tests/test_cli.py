@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from emerdiff_probe import exports as results
 from emerdiff_probe import scenes, schema
 from emerdiff_probe.cli import app
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.playground.settings import TrainingSettings
 
 CONFIG = ep.EmerDiffConfig.playground().replace(
     steps=10, feature_timestep=1, modulation_timestep=101, restarts=1
@@ -125,7 +127,7 @@ def test_prompts_and_pictures_in_one_call(run):
         assert f"segments/{name}/index.html" in result.stdout
     ds = xr.open_zarr("segments/cat/dataset.zarr")
     np.testing.assert_array_equal(ds["picture"], Image.open("cat.png"))
-    assert ds.attrs["source"] == "photo 'cat'"
+    assert re.fullmatch(r"photo 'cat' [0-9a-f]{16}", ds.attrs["source"])
 
 
 def test_the_seed_is_that_of_picture_and_settings(run):
@@ -371,7 +373,8 @@ def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
         lambda out, **options: asked.update(options, out=str(out)),
     )
     result = call(
-        "train", "--minutes", 3, "--out", "m", "--images", tmp_path, "--seed", 4, "--device", "cpu"
+        *("train", "--minutes", 3, "--out", "m", "--images", tmp_path, "--seed", 4),
+        *("--device", "cpu", "--batch", 8, "--pictures", 500),
     )
     assert result.exit_code == 0
     assert asked.pop("images") == tmp_path
@@ -383,6 +386,7 @@ def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
         "work": None,
         "processes": 2,
         "device": "cpu",
+        "settings": TrainingSettings(batch=8, pictures=500),
     }
 
 

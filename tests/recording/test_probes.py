@@ -411,7 +411,7 @@ def test_an_error_leaves_no_processors_of_perturbed_attention(shared):
     with pytest.warns(UserWarning, match="perturbed attention"):
         model = ep.load(pag)
     for target in (pag, model):
-        with ep.intervene(target, [wrong]), pytest.raises(SiteError):
+        with pytest.raises(SiteError), ep.intervene(target, [wrong]):
             draw(pag, pag_scale=3.0)
     now = shared.unet.attn_processors
     assert all(now[name] is each for name, each in before.items())
