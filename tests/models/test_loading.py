@@ -302,7 +302,7 @@ def test_xls_autoencoder_is_widened_while_it_works():
 
 
 def test_what_is_loaded_but_cannot_be_used_is_said():
-    whole = tiny_playground()
+    whole = stable_diffusion("v1")
     control = ControlNetModel.from_unet(whole.unet)
     parts = {**whole.components, "controlnet": control, "requires_safety_checker": False}
     with pytest.warns(UserWarning, match=r"without its ControlNet.*ep\.probe"):

@@ -221,19 +221,23 @@ def test_timesteps_between_those_of_training_are_kept(pipe):
     assert not np.array_equal(timesteps, timesteps.round())
 
 
-def test_image_to_image_and_control_are_recorded_too(shared):
+def test_image_to_image_is_recorded_too(shared):
     picture = np.random.default_rng(0).random((64, 64, 3), np.float32)
     i2i = quiet(StableDiffusionImg2ImgPipeline(**shared.components, requires_safety_checker=False))
     with ep.probe(i2i, MID) as recorder:
         options = {"height": None, "width": None, "num_inference_steps": 4}
         draw(i2i, image=picture[None], strength=0.5, **options)
     assert recorder.tree.sizes["timestep"] == 2
-    control = ControlNetModel.from_unet(shared.unet, conditioning_embedding_out_channels=(8, 8, 8))
+
+
+def test_control_is_recorded_too():
+    whole = stable_diffusion("v1")
+    control = ControlNetModel.from_unet(whole.unet, conditioning_embedding_out_channels=(8,) * 4)
     for parameter in control.controlnet_mid_block.parameters():
         torch.nn.init.constant_(parameter, 0.1)
     controlled = quiet(
         StableDiffusionControlNetPipeline(
-            **shared.components, controlnet=control, requires_safety_checker=False
+            **whole.components, controlnet=control, requires_safety_checker=False
         )
     )
     runs = []
