@@ -36,7 +36,7 @@ def config():
 
 def test_the_world_is_measured_with_and_without_training(model):
     found = world(model)(scene(1_000_003))
-    assert len(found) == 9
+    assert len(found) == 15
     for each in found.values():
         assert each.labels.shape == (128, 128)
         assert len(np.unique(each.labels)) <= SEGMENTS

@@ -152,7 +152,8 @@ def test_rows_of_a_loop_of_ones_own_go_back_to_their_rows(pipe):
 @pytest.mark.parametrize("stored", [False, True])
 def test_masks_and_directions_may_be_labelled(tmp_path, stored):
     model = ep.load(tiny_playground())
-    prompt, options = ep.Prompt("a red house", 1), {"steps": 2, "progress": False}
+    prompt = ep.Prompt("a red house", 1)
+    options = {"steps": 2, "guidance": 1, "progress": False}
     kept = {"store": tmp_path / "run.zarr"} if stored else {}
     run = ep.record(model, prompt, OUT, **options, **kept)
     values = ep.site(run, OUT)
