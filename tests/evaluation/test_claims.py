@@ -1,5 +1,7 @@
 """The claims table: the same segmentations as one by one, right verdicts, and what it writes."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -160,6 +162,7 @@ def test_what_injection_holds_back(few, model):
             model,
             ep.Photo(scene(FAILURE_SEEDS[0]).image),
             masks=2,
+            engine="shared" if injection else "literal",
             config=few.replace(injection=injection),
             progress=False,
         )
@@ -216,8 +219,8 @@ def test_the_command_writes_the_table_and_goes_on(few, tmp_path, model, tiny_fol
     assert "not measured over models" not in text
     for each in loaded.values():
         assert each.weights in text
-    assert "| Table 9 | without attention injection it is worse |" in text
-    assert " of 2 |" in text
+    assert re.search(r"\| Table 9 +\| without attention injection it is worse +\|", text)
+    assert re.search(r" of 2 +\|", text)
     assert "## What was looked into" in text
     assert "| 2560 | " in text
     table = pd.read_csv(tmp_path / "out/claims.csv")
