@@ -71,7 +71,7 @@ lab: $(STAMP)  ## JupyterLab on the first notebook
 notebooks: $(STAMP)  ## run the notebooks and store their outputs
 	CUDA_VISIBLE_DEVICES= $(BIN)/python notebooks/run.py $(NOTEBOOKS)
 
-BENCHMARK = $(BIN)/python -m emerdiff_probe.benchmarks
+BENCHMARK = $(BIN)/python -m benchmarks
 
 benchmark-scenes: $(STAMP)  ## how far colour, position and an untrained network get on the scenes
 	$(BENCHMARK) scenes

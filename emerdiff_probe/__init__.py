@@ -1,13 +1,14 @@
-"""What a diffusion model knows of each pixel: probing, modulation and segmentation in Jupyter.
+"""What a diffusion model knows of each pixel: recording, interventions and segmentation in Jupyter.
 
 For example::
 
     import emerdiff_probe as ep
 
     model = ep.load("playground")
-    segments = ep.segment(model, ep.Prompt("a red house"), masks=12)
-    responses = ep.respond(model, ep.Prompt("a red house"))
-    run = ep.record(model, ep.Prompt("a red house"), "*attn2:query", store="run.zarr")
+    run = ep.generate(model, "a red house", seed=3)  # or ep.invert(model, "cat.jpg")
+    recording = run.record("*attn2:query", store="run.zarr")
+    segments = run.segment(masks=12)
+    responses = run.respond()
 
 The import is light: torch and diffusers are loaded when first needed.
 """
@@ -16,32 +17,35 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from emerdiff_probe.afterwards import when_imported
 from emerdiff_probe.errors import ProbeError
-from emerdiff_probe.sources import Latents, Photo, Prompt
+from emerdiff_probe.inputs import Latents, Photo, Prompt
 
 if TYPE_CHECKING:
-    from emerdiff_probe import analysis, scenes, views, widgets
-    from emerdiff_probe.analysis.attention import attention
-    from emerdiff_probe.models import load
-    from emerdiff_probe.modulation import (
-        Ablate,
+    from emerdiff_probe import layers, metrics, responses, scenes, segments, views, widgets
+    from emerdiff_probe.emerdiff import (
         EmerDiffConfig,
+        respond,
+        segment,
+    )
+    from emerdiff_probe.interventions import (
+        Ablate,
         InjectAttention,
         Noise,
         Replace,
-        Responder,
         Scale,
         Shift,
         Steer,
         intervene,
-        respond,
-        segment,
-        sensitivity,
-        sweep,
     )
-    from emerdiff_probe.probing import probe, record, reduce
+    from emerdiff_probe.layers.attention import attention
+    from emerdiff_probe.models import load
+    from emerdiff_probe.recording import probe, record
+    from emerdiff_probe.recording import reducers as reduce
+    from emerdiff_probe.runs import Run, generate, invert
     from emerdiff_probe.store import gather, open_responses, pack, rechunk, site
     from emerdiff_probe.store import open_recording as open
 
@@ -55,15 +59,18 @@ __all__ = [
     "ProbeError",
     "Prompt",
     "Replace",
-    "Responder",
+    "Run",
     "Scale",
     "Shift",
     "Steer",
-    "analysis",
     "attention",
     "gather",
+    "generate",
     "intervene",
+    "invert",
+    "layers",
     "load",
+    "metrics",
     "open",
     "open_responses",
     "pack",
@@ -72,11 +79,11 @@ __all__ = [
     "record",
     "reduce",
     "respond",
+    "responses",
     "scenes",
     "segment",
-    "sensitivity",
+    "segments",
     "site",
-    "sweep",
     "views",
     "widgets",
 ]
@@ -84,30 +91,31 @@ __all__ = [
 __version__ = version("emerdiff-probe")
 
 _HOMES = {
-    "emerdiff_probe.analysis.attention": ("attention",),
-    "emerdiff_probe.models": ("load",),
-    "emerdiff_probe.modulation": (
-        "Ablate",
+    "emerdiff_probe.emerdiff": (
         "EmerDiffConfig",
+        "respond",
+        "segment",
+    ),
+    "emerdiff_probe.interventions": (
+        "Ablate",
         "InjectAttention",
         "Noise",
         "Replace",
-        "Responder",
         "Scale",
         "Shift",
         "Steer",
         "intervene",
-        "respond",
-        "segment",
-        "sensitivity",
-        "sweep",
     ),
-    "emerdiff_probe.probing": ("probe", "record", "reduce"),
+    "emerdiff_probe.layers.attention": ("attention",),
+    "emerdiff_probe.models": ("load",),
+    "emerdiff_probe.recording": ("probe", "record", "reduce"),
+    "emerdiff_probe.runs": ("Run", "generate", "invert"),
     "emerdiff_probe.store": ("gather", "open", "open_responses", "pack", "rechunk", "site"),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
-_OWN_NAMES = {"open": "open_recording"}  # in its room it must not hide Python's
-_ROOMS = ("analysis", "scenes", "views", "widgets")
+_OWN_NAMES = {"open": "open_recording", "reduce": "reducers"}
+"""Names that differ in their room: there, ``open`` must not hide Python's."""
+_ROOMS = frozenset(room.name for room in iter_modules(__path__))
 
 
 def __getattr__(name: str) -> Any:
@@ -119,4 +127,11 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)
+
+
+def _register_accessors() -> None:
+    import_module("emerdiff_probe.accessors").register()
+
+
+when_imported("xarray", _register_accessors)

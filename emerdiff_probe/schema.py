@@ -31,12 +31,14 @@ __all__ = [
     "SEGMENTATION",
     "SOURCE_X",
     "SOURCE_Y",
+    "STEP",
     "SWEEP",
     "TIMESTEP",
     "TOKEN",
     "X",
     "Y",
     "check",
+    "extent",
     "package_versions",
     "pixel_centres",
 ]
@@ -54,6 +56,7 @@ SAMPLE: Final = "sample"
 BATCH: Final = "batch"  # rows of a UNet call that nothing tells more of
 GUIDANCE: Final = "guidance"  # the two halves of a guided call
 TIMESTEP: Final = "timestep"
+STEP: Final = "step"  # coordinate of timestep: the position of a call in its run
 TOKEN: Final = "token"
 HEAD: Final = "head"  # of an attention
 
@@ -83,7 +86,7 @@ _SEGMENTATION: Final[_Variables] = {
     "reconstruction": ((*_MODEL, RGB), "float32", (0, 1)),  # the unmodulated run's image
 }
 _PICTURE: Final = (Y, X, RGB)
-# Of responses y and x are the picture's own, as the model sees it.
+# The grid of y and x is that of the picture as the model sees it, its unit the picture's own pixel.
 _RESPONSES: Final[_Variables] = {
     "picture": (_PICTURE, "uint8", (0, 255)),
     "reconstruction": (_PICTURE, "float32", (0, 1)),
@@ -117,6 +120,16 @@ def pixel_centres(n: int, extent: float) -> NDArray[np.float64]:
     array([2., 6.])
     """
     return (np.arange(n, dtype=np.float64) + 0.5) * (extent / n)
+
+
+def extent(centres: xr.DataArray) -> float:
+    """Return the side that cells together span, in the unit of their centres.
+
+    >>> extent(xr.DataArray(pixel_centres(2, 8)))
+    8.0
+    """
+    # The first centre is half a cell from the edge, and so is the last.
+    return float(centres[0] + centres[-1])
 
 
 def check(ds: xr.Dataset) -> None:
@@ -178,7 +191,7 @@ def _sweep(ds: xr.Dataset) -> _Variables:
     """Variables of a sweep: those of segmentations, with the settings that were varied before."""
     settings = tuple(map(str, _variable(ds, "difference").dims[:-3]))
     found = {name: _SEGMENTATION[name] for name in ("masks", "low_res", "picture")}
-    for name, dtype in (("difference", "float16"), ("labels", "int16")):
+    for name, dtype in (("difference", "float32"), ("labels", "int16")):
         dims, _, limits = _SEGMENTATION[name]
         found[name] = ((*settings, *dims), dtype, limits)
     return found
@@ -203,10 +216,10 @@ def _check_attributes(ds: xr.Dataset) -> None:
 
 def _check_coordinates(ds: xr.Dataset) -> None:
     expected: dict[str, NDArray[np.generic]] = {
-        dim: pixel_centres(ds.sizes[dim], ds.sizes[side])
+        dim: pixel_centres(ds.sizes[dim], extent(ds[side]))
         for side, dims in ((Y, (Y, SOURCE_Y, MODEL_Y)), (X, (X, SOURCE_X, MODEL_X)))
         for dim in dims
-        if dim in ds.dims
+        if dim in ds.dims and side in ds.coords
     }
     if MASK in ds.dims:
         expected[MASK] = np.arange(ds.sizes[MASK])

@@ -10,7 +10,7 @@ from typing import Final
 
 from emerdiff_probe.errors import SiteError, closest
 
-__all__ = ["ATTENTION_PORTS", "PORTS", "PRESETS", "Site", "select"]
+__all__ = ["ATTENTION_PORTS", "PORTS", "PRESETS", "Site", "reading_block", "select"]
 
 ATTENTION_PORTS: Final = ("query", "key", "value", "mix", "out")
 """Ports of an attention module: its three projections, ``softmax(Q K^T) V``, and its output."""
@@ -20,11 +20,11 @@ PORTS: Final = (*ATTENTION_PORTS, "skip")
 
 PRESETS: Final = {
     "blocks": "down_blocks.?, mid_block, up_blocks.?",
-    "semantic": "up_blocks.1.*:query",
+    "semantic": "{reading_block}.*:query",
     "attention": "*.attn?:*",
 }
-"""Patterns by name: outputs of whole blocks; queries of the upward block that the paper reads; all
-ports of all attentions."""
+"""Patterns by name: outputs of whole blocks; queries of the upward block that the paper reads (see
+`reading_block`); all ports of all attentions. Each means those of its sites that there are."""
 
 _PROJECTIONS: Final = {"query": "to_q", "key": "to_k", "value": "to_v"}
 _OUTWARD: Final = "to_out.0"
@@ -100,17 +100,31 @@ def _canonical(path: str, port: str) -> tuple[str, str]:
     return path, port
 
 
-def select(sites: Iterable[Site], pattern: str) -> list[Site]:
+def reading_block(sites: Iterable[Site]) -> str | None:
+    """Return the path of the first upward block with cross-attention, the one that the paper reads.
+
+    >>> reading_block([Site("up_blocks.0"), Site("up_blocks.1.attn2"), Site("up_blocks.2.attn2")])
+    'up_blocks.1'
+    """
+    found = (re.match(r"up_blocks\.(\d+)\b.*\battn2$", site.path) for site in sites)
+    numbers = [int(match[1]) for match in found if match]
+    return f"up_blocks.{min(numbers)}" if numbers else None
+
+
+def select(sites: Iterable[Site], pattern: str, *, reading: str | None = None) -> list[Site]:
     """The sites that a pattern names, in their own order, each once.
 
     Args:
         sites: To choose from.
         pattern: Names separated by commas, in which ``*`` stands for any characters and ``?`` for
             one. Without a port a name means ``out``; ``*`` alone means every site. A name after
-            ``!`` is left out again. One of `PRESETS` stands for its pattern.
+            ``!`` is left out again. One of `PRESETS` stands for those of its sites that there
+            are.
+        reading: Path of the upward block that stands for the one the paper reads; by default
+            `reading_block` of the sites.
 
     Raises:
-        SiteError: A name matches none of the sites; gives the closest.
+        SiteError: A name, or a preset as a whole, matches none of the sites; gives the closest.
 
     >>> sites = [Site("mid_block"), Site("up.attn1", "query"), Site("up.attn2", "query")]
     >>> [str(site) for site in select(sites, "*:query, !*attn2:query")]
@@ -122,11 +136,14 @@ def select(sites: Iterable[Site], pattern: str) -> list[Site]:
     parts = list(_parts(pattern))
     if all(excluded for _, excluded in parts):
         wanted = set(names)
+    block = reading or reading_block(names.values())
     for text, excluded in parts:
-        glob = _glob(text)
-        matching = {name for name in names if fnmatchcase(name, glob)}
+        preset = PRESETS.get(text, text).replace("{reading_block}", block or "up_blocks.none")
+        globs = [_glob(each) for each in preset.split(",")]
+        matching = {name for name in names for glob in globs if fnmatchcase(name, glob)}
         if not matching:
-            raise SiteError(f"no site matches {text!r}; {_hint(glob, names)}. See model.sites().")
+            hint = _hint(globs[0], names)
+            raise SiteError(f"no site matches {text!r}; {hint}. See model.sites().")
         (unwanted if excluded else wanted).update(matching)
     return [site for name, site in names.items() if name in wanted - unwanted]
 
@@ -135,9 +152,7 @@ def _parts(pattern: str) -> Iterator[tuple[str, bool]]:
     """The names in a pattern, and whether each is left out."""
     for part in pattern.split(","):
         excluded = part.strip().startswith("!")
-        text = part.strip().removeprefix("!").strip()
-        for name in PRESETS.get(text, text).split(","):
-            yield name.strip(), excluded
+        yield part.strip().removeprefix("!").strip(), excluded
 
 
 def _hint(glob: str, names: Iterable[str]) -> str:
@@ -149,6 +164,7 @@ def _hint(glob: str, names: Iterable[str]) -> str:
 
 
 def _glob(text: str) -> str:
+    text = text.strip()
     if text == "*":
         return "*"
     path, _, port = text.partition(":")

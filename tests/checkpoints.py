@@ -13,13 +13,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from emerdiff_probe import scenes
-from emerdiff_probe.models.playground import architecture
-from emerdiff_probe.models.playground.settings import Sizes
+from emerdiff_probe.playground import architecture
+from emerdiff_probe.playground.settings import Sizes
 
 TINY = Sizes(
     autoencoder_channels=(8, 8, 8),
@@ -117,12 +119,21 @@ def stable_diffusion_xl(seed: int = 0) -> StableDiffusionXLPipeline:
         )
 
 
-def stable_diffusion(version: Literal["v1", "v2"], seed: int = 0) -> StableDiffusionPipeline:
+THREE_LEVELS: dict[str, Any] = {
+    "block_out_channels": (32, 64, 64),
+    "down_block_types": (*["CrossAttnDownBlock2D"] * 2, "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 2),
+}
+
+
+def stable_diffusion(
+    version: Literal["v1", "v2"], seed: int = 0, **unet_options: Any
+) -> StableDiffusionPipeline:
     """Stable Diffusion's blocks, layers, heads and schedule, with narrow channels.
 
     v1 has convolutional projections, 8 heads everywhere and predicts epsilon; v2 has linear
     projections, heads of one width and predicts v. Pictures are 128 x 128, so that the upward block
-    of features has 4 x 4 locations.
+    of features has 4 x 4 locations. Options are for the UNet, in the place of those of the version.
     """
     layout: dict[str, dict[str, Any]] = {
         "v1": {"attention_head_dim": 8},
@@ -130,16 +141,16 @@ def stable_diffusion(version: Literal["v1", "v2"], seed: int = 0) -> StableDiffu
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(32, 64, 64, 64),
-            layers_per_block=2,
-            down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
-            up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
-            cross_attention_dim=32,
-            norm_num_groups=16,
-            **layout[version],
-        )
+        defaults = {
+            "sample_size": 16,
+            "block_out_channels": (32, 64, 64, 64),
+            "layers_per_block": 2,
+            "down_block_types": (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
+            "cross_attention_dim": 32,
+            "norm_num_groups": 16,
+        }
+        unet = UNet2DConditionModel(**{**defaults, **layout[version], **unet_options})
         vae = _autoencoder()
         words = architecture.tokenizer([" ".join(scenes.CAPTION_WORDS)], TINY)
         text = CLIPTextModel(_text_config(words, 32, 1))
@@ -159,6 +170,27 @@ def stable_diffusion(version: Literal["v1", "v2"], seed: int = 0) -> StableDiffu
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def image_adapted(unet: Any, seed: int = 0) -> Tensor:
+    """Gives a UNet an untrained IP-Adapter of four tokens, and embeddings of an image for it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        width = unet.config.cross_attention_dim
+        processors = {
+            name: IPAdapterAttnProcessor2_0(
+                unet.get_submodule(name.removesuffix(".processor")).inner_dim, width, (4,)
+            )
+            if "attn2" in name
+            else processor
+            for name, processor in unet.attn_processors.items()
+        }
+        projection = ImageProjection(8, width, num_image_text_embeds=4)
+        embeddings = torch.randn(2, 1, 8)
+    unet.set_attn_processor(processors)
+    unet.encoder_hid_proj = MultiIPAdapterImageProjection([projection])
+    unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    return embeddings
 
 
 def save_as_one_file(pipeline: Any, path: Path) -> None:

@@ -88,7 +88,7 @@ def recording(timesteps=(981, 281, 1), *, guided=False, prompt="a red house", mo
         return xr.Dataset({"value": (dims, values.astype(dtype))}, coords)
 
     nodes = {
-        name.replace(".", "/").replace(":", "/"): leaf(*site, "float16", bool(halves))
+        name.replace(".", "/").replace(":", "/"): leaf(*site, "float32", bool(halves))
         for name, site in sites.items()
     }
     nodes["latents"] = leaf(("y", "x", "channel"), (8, 16, 4), "float32", False)
@@ -98,6 +98,7 @@ def recording(timesteps=(981, 281, 1), *, guided=False, prompt="a red house", mo
         coords={
             "timestep": list(timesteps),
             "step": ("timestep", np.arange(len(timesteps))),
+            "sample": np.arange(samples),
             "prompt": ("sample", [prompt] * samples),
             "seed": ("sample", np.arange(samples)),
             "source": ("sample", ["prompt"] * samples),

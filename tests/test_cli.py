@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import emerdiff_probe as ep
-from emerdiff_probe import results, scenes, schema
+from emerdiff_probe import exports as results
+from emerdiff_probe import scenes, schema
 from emerdiff_probe.cli import app
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.playground.settings import TrainingSettings
 
 CONFIG = ep.EmerDiffConfig.playground().replace(
     steps=10, feature_timestep=1, modulation_timestep=101, restarts=1
@@ -124,7 +127,7 @@ def test_prompts_and_pictures_in_one_call(run):
         assert f"segments/{name}/index.html" in result.stdout
     ds = xr.open_zarr("segments/cat/dataset.zarr")
     np.testing.assert_array_equal(ds["picture"], Image.open("cat.png"))
-    assert ds.attrs["source"] == "photo 'cat'"
+    assert re.fullmatch(r"photo 'cat' [0-9a-f]{16}", ds.attrs["source"])
 
 
 def test_the_seed_is_that_of_picture_and_settings(run):
@@ -366,11 +369,12 @@ def test_nothing_half_written_is_left(run, monkeypatch, error, code, message):
 def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
     asked = {}
     monkeypatch.setattr(
-        "emerdiff_probe.models.playground.train.train",
+        "emerdiff_probe.playground.train.train",
         lambda out, **options: asked.update(options, out=str(out)),
     )
     result = call(
-        "train", "--minutes", 3, "--out", "m", "--images", tmp_path, "--seed", 4, "--device", "cpu"
+        *("train", "--minutes", 3, "--out", "m", "--images", tmp_path, "--seed", 4),
+        *("--device", "cpu", "--batch", 8, "--pictures", 500),
     )
     assert result.exit_code == 0
     assert asked.pop("images") == tmp_path
@@ -382,6 +386,7 @@ def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
         "work": None,
         "processes": 2,
         "device": "cpu",
+        "settings": TrainingSettings(batch=8, pictures=500),
     }
 
 
@@ -389,7 +394,7 @@ def test_an_interrupted_training_says_that_it_is_saved(monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt("the training is saved; the same command continues it")
 
-    monkeypatch.setattr("emerdiff_probe.models.playground.train.train", stop)
+    monkeypatch.setattr("emerdiff_probe.playground.train.train", stop)
     result = call("train", "--out", "m")
     assert result.exit_code == 130
     assert "the training is saved" in result.stderr

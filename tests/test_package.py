@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -23,9 +26,9 @@ def loaded_by(code):
     "code",
     [
         "import emerdiff_probe as ep; ep.Prompt('a house'); ep.Photo('cat.jpg'); dir(ep)",
-        "import emerdiff_probe as ep; ep.scenes.scene(0); ep.analysis.cluster; ep.views.overview",
+        "import emerdiff_probe as ep; ep.scenes.scene(0); ep.segments.cluster; ep.views.overview",
         "import emerdiff_probe as ep; ep.widgets.Inspector",
-        "import emerdiff_probe.cli, emerdiff_probe.results, emerdiff_probe.schema",
+        "import emerdiff_probe.cli, emerdiff_probe.exports, emerdiff_probe.schema",
     ],
 )
 def test_looking_at_saved_results_needs_no_torch(code):
@@ -39,6 +42,29 @@ def test_torch_comes_when_a_model_is_asked_for():
 def test_every_promised_name_is_there():
     for name in ep.__all__:
         assert getattr(ep, name) is not None
-        assert name in dir(ep)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         _ = ep.lode
+
+
+def test_only_public_names_are_shown():
+    assert dir(ep) == sorted(ep.__all__)
+    assert len(set(ep.__all__)) == len(ep.__all__)
+
+
+def test_rooms_that_are_not_shown_are_there_when_asked_for():
+    """A fresh interpreter has imported none of them yet."""
+    loaded_by("import emerdiff_probe as ep; ep.evaluation.evaluate, ep.emerdiff.ENGINES, ep.taps")
+    assert not {"evaluation", "emerdiff", "taps"} & set(dir(ep))
+
+
+def test_every_room_is_in_the_table():
+    table = (Path(__file__).parent.parent / "ARCHITECTURE.md").read_text()
+    rooms = {room.name for room in iter_modules(ep.__path__)} - {"__main__"}
+    assert {room for room in rooms if f"\n| `{room}` | " not in table} == set()
+
+
+@pytest.mark.parametrize("room", [room.name for room in iter_modules(ep.__path__) if room.ispkg])
+def test_every_room_says_what_it_gives(room):
+    module = import_module(f"emerdiff_probe.{room}")
+    assert sorted(set(module.__all__)) == sorted(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)

@@ -3,7 +3,7 @@
 import pytest
 
 from emerdiff_probe.errors import SiteError
-from emerdiff_probe.sites import Site, select
+from emerdiff_probe.sites import Site, reading_block, select
 
 SITES = [
     Site("down_blocks.1"),
@@ -56,3 +56,24 @@ def test_what_matches_nothing_is_named_with_what_is_close():
         names("*:query, down_blocks.2")
     with pytest.raises(SiteError, match=r"no site matches '\*attn3\*'; closest: 'attn2', 'attn1'"):
         names("*, !*attn3*")
+
+
+def test_presets_mean_those_of_their_sites_that_there_are():
+    without_middle = [Site("down_blocks.0"), Site("up_blocks.0"), Site("conv_in")]
+    assert select(without_middle, "blocks") == without_middle[:2]
+    assert select(without_middle, "!blocks") == without_middle[2:]
+    with pytest.raises(SiteError, match="no site matches 'semantic'"):
+        select(without_middle, "semantic")
+    with pytest.raises(SiteError, match="no site matches 'mid_block'"):
+        select(without_middle, "down_blocks.0, mid_block")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_block_that_is_read_is_the_first_upward_one_with_cross_attention(number):
+    own = Site(f"up_blocks.{number}.attentions.0.transformer_blocks.0.attn2", "query")
+    later = Site("up_blocks.3.attentions.0.transformer_blocks.0.attn2", "query")
+    downward = Site("down_blocks.0.attentions.0.transformer_blocks.0.attn2", "query")
+    alone = Site("up_blocks.0.attentions.0.transformer_blocks.0.attn1", "query")
+    others = [] if number == 0 else [alone]
+    assert select([downward, later, *others, own], "semantic") == [own]
+    assert reading_block([downward, alone]) is None

@@ -50,7 +50,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", r"(?!emerdiff_probe\b).*"),
-    ("py:class", r"emerdiff_probe\.probing\.calls\.Target"),  # of a Recorder, which `probe` makes
+    # Of a Recorder, which `probe` makes.
+    ("py:class", r"emerdiff_probe\.recording\.callers\.Target"),
 ]
 
 html_theme = "furo"

@@ -42,7 +42,7 @@ def claims(
     """
     with reported():
         import emerdiff_probe as ep
-        from emerdiff_probe.benchmarks.claims_table import benchmark
+        from emerdiff_probe.evaluation.claims_table import benchmark
 
         names = ["playground", *map(str, model or [])]
         models = [ep.load(each, device=device, dtype=dtype.value) for each in names]

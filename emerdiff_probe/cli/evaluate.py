@@ -11,6 +11,7 @@ import typer
 from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
 from emerdiff_probe.cli.report import reported, say
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.paths import made_at_once
 
 __all__ = ["evaluate"]
 
@@ -83,6 +84,7 @@ def evaluate(
         import emerdiff_probe as ep
         from emerdiff_probe import evaluation
         from emerdiff_probe.evaluation.methods import emerdiff_and_baselines
+        from emerdiff_probe.models.identity import identity
 
         chosen = _dataset(dataset, root, split, first_seed, count)
         loaded = ep.load(model, device=device, dtype=dtype.value if dtype else None)
@@ -93,8 +95,7 @@ def evaluate(
             *([protocol] if protocol else []),
             kept=out,
             identity={
-                "model": loaded.weights,
-                "dtype": str(loaded.dtype),
+                "model": identity(loaded),
                 "masks": masks,
                 "config": dataclasses.asdict(config),
             },
@@ -102,9 +103,11 @@ def evaluate(
         )
         for key, text in found.skipped.items():
             say(console, f"left out '{key}': {text}", style="yellow")
-        found.pictures.to_csv(out / "pictures.csv", index=False)
         summary = found.summary()
-        summary.to_csv(out / "summary.csv")
+        with made_at_once(out / "pictures.csv", replace=True) as new:
+            found.pictures.to_csv(new, index=False)
+        with made_at_once(out / "summary.csv", replace=True) as new:
+            summary.to_csv(new)
         typer.echo(f"{chosen.name}, {found.pictures['picture'].nunique()} pictures, {masks} masks")
         typer.echo(summary.T.to_string())
         typer.echo(f"Tables: {out / 'summary.csv'}, {out / 'pictures.csv'}")

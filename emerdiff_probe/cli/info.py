@@ -28,13 +28,12 @@ def info(
         found = look(store)
         state = "complete" if found.finished else f"{found.committed:.0%} of it is there"
         rows = {
-            "model": f"{found.model['name']}, weights {found.model['weights']}, "
-            f"{found.model['dtype']} on {found.model['device']}",
+            "model": ", ".join(_facts(found.model)),
             "samples": "; ".join(found.samples),
             "timesteps": f"{len(found.timesteps)}, {found.timesteps[0]} to {found.timesteps[-1]}",
             "sites": f"{len(found.sites)}, {found.sites[0]} to {found.sites[-1]}",
             "values": found.config["dtype"],
-            "guidance": found.config["guidance"],
+            "guidance": found.config.get("guidance", "as it was called"),
             "state": f"{state}, {size_text(found.nbytes)} on disk, cut by {found.layout}",
             "versions": ", ".join(" ".join(each) for each in found.versions.items()),
         }
@@ -44,6 +43,16 @@ def info(
             rows["lost"] = f"chunks of {', '.join(found.lost)}"
         for name, text in rows.items():
             typer.echo(f"{name:>9}  {text}")
+
+
+def _facts(model: dict[str, Any]) -> list[str]:
+    """What is known of a model: of one that was probed perhaps not the weights."""
+    weights = [f"weights {model['weights']['unet']}"] if "weights" in model else []
+    return [
+        model["name"] or model.get("pipeline", "a UNet"),
+        *weights,
+        f"{model['dtype']} on {model['device']}",
+    ]
 
 
 def _described(reducer: dict[str, Any]) -> str:

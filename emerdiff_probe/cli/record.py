@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from emerdiff_probe.cli.inputs import sources_of
 from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
 from emerdiff_probe.cli.report import reported
-from emerdiff_probe.cli.sources import sources_of
 
 __all__ = ["record"]
 
@@ -36,14 +36,22 @@ def record(
         ),
     ] = "blocks",
     model: Annotated[str, typer.Option(help=MODELS)] = "playground",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampling grid.")] = 50,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of the sampling grid.", show_default="what fits the model"),
+    ] = None,
     timestep: Annotated[
         list[int] | None,
         typer.Option(help="Only this timestep. Can be repeated.", show_default="all"),
     ] = None,
     guidance: Annotated[
-        float, typer.Option(min=1, help="Classifier-free guidance; above 1, both halves.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=1,
+            help="Classifier-free guidance; above 1, both halves.",
+            show_default="what fits the model",
+        ),
+    ] = None,
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples in one call of the model.")] = 1,
     full: Annotated[

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from emerdiff_probe.cli.inputs import described, sources_of, title
 from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
 from emerdiff_probe.cli.report import reported, say
-from emerdiff_probe.cli.sources import described, sources_of, title
 from emerdiff_probe.errors import InputError, ProbeError
-from emerdiff_probe.sources import Photo, Prompt
+from emerdiff_probe.inputs import Photo, Prompt
 
 __all__ = ["segment"]
 
@@ -53,7 +53,7 @@ def segment(
     """
     sources = sources_of(prompt, images, seed)
     with reported() as console:
-        from emerdiff_probe import results
+        from emerdiff_probe import exports as results
 
         folders = [out / name for name in results.names(title(source) for source in sources)]
         _check(sources, folders, out, overwrite)
@@ -83,7 +83,7 @@ def segment(
 
 def _check(sources: list[Prompt | Photo], folders: list[Path], out: Path, overwrite: bool) -> None:
     """Finds out all that is wrong with inputs and outputs before a model is loaded."""
-    from emerdiff_probe import results
+    from emerdiff_probe import exports as results
 
     wrong = []
     for source, folder in zip(sources, folders, strict=True):

@@ -32,6 +32,12 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Start of all random numbers.")] = 0,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Pictures in an update of the UNet; 512 fit a large GPU.")
+    ] = 32,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="Scenes to train on; of pictures of your own, all are used.")
+    ] = 64_000,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder for what is kept between runs.", show_default="OUT.work"),
@@ -52,7 +58,8 @@ def train(
       emerdiff-probe segment --model my-model --prompt "a red house"
     """
     with reported():
-        from emerdiff_probe.models.playground.train import train as train_model
+        from emerdiff_probe.playground.settings import TrainingSettings
+        from emerdiff_probe.playground.train import train as train_model
 
         train_model(
             out,
@@ -63,4 +70,5 @@ def train(
             work=work,
             processes=processes,
             device=device,
+            settings=TrainingSettings(batch=batch, pictures=pictures),
         )

@@ -19,7 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from emerdiff_probe import scenes
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.evaluation import cocostuff
-from emerdiff_probe.sources import Photo
+from emerdiff_probe.inputs import Photo
+from emerdiff_probe.paths import local
 
 __all__ = [
     "IGNORE",
@@ -122,6 +123,7 @@ def plain_folder(root: Path) -> Dataset:
     Raises:
         InputError: A part of it is missing, or the table is not of that form.
     """
+    root = local(root)
     table = root / "classes.csv"
     _there(table.is_file(), table, "the names of the classes")
     with table.open(newline="") as file:
@@ -157,6 +159,7 @@ def ade20k(root: Path, split: str = "validation") -> Dataset:
 
     Source: Zhou et al., CVPR 2017.
     """
+    root = local(root)
     info = root / "objectInfo150.txt"
     _there(info.is_file(), info, "the names of the classes")
     lines = [line.split("\t") for line in info.read_text().splitlines()[1:] if line.strip()]
@@ -190,6 +193,7 @@ def coco_stuff(
     """
     if classes not in (27, 171):
         raise InputError(f"COCO-Stuff has 171 classes or 27 groups, not {classes}")
+    root = local(root)
     images = _one_of(root / split, root / "images" / split)
     labels = _one_of(root / "stuffthingmaps_trainval2017" / split, root / "annotations" / split)
     meaning = np.full(256, IGNORE, np.int16)

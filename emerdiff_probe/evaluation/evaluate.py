@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from emerdiff_probe.analysis import Confusion
 from emerdiff_probe.errors import InputError, closest
 from emerdiff_probe.evaluation.datasets import IGNORE, Dataset
+from emerdiff_probe.evaluation.journal import Journal, Row
 from emerdiff_probe.evaluation.protocols import OVER_DATASET, PER_PICTURE, Counted, Judged
-from emerdiff_probe.evaluation.runs import Journal, Row
 from emerdiff_probe.evaluation.scoring import Segments, paired, summary
+from emerdiff_probe.metrics import Confusion
+from emerdiff_probe.paths import local
 from emerdiff_probe.schema import CHANNEL, MASK
 
 __all__ = ["PROTOCOLS", "Evaluation", "Method", "counted", "evaluate"]
@@ -97,7 +98,8 @@ def evaluate(
         protocols: Of `PROTOCOLS`.
         kept: Folder for what is done so far; the same call goes on with it. Without it an
             interrupted evaluation begins anew.
-        identity: All that the method's results depend on, as JSON values; a folder that holds
+        identity: All that the method's results depend on, as JSON values, such as
+            ``{"model": identity(model)}`` (`emerdiff_probe.models.identity`); a folder that holds
             results of another is refused.
         skip: Leaves out pictures whose labels are missing, of another size or without a pixel that
             counts, and reports them. Otherwise they are an error.
@@ -116,7 +118,7 @@ def evaluate(
     if not usable:
         raise InputError(f"'{dataset.name}' has no picture that can be used")
     with contextlib.ExitStack() as stack:
-        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = local(kept) if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         about = {"dataset": dataset.name, "protocols": list(protocols), **(identity or {})}
         journal = Journal(folder / "scores.jsonl", about)
         task = partial(_scored, method, dataset, tuple(protocols), folder, skip)

@@ -9,12 +9,19 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emerdiff_probe import analysis
+from emerdiff_probe.emerdiff import EmerDiffConfig, segment
 from emerdiff_probe.evaluation.evaluate import Method
 from emerdiff_probe.evaluation.scoring import Segments
+from emerdiff_probe.inputs import Photo
 from emerdiff_probe.models import StableDiffusion
-from emerdiff_probe.modulation import EmerDiffConfig, segment
-from emerdiff_probe.sources import Photo
+from emerdiff_probe.segments import (
+    bilinear_features,
+    bilinear_masks,
+    embeddings,
+    guided_filter,
+    nearest,
+    normalised,
+)
 
 __all__ = ["METHOD", "emerdiff_and_baselines", "from_the_same_masks"]
 
@@ -47,12 +54,12 @@ def from_the_same_masks(result: xr.Dataset, config: EmerDiffConfig) -> dict[str,
     """What the baselines make of the low-resolution masks of a segmentation, by method."""
     y, x = result["y"].values, result["x"].values
     masks = result["masks"]
-    features = analysis.normalised(result["features"], config.normalise)
-    centroids = analysis.embeddings(features, masks)
+    features = normalised(result["features"], config.normalise)
+    centroids = embeddings(features, masks)
     labels = {
-        "nearest": analysis.nearest(result["low_res"], y, x),
-        "bilinear masks": analysis.bilinear_masks(masks, y, x),
-        "bilinear features": analysis.bilinear_features(features, centroids, y, x),
-        "guided filter": analysis.guided_filter(masks, result["picture"]),
+        "nearest": nearest(result["low_res"], y, x),
+        "bilinear masks": bilinear_masks(masks, y, x),
+        "bilinear features": bilinear_features(features, centroids, y, x),
+        "guided filter": guided_filter(masks, result["picture"]),
     }
     return {name: Segments(each.values, result["embeddings"]) for name, each in labels.items()}

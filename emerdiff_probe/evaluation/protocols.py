@@ -10,10 +10,25 @@ import xarray as xr
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from emerdiff_probe import analysis
-from emerdiff_probe.analysis import ClassMeans, Confusion, Score
 from emerdiff_probe.evaluation.datasets import IGNORE
 from emerdiff_probe.evaluation.scoring import Segments
+from emerdiff_probe.metrics import (
+    ClassMeans,
+    Confusion,
+    Score,
+    achievable_accuracy,
+    adjusted_mutual_information,
+    adjusted_rand,
+    boundary_f,
+    boundary_iou,
+    class_mean_miou,
+    dataset_hungarian_miou,
+    image_hungarian_classes,
+    miou,
+    normalised_mutual_information,
+    pixel_accuracy,
+    present_miou,
+)
 from emerdiff_probe.schema import CHANNEL, MASK
 
 __all__ = ["OVER_DATASET", "PER_PICTURE", "Counted", "Judged"]
@@ -64,7 +79,7 @@ def _class_mean(judged: Judged) -> Score:
     name = "class-mean (per image) mIoU"
     if judged.segments.embeddings is None:
         return Score(float("nan"), name)
-    return analysis.class_mean_miou(
+    return class_mean_miou(
         judged.segments.labels,
         judged.segments.embeddings,
         judged.truth,
@@ -74,25 +89,19 @@ def _class_mean(judged: Judged) -> Score:
 
 
 PER_PICTURE: Final[Mapping[str, Callable[[Judged], Score]]] = {
-    "majority-class": lambda each: analysis.present_miou(each.majority(), "majority-class"),
-    "majority-class-accuracy": lambda each: analysis.pixel_accuracy(
-        each.majority(), "majority-class"
-    ),
-    "image-hungarian": lambda each: analysis.present_miou(
-        each.confusion.assigned(analysis.image_hungarian_classes(each.confusion)),
+    "majority-class": lambda each: present_miou(each.majority(), "majority-class"),
+    "majority-class-accuracy": lambda each: pixel_accuracy(each.majority(), "majority-class"),
+    "image-hungarian": lambda each: present_miou(
+        each.confusion.assigned(image_hungarian_classes(each.confusion)),
         "image-hungarian",
     ),
     "class-mean-image": _class_mean,
-    "boundary-f": lambda each: analysis.boundary_f(each.segments.labels, each.truth, ignore=IGNORE),
-    "boundary-iou": lambda each: analysis.boundary_iou(each.painted(), each.truth, IGNORE),
-    "ari": lambda each: analysis.adjusted_rand(each.segments.labels, each.truth, IGNORE),
-    "ami": lambda each: analysis.adjusted_mutual_information(
-        each.segments.labels, each.truth, IGNORE
-    ),
-    "nmi": lambda each: analysis.normalised_mutual_information(
-        each.segments.labels, each.truth, IGNORE
-    ),
-    "achievable-accuracy": lambda each: analysis.achievable_accuracy(
+    "boundary-f": lambda each: boundary_f(each.segments.labels, each.truth, ignore=IGNORE),
+    "boundary-iou": lambda each: boundary_iou(each.painted(), each.truth, IGNORE),
+    "ari": lambda each: adjusted_rand(each.segments.labels, each.truth, IGNORE),
+    "ami": lambda each: adjusted_mutual_information(each.segments.labels, each.truth, IGNORE),
+    "nmi": lambda each: normalised_mutual_information(each.segments.labels, each.truth, IGNORE),
+    "achievable-accuracy": lambda each: achievable_accuracy(
         each.segments.labels, each.truth, IGNORE
     ),
 }
@@ -103,7 +112,7 @@ _MOST_MASKS: Final = 20_000
 
 
 def class_mean(pictures: Callable[[], Iterable[Counted]]) -> Score:
-    """EmerDiff's modified protocol over a data set: see `analysis.ClassMeans`.
+    """EmerDiff's modified protocol over a data set: see `ClassMeans`.
 
     Args:
         pictures: Gives the pictures anew at each call: they are gone through twice.
@@ -119,7 +128,7 @@ def class_mean(pictures: Callable[[], Iterable[Counted]]) -> Score:
     for each in pictures():
         classes = means.nearest(_labelled(each))
         total += Confusion(each.counts).assigned(classes)
-    return analysis.miou(total, "class-mean (data set)")
+    return miou(total, "class-mean (data set)")
 
 
 def dataset_hungarian(pictures: Callable[[], Iterable[Counted]], seed: int = 0) -> Score:
@@ -152,7 +161,7 @@ def dataset_hungarian(pictures: Callable[[], Iterable[Counted]], seed: int = 0) 
         counts = np.zeros((clusters, n_classes), np.int64)
         np.add.at(counts, found, each.counts)
         total += Confusion(counts)
-    return analysis.dataset_hungarian_miou(total)
+    return dataset_hungarian_miou(total)
 
 
 OVER_DATASET: Final[Mapping[str, Callable[[Callable[[], Iterable[Counted]]], Score]]] = {

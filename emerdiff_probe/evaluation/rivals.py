@@ -11,13 +11,16 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 from sklearn.cluster import KMeans
 
 from emerdiff_probe.errors import ProbeError
 from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.playground.padding import pad_as_configured
 from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, pixel_centres
 
-__all__ = ["colour_and_position", "decoder_alone", "shuffled", "superpixels", "untrained"]
+__all__ = ["colour_and_position", "decoder_alone", "local_statistics", "shuffled", "superpixels"]
+__all__ += ["texture", "untrained"]
 
 Labels = NDArray[np.int16]
 
@@ -52,11 +55,49 @@ def superpixels(picture: NDArray[np.uint8], segments: int, *, compactness: float
     return np.asarray(labels, np.int16)
 
 
+def texture(picture: NDArray[np.uint8], segments: int, *, window: int = 9, seed: int = 0) -> Labels:
+    """Cluster the local statistics of each pixel's surroundings by k-means.
+
+    Args:
+        picture: uint8, shape (y, x, 3).
+        segments: Number of clusters.
+        window: Side of the square of surroundings in pixels.
+        seed: Start of k-means.
+    """
+    values = local_statistics(picture, window)
+    points = values.reshape(-1, values.shape[-1])
+    labels = KMeans(segments, n_init=1, random_state=seed).fit_predict(points)
+    return labels.reshape(picture.shape[:2]).astype(np.int16)
+
+
+def local_statistics(picture: NDArray[np.uint8], window: int) -> NDArray[np.float64]:
+    """Return what a window around each pixel looks like, in units of the full range of a colour.
+
+    Args:
+        picture: uint8, shape (y, x, 3).
+        window: Side of the square window in pixels.
+
+    Returns:
+        Shape (y, x, 12): per colour the mean, twice the standard deviation, and three times the
+        mean absolute difference to the next pixel across and down.
+    """
+    values = picture / 255
+    across = np.abs(np.diff(values, axis=1, append=values[:, -1:]))
+    down = np.abs(np.diff(values, axis=0, append=values[-1:]))
+    size = (window, window, 1)
+    mean, square, *steps = (
+        uniform_filter(each, size, mode="reflect") for each in (values, values**2, across, down)
+    )
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    return np.concatenate([mean, 2 * deviation, 3 * steps[0], 3 * steps[1]], axis=-1)
+
+
 def untrained(model: StableDiffusion, seed: int = 0) -> StableDiffusion:
     """The same model with the weights of its UNet drawn anew, as before any training."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet = type(model.unet).from_config(model.unet.config)
+    pad_as_configured(unet)
     # diffusers' own `to` warns of what it keeps in float32, even where that is nothing.
     torch.nn.Module.to(unet, model.device, model.dtype)
     return _with_unet(model, unet, "untrained")

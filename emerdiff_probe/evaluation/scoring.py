@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from emerdiff_probe import analysis
+from emerdiff_probe.metrics import adjusted_rand, boundary_f, class_mean_miou, majority_class_miou
 from emerdiff_probe.scenes import OBJECTS, PARTS, Scene
 
 __all__ = ["METRICS", "Segments", "mean_with_interval", "paired", "score", "summary", "verdicts"]
@@ -50,20 +50,20 @@ def score(segments: Segments, scene: Scene, first: NDArray[np.integer]) -> dict[
     labels = segments.labels
     truths = {"parts": (scene.parts, len(PARTS)), "objects": (scene.objects, len(OBJECTS))}
     scores: dict[str, float] = {
-        f"{name}_miou": analysis.majority_class_miou(labels, truth, classes)
+        f"{name}_miou": majority_class_miou(labels, truth, classes)
         for name, (truth, classes) in truths.items()
     }
     for name, (truth, classes) in truths.items():
         scores[f"{name}_class_mean"] = (
             float("nan")
             if segments.embeddings is None
-            else analysis.class_mean_miou(labels, segments.embeddings, truth, classes)
+            else class_mean_miou(labels, segments.embeddings, truth, classes)
         )
     return {
         **scores,
-        "boundary_f": analysis.boundary_f(labels, scene.parts, 2.0),
-        "ari": analysis.adjusted_rand(labels, scene.parts),
-        "agreement": analysis.adjusted_rand(labels, first),
+        "boundary_f": boundary_f(labels, scene.parts, 2.0),
+        "ari": adjusted_rand(labels, scene.parts),
+        "agreement": adjusted_rand(labels, first),
     }
 
 

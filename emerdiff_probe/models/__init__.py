@@ -1,8 +1,8 @@
 """Latent diffusion models as the rest of the package sees them."""
 
 from emerdiff_probe.models.denoiser import Condition, Denoiser
-from emerdiff_probe.models.loading import load
+from emerdiff_probe.models.loading import Model, as_model, load
 from emerdiff_probe.models.schedule import Schedule
 from emerdiff_probe.models.stable_diffusion import StableDiffusion
 
-__all__ = ["Condition", "Denoiser", "Schedule", "StableDiffusion", "load"]
+__all__ = ["Condition", "Denoiser", "Model", "Schedule", "StableDiffusion", "as_model", "load"]

@@ -17,7 +17,14 @@ from emerdiff_probe.errors import ModelError, SiteError
 from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 from emerdiff_probe.sites import Site, select
 
-__all__ = ["KINDS", "catalogue", "chosen", "unwrapped"]
+__all__ = [
+    "KINDS",
+    "catalogue",
+    "chosen",
+    "is_laid_out_as_playground",
+    "known_inputs",
+    "unwrapped",
+]
 
 _BLOCK: Final = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)"
 _LAYER: Final = rf"{_BLOCK}\.attentions\.\d+\.transformer_blocks\.\d+"
@@ -40,12 +47,30 @@ _PATHS: Final = {
 KINDS: Final = (*(kind for kind in _PATHS if kind != "attention"), "self", "cross", "skip")
 """Of sites. A "layer" is one of a transformer's ``transformer_blocks``."""
 
+_PLAYGROUND_DOWN: Final = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
+_PLAYGROUND_UP: Final = ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
+
 Shape = tuple[int, ...]
 
 
 def unwrapped(unet: nn.Module) -> nn.Module:
     """The UNet within what ``torch.compile`` gives, or the UNet itself."""
     return getattr(unet, "_orig_mod", unet)
+
+
+def is_laid_out_as_playground(config: Any) -> bool:
+    """Whether a UNet's configuration is that of the bundled model, but for widths and details.
+
+    Of its versions some have attention in the last upward block and some have none. Its upward
+    16 x 16 block, which stands for the paper's, comes after one of 8 x 8 that has cross-attention
+    too.
+    """
+    return (
+        config["sample_size"] == 32
+        and config["addition_embed_type"] is None
+        and list(config["down_block_types"]) == _PLAYGROUND_DOWN
+        and list(config["up_block_types"])[:-1] == _PLAYGROUND_UP
+    )
 
 
 def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
@@ -72,8 +97,8 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
         - ``bytes`` of that, in the UNet's own dtype.
     """
     original: Any = unwrapped(unet)
-    config = json.dumps(_known(original), sort_keys=True)
-    item = next(original.parameters()).element_size()
+    config = json.dumps(known_inputs(original), sort_keys=True)
+    item = original.dtype.itemsize
     kind: Any = type(original)
     return _table(kind, config, latents, tokens, item).copy()
 
@@ -107,11 +132,14 @@ def _table(kind_of_unet: Any, config: str, latents: Shape, tokens: int, item: in
             dims, sizes = (*dims, CHANNEL), (*sizes, shape[-1])
         rows.append((str(site), kind, level, dims, sizes, math.prod(sizes) * item))
     columns = ["site", "kind", "level", "dims", "shape", "bytes"]
-    return pd.DataFrame(rows, columns=columns).set_index("site")
+    table = pd.DataFrame(rows, columns=columns).set_index("site")
+    if is_laid_out_as_playground(json.loads(config)):
+        table.attrs["reading_block"] = "up_blocks.1"
+    return table
 
 
-def _known(unet: Any) -> dict[str, Any]:
-    """The configuration that a copy of a UNet is made from.
+def known_inputs(unet: Any) -> dict[str, Any]:
+    """The configuration that a copy of a UNet is made from, if its inputs are known.
 
     Raises:
         ModelError: The UNet takes inputs that are not known here.
@@ -120,16 +148,16 @@ def _known(unet: Any) -> dict[str, Any]:
     # An IP-Adapter adds to what the attentions read, and no site of its own.
     if config["encoder_hid_dim_type"] == "ip_image_proj":
         config["encoder_hid_dim_type"] = None
-    known: dict[str, tuple[Any, ...]] = {
-        "encoder_hid_dim_type": (None,),
-        "addition_embed_type": (None, "text_time"),
-        "class_embed_type": (None,),
+    known: dict[str, tuple[tuple[Any, ...], str]] = {
+        "encoder_hid_dim_type": ((None,), "a text or image encoded in another way, as Kandinsky"),
+        "addition_embed_type": ((None, "text_time"), "further embeddings, as DeepFloyd IF"),
+        "class_embed_type": ((None,), "an embedded image or sound, as unCLIP and AudioLDM"),
     }
-    for name, choices in known.items():
+    for name, (choices, reads) in known.items():
         if config[name] not in choices:
             raise ModelError(
-                f"a UNet whose {name} is {config[name]!r} is not supported; those of Stable "
-                "Diffusion v1, v2 and XL are"
+                f"a UNet whose {name} is {config[name]!r} reads {reads} does, and is not "
+                "supported; those of Stable Diffusion v1, v2 and XL are"
             )
     return config
 
@@ -214,7 +242,9 @@ def chosen(
         SiteError: A name in the pattern matches nothing, no site has such a property, or no site is
             left.
     """
-    rows = table.loc[[str(site) for site in select(map(Site.parse, table.index), pattern)]]
+    block = table.attrs.get("reading_block")
+    found = select(map(Site.parse, table.index), pattern, reading=block)
+    rows = table.loc[[str(site) for site in found]]
     properties: dict[str, Any] = {"kind": kind, "level": level}
     for name, wanted in properties.items():
         if wanted is None:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models.schedule import Schedule
 
 __all__ = ["Condition", "Denoiser", "Family"]
@@ -24,12 +25,15 @@ class Condition:
     Attributes:
         prompt: The text as the model read it: what was beyond its length is cut.
         embeddings: Shape (1, token, channel), or a row for each sample.
-        unconditional: Shape (1, token, channel), the empty prompt; None without guidance.
-        guidance: Scale of classifier-free guidance (Ho and Salimans 2022); 1 without.
-        tokens: The texts of the prompt's tokens.
+        unconditional: The negative or empty prompt, of that shape; None without guidance.
+        guidance: Scale of classifier-free guidance (Ho and Salimans 2022); 1 without. Models that
+            read it as an input, as latent consistency models do, have no unconditional text.
+        tokens: The texts of the prompt's tokens; all empty where it came encoded.
+        unconditional_tokens: Those of the negative or empty prompt; none without guidance.
         pooled: The whole prompt in one vector, shape (1, channel), or a row for each sample; None
             where the model does not read it.
-        unconditional_pooled: The same for the empty prompt.
+        unconditional_pooled: The same for the negative or empty prompt.
+        described: What the prompt says beside its text, in words.
     """
 
     prompt: str
@@ -37,18 +41,20 @@ class Condition:
     unconditional: Tensor | None = None
     guidance: float = 1.0
     tokens: tuple[str, ...] = ()
+    unconditional_tokens: tuple[str, ...] = ()
     pooled: Tensor | None = None
     unconditional_pooled: Tensor | None = None
+    described: str = "prompt"
 
     @classmethod
     def joined(cls, conditions: Sequence[Condition]) -> Condition:
         """One condition for several samples of equal guidance; its texts are the first's."""
-        pooled = [each.pooled for each in conditions if each.pooled is not None]
-        return replace(
-            conditions[0],
-            embeddings=torch.cat([each.embeddings for each in conditions]),
-            pooled=torch.cat(pooled) if pooled else None,
-        )
+        names = ("embeddings", "unconditional", "pooled", "unconditional_pooled")
+        rows = {name: [getattr(each, name) for each in conditions] for name in names}
+        joined: dict[str, Any] = {
+            name: None if each[0] is None else torch.cat(each) for name, each in rows.items()
+        }
+        return replace(conditions[0], **joined)
 
     @property
     def halves(self) -> int:
@@ -83,15 +89,22 @@ class Denoiser(Protocol):
         """Where the UNet runs."""
 
     @property
-    def weights(self) -> str:
-        """A hash of the UNet's weights."""
+    def dtype(self) -> torch.dtype:
+        """The UNet's dtype."""
 
     @property
-    def description(self) -> Mapping[str, Any]:
-        """Provenance for datasets: name, hash, dtype, device, schedule; fit for JSON."""
+    def weights(self) -> str:
+        """A hash of the UNet's weights as they are now, without those of adapters."""
 
-    def condition(self, prompt: str = "", guidance: float = 1.0) -> Condition:
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """All networks that decide what it answers, by name: "unet", "vae", "text_encoder", ..."""
+
+    def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
         """Encodes a prompt; warns of what its length cuts."""
+
+    def drawn_size(self, prompt: Prompt) -> tuple[int, int]:
+        """Height and width in pixels of the picture of a prompt."""
 
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
         """The predicted noise, of the latents' shape, with guidance if the condition has it.

@@ -6,17 +6,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
+from emerdiff_probe import playground
+from emerdiff_probe.devices import usable
 from emerdiff_probe.errors import ModelError, first_line
-from emerdiff_probe.models import playground
-from emerdiff_probe.models.devices import usable
+from emerdiff_probe.models.denoiser import Denoiser
 from emerdiff_probe.models.stable_diffusion import StableDiffusion
 
-__all__ = ["load"]
+__all__ = ["Model", "as_model", "load"]
+
+Model: TypeAlias = Denoiser | DiffusionPipeline
+"""What is taken for a model: one of `load`, or a pipeline."""
 
 PLAYGROUND = "playground"
 
@@ -41,7 +46,7 @@ def load(
         model: ``"playground"`` (bundled, offline), a folder saved by diffusers, a hub id of a
             Stable Diffusion v1, v2 or XL model such as ``"CompVis/stable-diffusion-v1-4"``, a
             ``.safetensors`` file of one, or a pipeline that is already built, which is then used
-            as it stands: with its LoRA, and where it is.
+            and left as it stands: with its LoRA, where it is, in its dtype.
         device: Where to run; by default CUDA if there is one, else the CPU.
         dtype: By default float32 on a CPU and float16 on CUDA.
         decoder: A folder or hub id of a tiny autoencoder (diffusers' ``AutoencoderTiny``) for the
@@ -51,12 +56,14 @@ def load(
             file's ``from_single_file``: ``config``, a folder or hub id of a pipeline of its kind.
 
     Raises:
-        ModelError: There is no such model, or its layout is not known.
+        ModelError: There is no such model, or its layout is not known; or options that a pipeline
+            which is already built does not have.
     """
     if not isinstance(model, str | os.PathLike):
         built = StableDiffusion(model, type(model).__name__)
+        _refuse_changes(built, device, dtype, options)
         if decoder is not None:
-            _decode_with(built, os.fspath(decoder))
+            _decode_with(built, os.path.expanduser(decoder))
         return built
     device = usable(device)
     if dtype is None:
@@ -74,8 +81,39 @@ def load(
         raise ModelError(f"cannot load {name!r}: {first_line(error)}\n{_CHOICES}") from error
     denoiser.pipeline.to(device)
     if decoder is not None:
-        _decode_with(denoiser, os.fspath(decoder))
+        _decode_with(denoiser, os.path.expanduser(decoder))
     return denoiser
+
+
+def as_model(model: Model) -> Denoiser:
+    """Return a model of `load` as it is, and a diffusers pipeline as `load` wraps it."""
+    return model if hasattr(model, "predict") else load(model)
+
+
+def _refuse_changes(
+    built: StableDiffusion,
+    device: str | torch.device | None,
+    dtype: str | None,
+    options: dict[str, Any],
+) -> None:
+    """A pipeline of the user's is left as it is, so what it is not is an error."""
+    if options:
+        raise ModelError(
+            f"{', '.join(options)}: for models that are read from files, and {built.name} is built "
+            "already; leave it out"
+        )
+    own = str(built.dtype).removeprefix("torch.")
+    if dtype not in (None, own):
+        raise ModelError(
+            f"dtype is {dtype!r} and the {built.name} is in {own}, which is left as it is; call "
+            f"pipeline.to(torch.{dtype}) first, or leave it out"
+        )
+    wanted = built.device if device is None else usable(device)
+    if (wanted.type, wanted.index or 0) != (built.device.type, built.device.index or 0):
+        raise ModelError(
+            f"device is {str(device)!r} and the {built.name} is on {str(built.device)!r}, where it "
+            f"is left; call pipeline.to({str(device)!r}) first, or leave it out"
+        )
 
 
 def _decode_with(denoiser: StableDiffusion, decoder: str) -> None:

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
 import pandas as pd
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from emerdiff_probe.errors import InputError, ModelError
-from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
+from emerdiff_probe.inputs import Prompt
+from emerdiff_probe.models.catalogue import (
+    catalogue,
+    chosen,
+    is_laid_out_as_playground,
+    unwrapped,
+)
 from emerdiff_probe.models.denoiser import Condition, Family
+from emerdiff_probe.models.identity import unet_weights
+from emerdiff_probe.models.locks import turn
+from emerdiff_probe.models.modes import evaluating
+from emerdiff_probe.models.refusals import check_parts, say_unused
 from emerdiff_probe.models.schedule import Schedule
 from emerdiff_probe.models.text import (
     Encoded,
     OneEncoder,
     TextEncoding,
     TwoEncoders,
+    as_read,
     token_texts,
 )
-from emerdiff_probe.models.turns import turn
+from emerdiff_probe.playground.padding import pad_as_configured
 
 __all__ = ["StableDiffusion"]
 
@@ -41,8 +50,8 @@ class StableDiffusion:
 
     Args:
         pipeline: A ``StableDiffusionPipeline``, a ``StableDiffusionXLPipeline`` or one with the
-            same parts, as those from picture to picture. Of one with a ControlNet the UNet alone is
-            used, with a warning.
+            same parts, as those from picture to picture. Of one with a ControlNet or a T2I-Adapter
+            the UNet alone is used, with a warning.
         name: How it was asked for; part of every dataset's provenance.
 
     Attributes:
@@ -54,29 +63,34 @@ class StableDiffusion:
     """
 
     def __init__(self, pipeline: Any, name: str) -> None:
-        _check_parts(pipeline, name)
+        check_parts(pipeline, name)
         self.name = name
         self.pipeline = pipeline
-        self.unet = pipeline.unet.eval()
-        self.vae = pipeline.vae.eval()
+        self.unet = pipeline.unet
+        self.vae = pipeline.vae
         self.decoder: Any = self.vae
         self.text = _text_encoding(pipeline)
         self.schedule = Schedule.from_scheduler(pipeline.scheduler)
-        # The bundled model and those trained like it have three levels, Stable Diffusion has four,
-        # and XL three again.
-        levels = len(self.unet.config.block_out_channels)
+        config = self.unet.config
+        self._factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._is_xl = isinstance(self.text, TwoEncoders)
+        # The bundled model and those trained like it; how many levels there are tells nothing.
+        is_playground = (
+            is_laid_out_as_playground(config)
+            and self._factor == 4
+            and bool(pipeline.scheduler.config.get("rescale_betas_zero_snr"))
+        )
         self.family: Family = (
             "stable-diffusion-xl"
             if self._is_xl
             else "playground"
-            if levels == 3
+            if is_playground
             else "stable-diffusion"
         )
-        self._factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        size = self.unet.config.sample_size
+        # Where a UNet does not say its size, diffusers' pipelines take these.
+        size = config.sample_size or (128 if self._is_xl else 64)
         self.image_size = (size if isinstance(size, int) else max(size)) * self._factor
-        self.size_multiple = self._factor * 2 ** (levels - 1)
+        self.size_multiple = self._factor * 2 ** (len(config.block_out_channels) - 1)
 
     def decode_with(self, folder: str) -> None:
         """Lets a tiny autoencoder for the same latents decode from now on.
@@ -114,12 +128,14 @@ class StableDiffusion:
 
         of_the_hub = {name: options[name] for name in _HUB_OPTIONS if name in options}
         index = StableDiffusionPipeline.load_config(folder, **of_the_hub)
+        say_unused(name, [part for part, kind in index.items() if kind != [None, None]])
         if "text_encoder_2" in index:
             pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=dtype, **options)
         else:
             pipeline = StableDiffusionPipeline.from_pretrained(
                 folder, dtype=dtype, **{**_NO_CHECKER, **options}
             )
+        pad_as_configured(pipeline.unet)
         return cls(_of_one_dtype(pipeline, dtype), name)
 
     @classmethod
@@ -163,72 +179,133 @@ class StableDiffusion:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The UNet's dtype."""
-        return next(self.unet.parameters()).dtype
-
-    @cached_property
-    def weights(self) -> str:
-        """A hash of the UNet's weights, the same for equal values of equal dtype."""
-        digest = hashlib.blake2b(digest_size=12)
-        state = unwrapped(self.unet).state_dict()
-        if any(tensor.is_meta for tensor in state.values()):
-            raise ModelError(
-                "the UNet's weights are offloaded layer by layer, so they cannot be identified; "
-                "use enable_model_cpu_offload() on the pipeline instead, or probe(pipe) your own "
-                "call of it"
-            )
-        for key, tensor in sorted(state.items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """What the UNet computes in, which may be another dtype than its weights are kept in."""
+        unet: Any = unwrapped(self.unet)
+        dtype: torch.dtype = unet.dtype
+        return dtype
 
     @property
-    def description(self) -> dict[str, Any]:
-        """Provenance for datasets."""
-        about = {
-            "name": self.name,
-            "weights": self.weights,
-            "pipeline": type(self.pipeline).__name__,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "prediction": self.schedule.prediction,
-            "image_size": self.image_size,
-        }
-        own = self.decoder is self.vae
-        return about if own else {**about, "decoder": self.decoder.config._name_or_path}
+    def weights(self) -> str:
+        """A hash of the UNet's weights as they are now, the same for equal values of equal dtype.
+
+        Weights of adapters are left out; `emerdiff_probe.models.identity.identity` has them too.
+        """
+        return unet_weights(self.unet)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """All networks that decide what it answers, by name."""
+        own = {"unet": self.unet, **self.text.parts, "vae": self.vae}
+        return own if self.decoder is self.vae else {**own, "decoder": self.decoder}
 
     @torch.no_grad()
-    def condition(self, prompt: str = "", guidance: float = 1.0) -> Condition:
-        """Encodes a prompt, as ``StableDiffusionPipeline`` does.
+    def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
+        """Encodes a prompt, as the pipeline does.
 
         Args:
-            prompt: Text. What is beyond the model's length is cut, with a warning that says what.
+            prompt: Text, or a prompt with more than a text. What is beyond the model's length is
+                cut, with a warning that says what.
             guidance: Scale of classifier-free guidance; 1 means none.
 
         Raises:
-            InputError: The guidance is below 1.
+            InputError: The guidance is below 1, or there is a negative prompt for which it is none;
+                or the prompt does not fit the model.
         """
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         if not guidance >= 1:
             raise InputError(f"guidance is {guidance}; choose 1 (none) or larger, 7.5 is usual")
+        halves = guidance > 1 and not self._reads_guidance
+        if prompt.negative_prompt and not halves:
+            raise InputError(
+                f"negative_prompt is {prompt.negative_prompt!r}, and nothing leads away from it: "
+                + (
+                    "this model reads guidance as a number and sees one text"
+                    if self._reads_guidance
+                    else f"guidance is {guidance}; choose a larger one, 7.5 is usual"
+                )
+            )
+        with evaluating(*self.text.parts.values()):
+            text, tokens = self._encoded(prompt)
+            condition = Condition(
+                prompt.text,
+                text.embeddings,
+                guidance=guidance,
+                tokens=tokens,
+                pooled=text.pooled,
+                described=prompt.described,
+            )
+            if not halves:
+                return condition
+            empty, tokens = self._unconditional(prompt.negative_prompt)
+        return replace(
+            condition,
+            unconditional=empty.embeddings,
+            unconditional_tokens=tokens,
+            unconditional_pooled=empty.pooled,
+        )
+
+    @property
+    def _reads_guidance(self) -> bool:
+        """Whether the scale of guidance is an input, as of latent consistency models."""
+        return self.unet.config.time_cond_proj_dim is not None
+
+    def _encoded(self, prompt: Prompt) -> tuple[Encoded, tuple[str, ...]]:
+        """A prompt as the UNet reads it, and the texts of its tokens."""
+        if prompt.prompt_embeds is None:
+            text, tokens = self._read(prompt.text)
+            return self._in_dtype(self.text.encode(text, self.device, prompt.clip_skip)), tokens
+        length = self.text.tokenizer.model_max_length
+        wanted = (length, self.unet.config.cross_attention_dim)
+        if prompt.prompt_embeds.shape != wanted or self._is_xl != (
+            prompt.pooled_prompt_embeds is not None
+        ):
+            pooled = "with" if self._is_xl else "without"
+            raise InputError(
+                f"prompt_embeds have shape {prompt.prompt_embeds.shape}; those of this model have "
+                f"{wanted} (token, channel), and come {pooled} pooled_prompt_embeds"
+            )
+        embeddings = torch.from_numpy(prompt.prompt_embeds)[None].to(self.device)
+        one = prompt.pooled_prompt_embeds
+        text_as_one = None if one is None else torch.from_numpy(one)[None].to(self.device)
+        return self._in_dtype(Encoded(embeddings, text_as_one)), ("",) * length
+
+    def _unconditional(self, negative: str) -> tuple[Encoded, tuple[str, ...]]:
+        text, tokens = self._read(negative)
+        if negative:
+            return self._in_dtype(self.text.encode(text, self.device)), tokens
+        return self._in_dtype(self.text.unconditional(self.device)), tokens
+
+    def _read(self, prompt: str) -> tuple[str, tuple[str, ...]]:
+        """A text as the tokenizers take it, and the texts of its tokens."""
         tokenizer = self.text.tokenizer
-        tokens, cut = token_texts(tokenizer, prompt)
+        text = as_read(self.pipeline, tokenizer, prompt)
+        tokens, cut = token_texts(tokenizer, text)
         if cut:
             warnings.warn(
                 f"the prompt is longer than the {tokenizer.model_max_length - 2} tokens that "
                 f"the model reads; this was cut: {cut!r}",
-                stacklevel=3,  # no_grad is a frame of its own
+                stacklevel=5,  # no_grad is a frame of its own
             )
-        text = self._in_dtype(self.text.encode(prompt, self.device))
-        condition = Condition(prompt, text.embeddings, tokens=tokens, pooled=text.pooled)
-        if guidance == 1:
-            return condition
-        empty = self._in_dtype(self.text.unconditional(self.device))
-        return replace(
-            condition,
-            guidance=guidance,
-            unconditional=empty.embeddings,
-            unconditional_pooled=empty.pooled,
-        )
+        return text, tokens
+
+    def drawn_size(self, prompt: Prompt) -> tuple[int, int]:
+        """Return height and width in pixels of the picture of a prompt.
+
+        Raises:
+            InputError: One is no multiple of `size_multiple`; says the nearest that are.
+        """
+        size = []
+        for name in ("height", "width"):
+            side = getattr(prompt, name) or self.image_size
+            below, rest = divmod(side, self.size_multiple)
+            if rest:
+                near = [each * self.size_multiple for each in (below, below + 1) if each]
+                raise InputError(
+                    f"{name} is {side}; choose a multiple of {self.size_multiple}, as "
+                    f"{' or '.join(map(str, near))}"
+                )
+            size.append(int(side))
+        return size[0], size[1]
 
     def _in_dtype(self, text: Encoded) -> Encoded:
         pooled = None if text.pooled is None else text.pooled.to(self.dtype)
@@ -248,7 +325,11 @@ class StableDiffusion:
         Returns:
             float32, of the latents' shape.
         """
-        with turn(self.unet), torch.set_grad_enabled(latents.requires_grad):
+        with (
+            turn(self.unet),
+            evaluating(self.unet),
+            torch.set_grad_enabled(latents.requires_grad),
+        ):
             return self._predict(latents, timestep, condition)
 
     def _predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
@@ -266,6 +347,7 @@ class StableDiffusion:
             rows,
             timestep,
             encoder_hidden_states=text,
+            timestep_cond=self._guidance_embedding(rows, condition.guidance),
             added_cond_kwargs=added,
             return_dict=False,
         )[0].float()
@@ -275,6 +357,19 @@ class StableDiffusion:
         without, with_text = eps.chunk(2)
         return without + condition.guidance * (with_text - without)
 
+    def _guidance_embedding(self, rows: Tensor, guidance: float) -> Tensor | None:
+        """The scale of guidance as latent consistency models read it (Luo et al. 2023)."""
+        if not self._reads_guidance:
+            return None
+        from diffusers import StableDiffusionPipeline
+
+        embedding = StableDiffusionPipeline.get_guidance_scale_embedding(
+            self.pipeline,
+            torch.tensor([guidance - 1] * len(rows)),
+            embedding_dim=self.unet.config.time_cond_proj_dim,
+        )
+        return embedding.to(rows)
+
     def _picture_numbers(self, latents: Tensor) -> Tensor:
         """What XL reads of a picture: its size, no crop, and the size again, in pixels."""
         size = [side * self._factor for side in latents.shape[-2:]]
@@ -282,13 +377,14 @@ class StableDiffusion:
 
     @contextmanager
     def _precise(self, autoencoder: Any) -> Iterator[torch.dtype]:
-        """An autoencoder in the dtype it works in: XL's own leaves the range of float16."""
+        """An autoencoder as it works: in evaluation, and XL's own beyond the range of float16."""
         dtype = next(autoencoder.parameters()).dtype
         widen = self._is_xl and dtype == torch.float16 and autoencoder.config.force_upcast
         if widen:
             autoencoder.float()
         try:
-            yield torch.float32 if widen else dtype
+            with evaluating(autoencoder):
+                yield torch.float32 if widen else dtype
         finally:
             if widen:
                 autoencoder.to(dtype)
@@ -301,8 +397,8 @@ class StableDiffusion:
         # A tiny autoencoder gives no distribution.
         tiny = hasattr(encoded, "latents")
         mean = (encoded.latents if tiny else encoded.latent_dist.mode()).float()
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return (mean - shift) * self.vae.config.scaling_factor
+        centre, scale = _centre_and_scale(self.vae, mean)
+        return (mean - centre) * scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pictures, shape (sample, 3, y, x); with gradients where they ask for them.
@@ -310,8 +406,8 @@ class StableDiffusion:
         They are not clamped: a response is a difference of two of them, and clamping would hide
         it wherever a picture is white or black.
         """
-        config = self.decoder.config
-        latents = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        centre, scale = _centre_and_scale(self.decoder, latents)
+        latents = latents / scale + centre
         with self._precise(self.decoder) as dtype, torch.set_grad_enabled(latents.requires_grad):
             decoded = self.decoder.decode(latents.to(dtype), return_dict=False)[0]
         return decoded.float() / 2 + 0.5
@@ -355,48 +451,24 @@ class StableDiffusion:
         return f"StableDiffusion({self.name!r}, {self.image_size} px, {self.dtype}, {self.device})"
 
 
-def _check_parts(pipeline: Any, name: str) -> None:
-    """Refuses what is not a Stable Diffusion, and says of what is loaded but not used."""
-    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    missing = [part for part in parts if getattr(pipeline, part, None) is None]
-    if missing:
-        raise ModelError(
-            f"{name}: a {type(pipeline).__name__} has no {', '.join(missing)}; "
-            "Stable Diffusion v1, v2 and XL pipelines have all of: " + ", ".join(parts)
-        )
-    if getattr(pipeline, "text_encoder_3", None) is not None:
-        raise ModelError(
-            f"{name}: pipelines with three text encoders are not supported; choose a Stable "
-            "Diffusion v1, v2 or XL checkpoint"
-        )
-    unet: Any = unwrapped(pipeline.unet)
-    if unet.config.in_channels != pipeline.vae.config.latent_channels:
-        raise ModelError(
-            f"{name}: the UNet takes {unet.config.in_channels} channels and the "
-            f"autoencoder gives {pipeline.vae.config.latent_channels} (an inpainting or depth "
-            "model?); choose a text-to-image checkpoint"
-        )
-    if getattr(unet, "encoder_hid_proj", None) is not None:
-        raise ModelError(
-            f"{name}: an IP-Adapter is loaded, which needs a picture in every call; call "
-            "unload_ip_adapter(), or record your own call of the pipeline with ep.probe(pipe)"
-        )
-    if getattr(pipeline, "controlnet", None) is not None:
-        warnings.warn(
-            f"{name}: of a {type(pipeline).__name__} the UNet is used without its ControlNet; to "
-            "record with it, call the pipeline yourself within ep.probe(pipe)",
-            stacklevel=4,
-        )
+def _centre_and_scale(autoencoder: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """What is taken from an autoencoder's latents, and what they are then multiplied by."""
+    config = autoencoder.config
+    mean, deviation = (getattr(config, f"latents_{each}", None) for each in ("mean", "std"))
+    if mean is None or deviation is None:
+        return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
+    centre, widths = latents.new_tensor([mean, deviation])[..., None, None]
+    return centre, config.scaling_factor / widths
 
 
 def _text_encoding(pipeline: Any) -> TextEncoding:
     if getattr(pipeline, "text_encoder_2", None) is None:
-        return OneEncoder(pipeline.tokenizer, pipeline.text_encoder.eval())
+        return OneEncoder(pipeline.tokenizer, pipeline.text_encoder)
     return TwoEncoders(
         pipeline.tokenizer,
         pipeline.tokenizer_2,
-        pipeline.text_encoder.eval(),
-        pipeline.text_encoder_2.eval(),
+        pipeline.text_encoder,
+        pipeline.text_encoder_2,
         empty_is_zero=bool(pipeline.config.get("force_zeros_for_empty_prompt")),
     )
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Encoded", "OneEncoder", "TextEncoding", "TwoEncoders", "token_texts"]
+from emerdiff_probe.errors import InputError
+
+__all__ = ["Encoded", "OneEncoder", "TextEncoding", "TwoEncoders", "as_read", "token_texts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +33,19 @@ class TextEncoding(Protocol):
     def tokenizer(self) -> Any:
         """That which decides how long a prompt may be, and names its tokens."""
 
-    def encode(self, prompt: str, device: torch.device) -> Encoded:
-        """Encodes a prompt; what is beyond the tokenizer's length is cut."""
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Its networks by name, as pipelines call them."""
+
+    def encode(self, prompt: str, device: torch.device, clip_skip: int | None = None) -> Encoded:
+        """Encodes a prompt; what is beyond the tokenizer's length is cut.
+
+        Args:
+            prompt: As the tokenizers take it; see `as_read`.
+            device: Where to.
+            clip_skip: How many of the last layers are left out; None reads what the UNet was
+                trained on.
+        """
 
     def unconditional(self, device: torch.device) -> Encoded:
         """What stands for no prompt in classifier-free guidance."""
@@ -45,12 +58,23 @@ class OneEncoder:
     tokenizer: Any
     encoder: Any
 
-    def encode(self, prompt: str, device: torch.device) -> Encoded:
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Its network by name."""
+        return {"text_encoder": self.encoder}
+
+    def encode(self, prompt: str, device: torch.device, clip_skip: int | None = None) -> Encoded:
         """Encodes a prompt, as ``StableDiffusionPipeline`` does."""
         tokens = _tokens(self.tokenizer, prompt)
         wants_mask = getattr(self.encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(device) if wants_mask else None
-        return Encoded(self.encoder(tokens.input_ids.to(device), attention_mask=mask)[0])
+        ids = tokens.input_ids.to(device)
+        if clip_skip is None:
+            return Encoded(self.encoder(ids, attention_mask=mask)[0])
+        layers = self.encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        # Versions of transformers have the last norm within a text_model, or beside its parts.
+        last = getattr(self.encoder, "text_model", self.encoder).final_layer_norm
+        return Encoded(last(_left_out(layers, clip_skip, 1)))
 
     def unconditional(self, device: torch.device) -> Encoded:
         """The empty prompt."""
@@ -78,7 +102,12 @@ class TwoEncoders:
     encoder_2: Any
     empty_is_zero: bool
 
-    def encode(self, prompt: str, device: torch.device) -> Encoded:
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Its networks by name."""
+        return {"text_encoder": self.encoder, "text_encoder_2": self.encoder_2}
+
+    def encode(self, prompt: str, device: torch.device, clip_skip: int | None = None) -> Encoded:
         """Encodes a prompt, as ``StableDiffusionXLPipeline`` does.
 
         The empty one is what stands for no prompt, so that it conditions on nothing; the pipeline
@@ -86,7 +115,7 @@ class TwoEncoders:
         """
         if self.empty_is_zero and not prompt:
             return self.unconditional(device)
-        return self._encode(prompt, device)
+        return self._encode(prompt, device, clip_skip)
 
     def unconditional(self, device: torch.device) -> Encoded:
         """Zeros, or the empty prompt."""
@@ -95,7 +124,7 @@ class TwoEncoders:
             return empty
         return Encoded(torch.zeros_like(empty.embeddings), torch.zeros_like(empty.pooled))
 
-    def _encode(self, prompt: str, device: torch.device) -> Encoded:
+    def _encode(self, prompt: str, device: torch.device, clip_skip: int | None = None) -> Encoded:
         first, second = (
             encoder(_tokens(tokenizer, prompt).input_ids.to(device), output_hidden_states=True)
             for tokenizer, encoder in (
@@ -103,8 +132,29 @@ class TwoEncoders:
                 (self.tokenizer_2, self.encoder_2),
             )
         )
-        side_by_side = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return Encoded(side_by_side, second[0])
+        layers = [_left_out(each.hidden_states, clip_skip or 0, 2) for each in (first, second)]
+        return Encoded(torch.cat(layers, dim=-1), second[0])
+
+
+def _left_out(layers: tuple[Tensor, ...], clip_skip: int, last: int) -> Tensor:
+    """The layer that is read when some of the last are left out; the one before is `last` of all.
+
+    Raises:
+        InputError: The encoder has not so many layers.
+    """
+    if not 0 <= clip_skip <= len(layers) - last:
+        raise InputError(f"clip_skip is {clip_skip}; choose 0 to {len(layers) - last}")
+    return layers[-last - clip_skip]
+
+
+def as_read(pipeline: Any, tokenizer: Any, prompt: str) -> str:
+    """Return a prompt as a pipeline gives it to a tokenizer.
+
+    A textual inversion of several vectors is one word for the user and several tokens.
+    """
+    convert = getattr(pipeline, "maybe_convert_prompt", None)
+    read: str = convert(prompt, tokenizer) if convert else prompt
+    return read
 
 
 def _tokens(tokenizer: Any, prompt: str) -> Any:

@@ -6,6 +6,7 @@
 ((128, 128, 3), 'sky', 'train')
 """
 
+from emerdiff_probe.scenes.captions import CAPTION_WORDS
 from emerdiff_probe.scenes.classes import (
     OBJECT_OF_PART,
     OBJECTS,
@@ -19,7 +20,7 @@ from emerdiff_probe.scenes.classes import (
 from emerdiff_probe.scenes.keypoints import KeyPoint
 from emerdiff_probe.scenes.materials import COLOURS
 from emerdiff_probe.scenes.things import KINDS
-from emerdiff_probe.scenes.world import CAPTION_WORDS, NAMED_FROM, Scene, scene
+from emerdiff_probe.scenes.world import NAMED_FROM, Scene, scene
 
 __all__ = [
     "CAPTION_WORDS",

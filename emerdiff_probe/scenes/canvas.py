@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.scenes.classes import OBJECT_OF_PART, SIZE, part_index
 from emerdiff_probe.scenes.dice import Dice, smooth_noise
-from emerdiff_probe.scenes.materials import Material
+from emerdiff_probe.scenes.materials import Material, Place
 from emerdiff_probe.scenes.shapes import Shape
 
 __all__ = ["Canvas"]
 
 Colours = NDArray[np.int32]
+Box = tuple[slice, slice]
 
 
 class Canvas:
@@ -25,8 +26,7 @@ class Canvas:
     """
 
     def __init__(self, dice: Dice) -> None:
-        self._dice = dice
-        self._noise = [smooth_noise(dice, SIZE, cell) for cell in (10, 14, 22)]
+        self._noise = smooth_noise(dice, SIZE, 10)
         self._light_from_left = dice.chance(50)
         self.colours = np.zeros((SIZE, SIZE, 3), np.int32)
         self.parts = np.zeros((SIZE, SIZE), np.uint8)
@@ -45,7 +45,6 @@ class Canvas:
         *,
         instance: int = 0,
         shade: int = 0,
-        wide: bool = False,
     ) -> None:
         """Covers a shape with a surface and labels it.
 
@@ -55,14 +54,12 @@ class Canvas:
             material: The surface. Its pattern is fixed to the shape's corner.
             instance: Number of the thing that the part belongs to.
             shade: How much darker the side away from the light is, 0..256.
-            wide: Coarser spots, for large surfaces.
         """
         window = self._window(shape)
         if window is None:
             return
         box, bits, x, y = window
-        noise = self._noise[2 if wide else self._dice.between(0, 1)][box]
-        colours = material.paint(x - np.int32(shape.left), y - np.int32(shape.top), noise)
+        colours = material.paint(self._place(shape, box, x, y))
         if shade:
             width = max(shape.right - shape.left, 1)
             depth = x - shape.left if self._light_from_left else shape.right - 1 - x
@@ -80,9 +77,7 @@ class Canvas:
             return
         box, bits, x, y = window
         bits = bits & (self.parts[box] == part_index(over))
-        colours = material.paint(
-            x - np.int32(shape.left), y - np.int32(shape.top), self._noise[0][box]
-        )
+        colours = material.paint(self._place(shape, box, x, y))
         self.colours[box][bits] = colours[bits]
 
     def light(self, shape: Shape, factor: int) -> None:
@@ -101,9 +96,16 @@ class Canvas:
         """The finished picture, shape (128, 128, 3), 0..255."""
         return np.clip(self.colours, 0, 255).astype(np.uint8)
 
-    def _window(
-        self, shape: Shape
-    ) -> tuple[tuple[slice, slice], NDArray[np.bool_], Colours, Colours] | None:
+    def _place(self, shape: Shape, box: Box, x: Colours, y: Colours) -> Place:
+        return Place(
+            x - np.int32(shape.left),
+            y - np.int32(shape.top),
+            shape.right - shape.left,
+            shape.bottom - shape.top,
+            self._noise[box],
+        )
+
+    def _window(self, shape: Shape) -> tuple[Box, NDArray[np.bool_], Colours, Colours] | None:
         left, right = max(shape.left, 0), min(shape.right, SIZE)
         top, bottom = max(shape.top, 0), min(shape.bottom, SIZE)
         if left >= right or top >= bottom:

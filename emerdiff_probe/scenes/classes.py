@@ -51,7 +51,7 @@ PARTS: Final[tuple[str, ...]] = tuple(part for parts in _PARTS_OF_OBJECT.values(
 OBJECT_OF_PART: Final[NDArray[np.uint8]] = np.array(
     [OBJECTS.index(name) for name, parts in _PARTS_OF_OBJECT.items() for _ in parts], np.uint8
 )
-"""Shape (parts,): the object class of each part class."""
+"""The object class of each part class: one index into `OBJECTS` for each of `PARTS`."""
 
 TRAIN: Final = range(0, 1_000_000)
 """Seeds of the training split."""

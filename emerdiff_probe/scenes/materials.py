@@ -1,12 +1,14 @@
-"""What surfaces look like: colours by name and the patterns made of two of them.
+"""What surfaces are made of: each part has a pattern of its own; its colours only hint at it.
 
-Every class draws from the same colours and the same patterns, so neither tells the class.
-All arithmetic is in integers; strengths and shares are in 1/256.
+A wall is of bricks, a roof of tiles, a crown of leaves, whatever their colours. Every pattern mixes
+two tones in fair shares, so that colour alone breaks a surface into its pattern and joins surfaces
+that are different things. All arithmetic is in integers; shares are in 1/256.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.scenes.dice import Dice
 
-__all__ = ["COLOURS", "Material", "Palette"]
+__all__ = ["COLOURS", "PATTERNS", "SURFACES", "Material", "Palette", "Place", "Surface"]
 
 Colour = tuple[int, int, int]
 Field = NDArray[np.int32]
@@ -34,67 +36,283 @@ COLOURS: Final[dict[str, Colour]] = {
 }
 """RGB of the colours, 0 to 255, by the words that captions have for them."""
 
-PATTERNS: Final = ("plain", "stripes", "checks", "spots", "halves")
+_ANY: Final = tuple(COLOURS)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a part is made of.
+
+    Attributes:
+        pattern: A name in `PATTERNS`; no two parts of one thing share it.
+        colours: Typical colours; the part has others as well.
+        contrast: Smallest and largest difference of its two tones, 0..255.
+        period: Smallest and largest repeat of the pattern in pixels.
+        mixed: Whether its second tone may be another colour instead of a lighter or darker one.
+    """
+
+    pattern: str
+    colours: tuple[str, ...]
+    contrast: tuple[int, int]
+    period: tuple[int, int]
+    mixed: bool = False
+
+
+SURFACES: Final[dict[str, Surface]] = {
+    "sky": Surface("gradient", ("blue", "white", "grey", "pink", "orange"), (60, 110), (64, 64)),
+    "cloud": Surface("billow", ("white", "grey", "pink"), (50, 80), (8, 8)),
+    "sun": Surface("glow", ("yellow", "orange", "white"), (30, 60), (8, 8)),
+    "moon": Surface("craters", ("white", "yellow"), (40, 60), (6, 6)),
+    "hill": Surface("ridges", ("green", "brown", "grey", "purple", "blue"), (50, 90), (9, 12)),
+    "grass": Surface("tufts", ("green", "green", "yellow", "brown", "white"), (50, 100), (6, 7)),
+    "road": Surface("gravel", ("grey", "black", "brown", "white"), (50, 90), (4, 4)),
+    "water": Surface("waves", ("blue", "blue", "green", "grey"), (60, 110), (7, 9), mixed=True),
+    "fence": Surface("pickets", ("brown", "white", "grey", "green"), (70, 120), (8, 8), mixed=True),
+    "house wall": Surface(
+        "bricks",
+        ("white", "yellow", "brown", "red", "grey", "pink", "orange", "blue"),
+        (60, 110),
+        (6, 8),
+        mixed=True,
+    ),
+    "house roof": Surface(
+        "tiles", ("red", "brown", "grey", "black", "green", "blue"), (70, 120), (6, 8), mixed=True
+    ),
+    "house door": Surface("boards", _ANY, (60, 100), (4, 5), mixed=True),
+    "house window": Surface("panes", ("white", "blue", "yellow", "black"), (90, 150), (7, 7)),
+    "tree trunk": Surface("bark", ("brown", "grey", "black", "white"), (70, 120), (5, 5)),
+    "tree crown": Surface(
+        "leaves", ("green", "green", "orange", "yellow", "red", "pink"), (70, 120), (6, 6), True
+    ),
+    "car body": Surface("panel", _ANY, (60, 110), (8, 8), mixed=True),
+    "car window": Surface("glint", ("blue", "white", "grey", "black"), (90, 130), (12, 12)),
+    "car wheel": Surface("hub", ("black", "black", "grey", "white"), (130, 160), (8, 8)),
+    "person head": Surface("hair", ("brown", "pink", "orange", "white"), (120, 160), (8, 8)),
+    "person torso": Surface("stripes", _ANY, (80, 150), (7, 9), mixed=True),
+    "person legs": Surface("seam", _ANY, (50, 90), (8, 8)),
+    "animal body": Surface(
+        "patches", ("brown", "white", "black", "grey", "orange", "yellow"), (90, 150), (8, 8), True
+    ),
+    "animal head": Surface("muzzle", ("brown", "white", "black"), (60, 110), (8, 8)),
+    "animal legs": Surface("hoof", ("brown", "white", "black"), (110, 150), (8, 8)),
+    "boat hull": Surface("planks", _ANY, (80, 130), (6, 6), mixed=True),
+    "boat sail": Surface(
+        "cloth", ("white", "white", "red", "orange", "yellow", "blue"), (60, 110), (9, 9), True
+    ),
+}
+"""The surface of every part class."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """A surface of two colours.
+    """A surface in two tones.
 
     Attributes:
-        name: The colour word of `base`, which covers more of the surface than `second`.
+        name: The colour word of `base`.
+        second_name: The colour word of `second`; the same as `name` where it is only another tone.
         base, second: RGB, 0..255.
-        pattern: One of plain, stripes, checks, spots, halves.
-        period: Size of the pattern's repeat in pixels.
-        slope: Direction of stripes and halves, as the steps (x, y) of their normal.
+        pattern: A name in `PATTERNS`.
+        period: The pattern's repeat in pixels.
         phase: Where the pattern starts, in pixels.
     """
 
     name: str
+    second_name: str
     base: Colour
     second: Colour
     pattern: str
     period: int
-    slope: tuple[int, int]
     phase: int
 
-    def paint(self, x: Field, y: Field, noise: Field) -> NDArray[np.int32]:
-        """Colours at pixels.
-
-        Args:
-            x, y: Pixel coordinates, broadcastable to (h, w).
-            noise: Shape (h, w), 0..255; where `spots` lie.
-
-        Returns:
-            Shape (h, w, 3), integers 0..255.
-        """
-        share = np.broadcast_to(self._share(x, y, noise), noise.shape)[..., None]
+    def paint(self, place: Place) -> NDArray[np.int32]:
+        """Return the colours at some pixels: shape (h, w, 3), integers 0..255."""
+        share = PATTERNS[self.pattern](place, self.period, self.phase)[..., None]
         base = np.array(self.base, np.int32)
         return base + (((np.array(self.second, np.int32) - base) * share) >> 8)
 
-    def _share(self, x: Field, y: Field, noise: Field) -> Field:
-        """How much of the second colour shows, 0..256."""
-        period = self.period
-        if self.pattern == "stripes":
-            across = x * self.slope[0] + y * self.slope[1] + self.phase
-            length = period * (abs(self.slope[0]) + abs(self.slope[1]))
-            return _soft(across % length, length)
-        if self.pattern == "checks":
-            column = _soft((x + self.phase) % period, period)
-            row = _soft((y + self.phase) % period, period)
-            return np.abs(column - row)
-        if self.pattern == "spots":
-            return np.clip((noise - 132) * 12, 0, 256)
-        if self.pattern == "halves":
-            across = x * self.slope[0] + y * self.slope[1] - self.phase
-            return np.where(across > 0, 256, 0)
-        return np.int32(0) * x * y
+
+@dataclass(frozen=True)
+class Place:
+    """The pixels that a pattern is drawn on.
+
+    Attributes:
+        x, y: Columns (1, w) and rows (h, 1), counted from the corner of the shape painted.
+        width, height: Size of that shape in pixels, also where the frame cuts it.
+        noise: Smooth values 0..255, shape (h, w).
+    """
+
+    x: Field
+    y: Field
+    width: int
+    height: int
+    noise: Field
 
 
-def _soft(position: Field, length: int) -> Field:
-    """A pulse over the first two fifths of a period, with edges about a pixel wide."""
-    width = length * 2 // 5
-    return np.clip(np.minimum(position, width - position) * 160 + 128, 0, 256)
+def _full(on: NDArray[np.bool_], place: Place) -> Field:
+    return np.broadcast_to(np.where(on, np.int32(256), np.int32(0)), place.noise.shape)
+
+
+def _scattered(a: Field, b: Field) -> NDArray[np.int64]:
+    """Hash pairs of integers to 0..255, the same on every machine."""
+    mixed = (a.astype(np.int64) * 73_856_093) ^ (b.astype(np.int64) * 19_349_663)
+    mixed = (mixed ^ (mixed >> 13)) * 1_274_126_177
+    return (mixed >> 7) & 255
+
+
+def _gradient(p: Place, period: int, phase: int) -> Field:
+    return np.broadcast_to(np.clip(p.y * 256 // max(p.height, 1), 0, 256), p.noise.shape)
+
+
+def _billow(p: Place, period: int, phase: int) -> Field:
+    return np.clip((p.noise - 100) * 3, 0, 256)
+
+
+def _squared_radius(p: Place) -> Field:
+    """The squared distance from the shape's middle: 256 at the middle of its left side."""
+    across, down = 2 * p.x + 1 - p.width, 2 * p.y + 1 - p.height
+    return (across * across + down * down) * 256 // max(p.width * p.width, 1)
+
+
+def _glow(p: Place, period: int, phase: int) -> Field:
+    return np.clip(_squared_radius(p), 0, 256)
+
+
+def _craters(p: Place, period: int, phase: int) -> Field:
+    return _full(_scattered(p.x // 3 + 0 * p.y, p.y // 3 + 0 * p.x + phase) > 190, p)
+
+
+def _ridges(p: Place, period: int, phase: int) -> Field:
+    return _full((p.x + 2 * p.y + (p.noise >> 4) + phase) % (2 * period) < period - 2, p)
+
+
+def _tufts(p: Place, period: int, phase: int) -> Field:
+    row = p.y // period
+    blade = ((p.x + row * 37 + phase) % period < 3) & (p.y % period < period - 1)
+    return _full(blade & (_scattered(p.x // period + 0 * row, row + phase) > 40), p)
+
+
+def _gravel(p: Place, period: int, phase: int) -> Field:
+    return _full(_scattered(p.x // 2 + 0 * p.y, p.y // 2 + 0 * p.x + phase) > 140, p)
+
+
+def _waves(p: Place, period: int, phase: int) -> Field:
+    crest = np.abs((p.x + phase) % 16 - 8) // 2
+    return _full((p.y + crest) % period < period // 2, p)
+
+
+def _pickets(p: Place, period: int, phase: int) -> Field:
+    rails = (np.abs(p.y * 3 - p.height) < 5) | (np.abs(p.y * 3 - 2 * p.height) < 5)
+    return _full((p.x % period < 2) | rails, p)
+
+
+def _bricks(p: Place, period: int, phase: int) -> Field:
+    course = p.y // period
+    joint = (p.x + course % 2 * period + phase) % (2 * period) < 2
+    return _full((p.y % period < 2) | joint, p)
+
+
+def _tiles(p: Place, period: int, phase: int) -> Field:
+    course = p.y // period
+    across = (p.x + course % 2 * (period // 2) + phase) % period - period // 2
+    return _full(p.y % period >= period - 4 + np.abs(across) // 2, p)
+
+
+def _boards(p: Place, period: int, phase: int) -> Field:
+    frame = (p.y < 2) | (p.x < 1) | (p.x >= p.width - 1)
+    return _full((p.x % period < 2) | frame, p)
+
+
+def _panes(p: Place, period: int, phase: int) -> Field:
+    cross = (np.abs(2 * p.x + 1 - p.width) < 3) | (np.abs(2 * p.y + 1 - p.height) < 3)
+    frame = (p.x < 1) | (p.y < 1) | (p.x >= p.width - 1) | (p.y >= p.height - 1)
+    return _full(cross | frame, p)
+
+
+def _bark(p: Place, period: int, phase: int) -> Field:
+    return _full((p.x + (p.noise >> 6) + phase) % period < 2, p)
+
+
+def _leaves(p: Place, period: int, phase: int) -> Field:
+    column, row = p.x // period, p.y // period
+    jitter = (_scattered(column + phase + 0 * row, row + 0 * column) % 3).astype(np.int32) - 1
+    across, down = p.x % period - period // 2 + jitter, p.y % period - period // 2
+    return _full(across * across + down * down < 8, p)
+
+
+def _panel(p: Place, period: int, phase: int) -> Field:
+    return _full(p.y * 100 > p.height * 62, p)
+
+
+def _glint(p: Place, period: int, phase: int) -> Field:
+    return _full((p.x + p.y + phase) % period < 5, p)
+
+
+def _hub(p: Place, period: int, phase: int) -> Field:
+    return _full(_squared_radius(p) < 60, p)
+
+
+def _hair(p: Place, period: int, phase: int) -> Field:
+    return _full(p.y * 100 < p.height * 42, p)
+
+
+def _stripes(p: Place, period: int, phase: int) -> Field:
+    return _full((p.y + phase) % period < period // 2, p)
+
+
+def _seam(p: Place, period: int, phase: int) -> Field:
+    return _full((p.y * 100 > p.height * 84) | (np.abs(2 * p.x + 1 - p.width) < 4), p)
+
+
+def _patches(p: Place, period: int, phase: int) -> Field:
+    return np.clip((p.noise - 128) * 16, 0, 256)
+
+
+def _muzzle(p: Place, period: int, phase: int) -> Field:
+    return _full(p.noise < 104, p)
+
+
+def _hoof(p: Place, period: int, phase: int) -> Field:
+    return _full(p.y * 100 > p.height * 70, p)
+
+
+def _planks(p: Place, period: int, phase: int) -> Field:
+    return _full(p.y % period < 2, p)
+
+
+def _cloth(p: Place, period: int, phase: int) -> Field:
+    return _full((p.x + 2 * p.y + phase) % (2 * period) < period - 2, p)
+
+
+PATTERNS: Final[dict[str, Callable[[Place, int, int], Field]]] = {
+    "gradient": _gradient,
+    "billow": _billow,
+    "glow": _glow,
+    "craters": _craters,
+    "ridges": _ridges,
+    "tufts": _tufts,
+    "gravel": _gravel,
+    "waves": _waves,
+    "pickets": _pickets,
+    "bricks": _bricks,
+    "tiles": _tiles,
+    "boards": _boards,
+    "panes": _panes,
+    "bark": _bark,
+    "leaves": _leaves,
+    "panel": _panel,
+    "glint": _glint,
+    "hub": _hub,
+    "hair": _hair,
+    "stripes": _stripes,
+    "seam": _seam,
+    "patches": _patches,
+    "muzzle": _muzzle,
+    "hoof": _hoof,
+    "planks": _planks,
+    "cloth": _cloth,
+}
+"""Patterns by name: functions of (pixels, period, phase) that give the second tone's share, 0..256,
+shape (h, w)."""
 
 
 class Palette:
@@ -102,63 +320,49 @@ class Palette:
 
     Args:
         dice: The scene's dice.
-        only: Limits all surfaces to these colours, the same two everywhere, always patterned:
-            what the dissociation subset does.
+        only: Limits all surfaces to these two colours, as the dissociation subset does.
     """
 
     def __init__(self, dice: Dice, only: tuple[str, str] | None = None) -> None:
         self._dice = dice
         self._only = only
-        # Three quarters of the surfaces share four colours, so that a colour recurs across classes.
-        self._shared = dice.sample(tuple(COLOURS), 4)
+        # A scene has few colours, so that one recurs across classes.
+        self._shared = dice.sample(_ANY, 4)
 
-    def material(self, *, plain: int = 30, wide: bool = False) -> Material:
-        """A new surface.
-
-        Args:
-            plain: Chance in percent of no pattern; never where colours are limited.
-            wide: For large surfaces: longer repeats.
-        """
-        dice = self._dice
-        if self._only is None:
-            first, other = dice.sample(self._shared if dice.chance(75) else tuple(COLOURS), 2)
-            patterned = not dice.chance(plain)
+    def material(self, part: str, colours: tuple[str, ...] | None = None) -> Material:
+        """Draw a new material for a part class, from other typical colours where they are given."""
+        dice, surface = self._dice, SURFACES[part]
+        if self._only is not None:
+            name, second_name = dice.sample(self._only, 2)
         else:
-            first, other = dice.sample(self._only, 2)
-            patterned = True
-        base = self._vary(COLOURS[first])
-        if self._only is None and dice.chance(40):
-            # A second colour of the same hue: lighter or darker, as paint and bark are.
-            factor = dice.choose((120, 150, 340, 400))
-            second = _clip(tuple(channel * factor // 256 for channel in base))
+            name = self._colour(colours or surface.colours)
+            another = surface.mixed and dice.chance(60)
+            second_name = dice.choose(self._shared) if another else name
+        base = self._vary(COLOURS[name])
+        if second_name != name:
+            second = self._vary(COLOURS[second_name])
         else:
-            second = self._vary(COLOURS[other])
-        if wide and self._only is None:
-            # Large surfaces are calmer, or the things before them could not be made out.
-            mix = dice.between(60, 130)
-            second = _clip(
-                tuple(a + (b - a) * mix // 256 for a, b in zip(base, second, strict=True))
-            )
-        pattern = dice.choose(PATTERNS[1:]) if patterned else "plain"
-        period = dice.between(28, 48) if wide else dice.between(14, 24)
-        slope = dice.choose(((1, 0), (0, 1), (1, 1), (1, -1), (1, 2), (2, -1)))
-        return Material(first, base, second, pattern, period, slope, dice.between(0, 127))
+            difference = dice.between(*surface.contrast)
+            # Away from where the base is, so that the two tones differ by what is asked for.
+            second = _shifted(base, -difference if sum(base) > 330 else difference)
+        phase = dice.between(0, 127)
+        period = dice.between(*surface.period)
+        return Material(name, second_name, base, second, surface.pattern, period, phase)
 
-    def beside(self, neighbour: Material) -> Material:
-        """A surface for a part next to `neighbour`: at times of just its colours.
-
-        That is where a label edge has no colour edge.
-        """
-        if not self._dice.chance(50):
-            return self.material()
-        fresh = self.material()
-        return replace(fresh, name=neighbour.name, base=neighbour.base, second=neighbour.second)
+    def _colour(self, typical: tuple[str, ...]) -> str:
+        common = [name for name in typical if name in self._shared]
+        if common and self._dice.chance(70):
+            return self._dice.choose(common)
+        if self._dice.chance(25):
+            return self._dice.choose(self._shared)
+        return self._dice.choose(typical)
 
     def _vary(self, colour: Colour) -> Colour:
-        shift = self._dice.between(-18, 18)
-        return _clip(tuple(channel + shift + self._dice.between(-10, 10) for channel in colour))
+        shift = self._dice.between(-26, 26)
+        red, green, blue = (channel + self._dice.between(-14, 14) for channel in colour)
+        return _shifted((red, green, blue), shift)
 
 
-def _clip(colour: tuple[int, ...]) -> Colour:
-    red, green, blue = (min(max(channel, 0), 255) for channel in colour)
+def _shifted(colour: Colour, by: int) -> Colour:
+    red, green, blue = (min(max(channel + by, 0), 255) for channel in colour)
     return red, green, blue

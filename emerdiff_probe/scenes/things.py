@@ -1,7 +1,7 @@
 """The things of the small world: how each kind is built of its parts.
 
 Every builder paints one instance that stands on the row `y`, around the column `x`, about
-`height` pixels tall, and returns the colour word that a caption gives it.
+`height` pixels tall, and returns the materials of its parts, by part.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from emerdiff_probe.scenes.canvas import Canvas
 from emerdiff_probe.scenes.dice import Dice
-from emerdiff_probe.scenes.materials import Palette
+from emerdiff_probe.scenes.materials import Material, Palette
 from emerdiff_probe.scenes.shapes import (
     Point,
     Shape,
@@ -23,9 +23,12 @@ from emerdiff_probe.scenes.shapes import (
     without,
 )
 
-__all__ = ["BUILDERS", "HEIGHTS", "KINDS", "Builder"]
+__all__ = ["BUILDERS", "HEIGHTS", "KINDS", "MAIN_PARTS", "Builder", "Materials", "crescent"]
 
-Builder = Callable[[Canvas, Dice, Palette, int, int, int, int], str]
+Materials = dict[str, Material]
+"""Materials by part class."""
+
+Builder = Callable[[Canvas, Dice, Palette, int, int, int, int], Materials]
 
 HEIGHTS: Final[dict[str, tuple[int, int]]] = {
     "house": (54, 84),
@@ -42,13 +45,13 @@ HEIGHTS: Final[dict[str, tuple[int, int]]] = {
 
 def _house(
     canvas: Canvas, dice: Dice, palette: Palette, x: int, y: int, height: int, instance: int
-) -> str:
+) -> Materials:
     half = height * dice.between(50, 68) // 100
     eaves = y - height * dice.between(52, 64) // 100
     top = y - height
     over = dice.between(2, 5)
-    wall = palette.material(wide=True)
-    roof = palette.beside(wall)
+    wall = palette.material("house wall")
+    roof = palette.material("house roof")
     canvas.paint(
         rectangle(x - half, eaves, x + half, y), "house wall", wall, instance=instance, shade=60
     )
@@ -66,7 +69,7 @@ def _house(
     door_x = x + dice.choose((-1, 0, 1)) * half // 2
     door_half = max(half // 6, 4)
     side_by_side = [x - half * 5 // 8, x, x + half * 5 // 8]
-    window = palette.beside(wall)
+    window = palette.material("house window")
     for centre in side_by_side:
         if abs(centre - door_x) <= door_half + half // 6 + 2:
             continue
@@ -77,26 +80,26 @@ def _house(
             window,
             instance=instance,
         )
+    door = palette.material("house door")
     canvas.paint(
         rectangle(door_x - door_half, y - tall * 3 // 5, door_x + door_half, y),
         "house door",
-        palette.beside(wall),
+        door,
         instance=instance,
     )
-    if dice.chance(45):
-        left = x + dice.between(-half, half - 8)
-        poster = rectangle(
-            left, eaves + 3, left + dice.between(8, 16), eaves + dice.between(10, 18)
-        )
-        canvas.decorate(poster, palette.material(), "house wall")
-    return wall.name
+    return {
+        "house wall": wall,
+        "house roof": roof,
+        "house door": door,
+        "house window": window,
+    }
 
 
 def _tree(
     canvas: Canvas, dice: Dice, palette: Palette, x: int, y: int, height: int, instance: int
-) -> str:
-    crown = palette.material(wide=True)
-    trunk = palette.beside(crown)
+) -> Materials:
+    crown = palette.material("tree crown")
+    trunk = palette.material("tree trunk")
     width = max(height // 9, 4)
     waist = y - height * dice.between(32, 45) // 100
     canvas.paint(
@@ -131,12 +134,12 @@ def _tree(
             ellipse(x, waist - tall * 6 // 10, half * 7 // 10, tall * 4 // 10),
         )
     canvas.paint(union(*shapes), "tree crown", crown, instance=instance, shade=110)
-    return crown.name
+    return {"tree crown": crown, "tree trunk": trunk}
 
 
 def _car(
     canvas: Canvas, dice: Dice, palette: Palette, x: int, y: int, height: int, instance: int
-) -> str:
+) -> Materials:
     facing = dice.choose((-1, 1))
     length = height * dice.between(105, 125) // 100
     wheel = height * 22 // 100
@@ -147,36 +150,36 @@ def _car(
     def at(along: int, row: int) -> Point:
         return x + facing * length * along // 100, row
 
-    body = palette.material()
+    body = palette.material("car body")
     hull = union(
         polygon(at(-100, floor), at(-98, waist + 2), at(-60, waist), at(66, waist),
                 at(96, waist + height // 8), at(100, floor)),
         polygon(at(-70, waist), at(-50, roof), at(24, roof), at(60, waist)),
     )  # fmt: skip
     canvas.paint(hull, "car body", body, instance=instance, shade=70)
-    glass = palette.beside(body)
+    glass = palette.material("car window")
     sill = waist + height // 14
     for window in (
         polygon(at(-58, sill), at(-45, roof + 3), at(-14, roof + 3), at(-14, sill)),
         polygon(at(-6, sill), at(-6, roof + 3), at(20, roof + 3), at(46, sill)),
     ):
         canvas.paint(window, "car window", glass, instance=instance)
-    tyre = palette.beside(body)
+    tyre = palette.material("car wheel")
     for along in (-58, 58):
         centre, row = at(along, y - wheel)
         canvas.paint(ellipse(centre, row, wheel, wheel), "car wheel", tyre, instance=instance)
-    return body.name
+    return {"car body": body, "car window": glass, "car wheel": tyre}
 
 
 def _person(
     canvas: Canvas, dice: Dice, palette: Palette, x: int, y: int, height: int, instance: int
-) -> str:
+) -> Materials:
     head = height * dice.between(12, 14) // 100
     neck = y - height + 2 * head
     hip = y - height * dice.between(42, 48) // 100
     half = height * dice.between(14, 18) // 100
-    torso = palette.material()
-    trousers = palette.beside(torso)
+    torso = palette.material("person torso")
+    trousers = palette.material("person legs")
     leg = max(half * 4 // 5, 4)
     stride = dice.between(1, half)
     canvas.paint(
@@ -206,14 +209,15 @@ def _person(
         instance=instance,
         shade=60,
     )  # fmt: skip
+    face = palette.material("person head")
     canvas.paint(
         ellipse(x, y - height + head, head * 9 // 10, head),
         "person head",
-        palette.beside(torso),
+        face,
         instance=instance,
         shade=60,
     )
-    return torso.name
+    return {"person torso": torso, "person legs": trousers, "person head": face}
 
 
 def _animal(long: int, leg: int, neck: int) -> Builder:
@@ -227,13 +231,13 @@ def _animal(long: int, leg: int, neck: int) -> Builder:
 
     def build(
         canvas: Canvas, dice: Dice, palette: Palette, x: int, y: int, height: int, instance: int
-    ) -> str:
+    ) -> Materials:
         facing = dice.choose((-1, 1))
         half = height * long // 100
         back = y - height * (100 - neck) // 100
         belly = y - height * leg // 100
-        coat = palette.material()
-        limbs = palette.beside(coat)
+        coat = palette.material("animal body")
+        limbs = palette.material("animal legs")
         width = max(height // 8, 4)
         for offset in (-9, -5, 5, 9):
             foot = x + half * offset // 11
@@ -262,6 +266,7 @@ def _animal(long: int, leg: int, neck: int) -> Builder:
             instance=instance,
             shade=70,
         )
+        face = palette.material("animal head")
         size = max(height * 15 // 100, 5)
         head_x, head_y = x + facing * (half + size // 3), y - height + size
         ear = polygon(
@@ -280,22 +285,22 @@ def _animal(long: int, leg: int, neck: int) -> Builder:
                 ear,
             ),
             "animal head",
-            palette.beside(coat),
+            face,
             instance=instance,
             shade=50,
         )  # fmt: skip
-        return coat.name
+        return {"animal body": coat, "animal head": face, "animal legs": limbs}
 
     return build
 
 
 def _boat(
     canvas: Canvas, dice: Dice, palette: Palette, x: int, y: int, height: int, instance: int
-) -> str:
+) -> Materials:
     half = height * dice.between(42, 58) // 100
     deck = y - height * 26 // 100
-    hull = palette.material()
-    sail = palette.beside(hull)
+    hull = palette.material("boat hull")
+    sail = palette.material("boat sail")
     lean = dice.choose((-1, 1))
     canvas.paint(
         polygon((x - half, deck), (x + half, deck), (x + half * 2 // 3, y), (x - half * 2 // 3, y)),
@@ -315,7 +320,7 @@ def _boat(
         sail,
         instance=instance,
     )  # fmt: skip
-    return hull.name
+    return {"boat hull": hull, "boat sail": sail}
 
 
 def crescent(x: int, y: int, radius: int, facing: int) -> Shape:
@@ -337,3 +342,15 @@ BUILDERS: Final[dict[str, Builder]] = {
 
 KINDS: Final[tuple[str, ...]] = tuple(BUILDERS)
 """The kinds of things, as captions call them."""
+
+MAIN_PARTS: Final[dict[str, str]] = {
+    "house": "house wall",
+    "tree": "tree crown",
+    "car": "car body",
+    "person": "person torso",
+    "dog": "animal body",
+    "horse": "animal body",
+    "cow": "animal body",
+    "boat": "boat hull",
+}
+"""The part of each kind whose colour is that of the thing."""

@@ -11,26 +11,35 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.scenes.canvas import Canvas
-from emerdiff_probe.scenes.classes import SIZE, Split, split_of
+from emerdiff_probe.scenes.captions import Landscape, Thing, caption
+from emerdiff_probe.scenes.classes import SIZE, Split, part_index, split_of
 from emerdiff_probe.scenes.dice import Dice
 from emerdiff_probe.scenes.keypoints import KeyPoint, keypoints
-from emerdiff_probe.scenes.materials import COLOURS, Palette
+from emerdiff_probe.scenes.materials import COLOURS, Material, Palette
 from emerdiff_probe.scenes.shapes import ellipse, polygon, rectangle, union
-from emerdiff_probe.scenes.things import BUILDERS, HEIGHTS, crescent
+from emerdiff_probe.scenes.things import BUILDERS, HEIGHTS, MAIN_PARTS, Materials, crescent
 
-__all__ = ["CAPTION_WORDS", "NAMED_FROM", "Scene", "scene"]
-
-CAPTION_WORDS: Final[tuple[str, ...]] = (
-    *("a", "an", "the", ",", "and", "of", "in", "with", "on", "by", "at", "under", "picture"),
-    *("photo", "scene", "day", "night", "sun", "moon", "sky", "cloud", "clouds", "hill", "hills"),
-    *("grass", "road", "water", "fence"),
-    *BUILDERS,
-    *COLOURS,
-)
-"""Every word that a caption can hold."""
+__all__ = ["NAMED_FROM", "Scene", "scene"]
 
 NAMED_FROM: Final = 150
 """Pixels that must be seen of a thing for the caption to name it."""
+
+PART_NAMED_FROM: Final = 20
+"""Pixels that must be seen of a thing's part, or of the landscape's, for the caption to name it."""
+
+_HOURS: Final = (*("day",) * 11, *("morning",) * 3, *("evening",) * 3, *("night",) * 3)
+_SKIES: Final = {
+    "morning": ("pink", "yellow", "white", "blue"),
+    "evening": ("orange", "red", "purple", "pink"),
+    "night": ("black", "blue", "purple", "grey"),
+}
+# Red, green and blue of the light at each hour, in 1/256.
+_TINTS: Final = {
+    "day": ((256, 256, 256), (256, 256, 256), (225, 240, 275), (280, 275, 262)),
+    "morning": ((275, 262, 235), (265, 250, 250)),
+    "evening": ((290, 236, 190), (280, 225, 205)),
+    "night": ((140, 150, 196), (120, 135, 185)),
+}
 
 
 @dataclass(frozen=True)
@@ -68,14 +77,13 @@ class Scene:
 
 
 def scene(seed: int, *, dissociation: bool = False) -> Scene:
-    """Makes the scene of a seed: the same bits on every machine.
+    """Make the scene of a seed: the same bits on every machine.
 
     Args:
         seed: 0 or larger. `TRAIN` and `VALIDATION` are ranges of seeds, and every seed beyond
             them belongs to the test split.
-        dissociation: Makes the scene of another subset, in which all surfaces share two colours
-            and differ in the direction and size of their patterns only: edges of colour are
-            mostly no edges of labels there, and edges of labels often no edges of colour.
+        dissociation: Makes the scene of another subset, in which all surfaces share two colours:
+            materials and shapes are all that tells them apart.
 
     Raises:
         InputError: The seed is not an integer of 0 or more.
@@ -93,157 +101,228 @@ def scene(seed: int, *, dissociation: bool = False) -> Scene:
         pair = (first, second)
     palette = Palette(dice, pair)
     canvas = Canvas(dice)
-    night = dice.chance(15)
-    horizon = dice.between(46, 68)
-    sky = _sky(canvas, dice, palette, horizon, night)
-    ground, grass = _ground(canvas, dice, palette, horizon)
-    named = _things(canvas, dice, palette, horizon, ground)
-    _light(canvas, dice, night)
+    view = _View(dice.choose(_HOURS), dice.between(22, 96), dice.between(60, 140))
+    wide = {
+        **_sky(canvas, dice, palette, view),
+        **_ground(canvas, dice, palette, view),
+    }
+    painted = _things(canvas, dice, palette, view)
+    _light(canvas, dice, view)
+    things = [seen for thing in painted if (seen := _seen(canvas, view, thing)) is not None]
     return Scene(
         seed=seed,
         image=canvas.image(),
         parts=canvas.parts,
         objects=canvas.objects,
         instances=canvas.instances,
-        caption=_caption(dice, named, ground, {"grass": grass, "sky": sky}, night),
+        caption=caption(dice, things, _landscape(canvas, view, wide)),
         dissociation=dissociation,
     )
 
 
-def _sky(canvas: Canvas, dice: Dice, palette: Palette, horizon: int, night: bool) -> str:
-    """Paints what is above the horizon; gives the sky's colour word."""
-    sky = palette.material(wide=True)
-    canvas.paint(rectangle(0, 0, SIZE, horizon), "sky", sky, shade=70, wide=True)
+@dataclass
+class _View:
+    """Where and when one looks.
+
+    Attributes:
+        hour: A name in `_TINTS`.
+        horizon: The row of the horizon: low in the picture, or high.
+        zoom: How near the camera is, in percent of things' usual height.
+        pond: Whether the water is a pond.
+        clouds: How many clouds there are.
+        water: Left, top, right and bottom of the water, where there is some.
+    """
+
+    hour: str
+    horizon: int
+    zoom: int
+    pond: bool = False
+    clouds: int = 0
+    water: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Painted:
+    kind: str
+    instance: int
+    materials: Materials
+    scale: int
+
+
+def _sky(canvas: Canvas, dice: Dice, palette: Palette, view: _View) -> Materials:
+    """Paint what is above the horizon."""
+    horizon = view.horizon
+    made = {"sky": palette.material("sky", _SKIES.get(view.hour))}
+    canvas.paint(rectangle(0, 0, SIZE, horizon), "sky", made["sky"])
     if dice.chance(60):
-        x, y, radius = dice.between(14, 114), dice.between(12, 30), dice.between(8, 13)
-        if night:
+        x, y, radius = dice.between(4, 124), dice.between(8, max(horizon, 20)), dice.between(7, 14)
+        if view.hour == "night":
             shape, part = crescent(x, y, radius + 2, dice.choose((-1, 1))), "moon"
         else:
             shape, part = ellipse(x, y, radius, radius), "sun"
-        canvas.paint(shape, part, palette.material(plain=60))
+        made[part] = palette.material(part)
+        canvas.paint(shape, part, made[part])
     if dice.chance(55):
-        left, right = dice.between(-20, 70), dice.between(60, 148)
-        peak = horizon - dice.between(14, 34)
-        slopes = polygon((left - 40, horizon), (left, peak), (right, horizon))
-        round_top = ellipse(right, horizon, dice.between(30, 60), dice.between(10, 24))
-        shape = slopes if dice.chance(60) else union(slopes, round_top)
-        canvas.paint(shape, "hill", palette.material(wide=True), shade=80, wide=True)
-    for _ in range(dice.choose((0, 0, 1, 2))):
-        x, y = dice.between(10, 118), dice.between(10, 34)
-        width, height = dice.between(12, 22), dice.between(5, 9)
+        left, right = dice.between(-20, 100), dice.between(30, 148)
+        peak = horizon - dice.between(12, 36)
+        slopes = polygon((left - 45, horizon), (left, peak), (left + 70, horizon))
+        round_top = ellipse(right, horizon, dice.between(30, 60), dice.between(8, 26))
+        shape = dice.choose((slopes, round_top, union(slopes, round_top)))
+        made["hill"] = palette.material("hill")
+        canvas.paint(shape, "hill", made["hill"])
+        # Round tops reach below the horizon; the ground is painted over them.
+    view.clouds = dice.choose((0, 0, 1, 1, 2))
+    if view.clouds:
+        made["cloud"] = palette.material("cloud")
+    for _ in range(view.clouds):
+        x, y = dice.between(0, 128), dice.between(6, max(horizon - 10, 12))
+        width, height = dice.between(11, 22), dice.between(5, 9)
         puffs = union(
             ellipse(x, y, width, height),
             ellipse(x - width // 2, y - height // 2, width // 2, height),
             ellipse(x + width // 3, y - height * 2 // 3, width // 2, height),
         )
-        canvas.paint(puffs, "cloud", palette.material(), shade=40)
-    return sky.name
+        canvas.paint(puffs, "cloud", made["cloud"])
+    return made
 
 
-def _ground(canvas: Canvas, dice: Dice, palette: Palette, horizon: int) -> tuple[str, str]:
-    """Paints the land; gives the word for what crosses it, or "grass", and the grass's colour."""
-    grass = palette.material(wide=True)
-    canvas.paint(rectangle(0, horizon, SIZE, SIZE), "grass", grass, shade=70, wide=True)
+def _ground(canvas: Canvas, dice: Dice, palette: Palette, view: _View) -> Materials:
+    """Paint the land and what crosses it."""
+    horizon = view.horizon
+    deep = SIZE - horizon
+    made = {"grass": palette.material("grass")}
+    canvas.paint(rectangle(0, horizon, SIZE, SIZE), "grass", made["grass"])
     crossing = dice.choose(("grass", "grass", "road", "road", "water", "water"))
     if crossing == "road":
-        road = palette.material(wide=True)
+        made["road"] = palette.material("road")
         if dice.chance(50):
-            x, half = dice.between(30, 98), dice.between(26, 44)
-            end = x + dice.between(-24, 24)
+            far, near = dice.between(10, 118), dice.between(-10, 138)
+            half = dice.between(20, 40)
             shape = polygon(
-                (end - 7, horizon), (end + 7, horizon), (x + half, SIZE), (x - half, SIZE)
-            )
-            marks = polygon((end, horizon), (end + 1, horizon), (x + 4, SIZE), (x - 3, SIZE))
+                (far - half // 5, horizon), (far + half // 5, horizon),
+                (near + half, SIZE), (near - half, SIZE),
+            )  # fmt: skip
+            marks = polygon((far, horizon), (far + 1, horizon), (near + 4, SIZE), (near - 3, SIZE))
         else:
-            top = dice.between(horizon + 10, 92)
-            bottom = top + dice.between(18, 28)
+            top = horizon + deep * dice.between(10, 60) // 100
+            bottom = top + max(deep * dice.between(20, 40) // 100, 12)
             shape = rectangle(0, top, SIZE, bottom)
             marks = rectangle(0, (top + bottom) // 2 - 1, SIZE, (top + bottom) // 2 + 2)
-        canvas.paint(shape, "road", road, shade=40, wide=True)
-        if dice.chance(60):
-            canvas.decorate(marks, palette.material(), "road")
+        canvas.paint(shape, "road", made["road"])
+        if dice.chance(50):
+            canvas.decorate(marks, palette.material("sun"), "road")
     elif crossing == "water":
-        if dice.chance(55):
-            shape = rectangle(0, horizon, SIZE, horizon + dice.between(22, 38))
+        made["water"] = palette.material("water")
+        view.pond = dice.chance(45)
+        if view.pond:
+            x, half = dice.between(10, 118), dice.between(34, 60)
+            tall = max(deep * dice.between(16, 30) // 100, 9)
+            y = horizon + deep * dice.between(35, 85) // 100
+            shape = ellipse(x, y, half, tall)
+            view.water = (x - half // 2, y - tall // 3, x + half // 2, y + tall // 2)
         else:
-            shape = ellipse(
-                dice.between(20, 108),
-                dice.between(96, 114),
-                dice.between(34, 56),
-                dice.between(14, 22),
-            )
-        canvas.paint(shape, "water", palette.material(plain=10, wide=True), shade=40, wide=True)
+            top = horizon + (0 if dice.chance(60) else deep * dice.between(10, 40) // 100)
+            bottom = top + deep * dice.between(30, 70) // 100
+            shape = rectangle(0, top, SIZE, bottom)
+            view.water = (0, top + (bottom - top) // 3, SIZE, bottom - 1)
+        canvas.paint(shape, "water", made["water"])
     if dice.chance(22):
-        left, width = dice.between(-30, 60), dice.between(50, 110)
-        top = horizon + dice.between(-4, 8)
-        bottom = top + dice.between(14, 20)
+        left, width = dice.between(-40, 80), dice.between(50, 128)
+        tall = max(20 * view.zoom // 100, 14)
+        bottom = horizon + deep * dice.between(5, 60) // 100 + tall // 2
+        top = bottom - tall
         pickets = [
             polygon((x, bottom), (x, top + 4), (x + 4, top), (x + 8, top + 4), (x + 8, bottom))
             for x in range(left, left + width, 8)
         ]
-        canvas.paint(union(*pickets), "fence", palette.material())
-        crossing = "fence" if crossing == "grass" else crossing
-    return crossing, grass.name
+        made["fence"] = palette.material("fence")
+        canvas.paint(union(*pickets), "fence", made["fence"])
+    return made
 
 
-def _things(
-    canvas: Canvas, dice: Dice, palette: Palette, horizon: int, ground: str
-) -> list[tuple[str, str]]:
-    """Paints one to three things, far ones first; gives (kind, colour word) of each."""
-    kinds = [kind for kind in BUILDERS if kind != "boat" or ground == "water"]
-    count = dice.choose((1, 2, 2, 3, 3))
-    # Columns a third of the picture apart, so that things overlap without burying each other.
-    columns = dice.sample((24, 64, 104), count)
-    rows = sorted(dice.between(horizon + 22, 124) for _ in range(count))
-    named = []
-    for instance, (column, row) in enumerate(zip(columns, rows, strict=True), start=1):
-        kind = dice.choose(kinds)
-        if kind == "boat":
-            row = min(row, horizon + 40)
+def _things(canvas: Canvas, dice: Dice, palette: Palette, view: _View) -> list[_Painted]:
+    """Paint one to four things, far ones first, anywhere along the ground."""
+    horizon = view.horizon
+    kinds = [kind for kind in BUILDERS if kind != "boat" or view.water is not None]
+    count = dice.choose((1, 1, 2, 2, 3, 3, 4))
+    alike = dice.choose(kinds) if dice.chance(20) else None
+    # Columns apart from each other, so that things overlap without burying each other.
+    start = dice.between(0, SIZE - 1)
+    columns = [
+        (start + number * SIZE // count + dice.between(-10, 10)) % (SIZE + 8) - 4
+        for number in dice.sample(range(count), count)
+    ]
+    rows = sorted(dice.between(horizon + 10, SIZE + 10) for _ in range(count))
+    painted = []
+    for instance, (x, row) in enumerate(zip(columns, rows, strict=True), start=1):
+        kind = alike or dice.choose(kinds)
+        if kind == "boat" and view.water is not None:
+            left, top, right, bottom = view.water
+            x, row = dice.between(left, right), dice.between(top, max(bottom, top))
         smallest, largest = HEIGHTS[kind]
-        # Far things are smaller: from 75 % at the horizon to the full height at the lower edge.
-        scale = 75 + 25 * (row - horizon) // (SIZE - horizon)
+        # Far things are smaller: from 60 % at the horizon to the full height at the lower edge.
+        scale = max(view.zoom * (60 + 40 * (row - horizon) // (SIZE - horizon)) // 100, 45)
         height = dice.between(smallest, largest) * scale // 100
-        x = column + dice.between(-8, 8)
-        canvas.light(ellipse(x, row, height * 2 // 5, max(height // 12, 3)), 130)
-        named.append((kind, BUILDERS[kind](canvas, dice, palette, x, row, height, instance)))
-    # A thing that others hide is not in the caption.
-    seen = np.bincount(canvas.instances.ravel(), minlength=count + 1)
-    return [thing for instance, thing in enumerate(named, start=1) if seen[instance] >= NAMED_FROM]
+        if kind != "boat":
+            canvas.light(ellipse(x, row, height * 2 // 5, max(height // 12, 3)), 130)
+        materials = BUILDERS[kind](canvas, dice, palette, x, row, height, instance)
+        painted.append(_Painted(kind, instance, materials, scale))
+    return painted
 
 
-def _light(canvas: Canvas, dice: Dice, night: bool) -> None:
+def _light(canvas: Canvas, dice: Dice, view: _View) -> None:
     """Shadows of what is outside the picture, pools of light, and the colour of the hour."""
-    if dice.chance(40):
+    if dice.chance(35):
         x, width, lean = dice.between(-20, 110), dice.between(12, 34), dice.between(-40, 40)
         top = dice.between(0, 60)
         shape = polygon((x, top), (x + width, top), (x + width + lean, SIZE), (x + lean, SIZE))
         canvas.light(shape, dice.choose((150, 170, 190, 320)))
-    if dice.chance(20):
+    if dice.chance(15):
         pool = ellipse(
             dice.between(10, 118), dice.between(20, 118), dice.between(16, 36), dice.between(12, 30)
         )
         canvas.light(pool, dice.choose((150, 330)))
-    if night:
-        canvas.tint((140, 150, 196))
-    elif dice.chance(35):
-        canvas.tint(dice.choose(((290, 240, 190), (225, 240, 275), (280, 275, 262))))
+    canvas.tint(dice.choose(_TINTS[view.hour]))
 
 
-def _caption(
-    dice: Dice, named: list[tuple[str, str]], ground: str, wide: dict[str, str], night: bool
-) -> str:
-    phrases = [
-        f"{'an' if colour == 'orange' else 'a'} {colour} {kind}" for kind, colour in named[-3:]
-    ]
-    *first, last = phrases or [f"a {ground} scene"]
-    text = f"{' , '.join(first)} and {last}" if first else last
-    if dice.chance(25):
-        text = f"{dice.choose(('a picture of', 'a photo of'))} {text}"
-    if ground == "fence":
-        text += " by a fence"
-    elif ground in {"road", "water"} and dice.chance(60):
-        text += {"road": " by the road", "water": " by the water"}[ground]
-    # The colours of the large surfaces are what a caption can tell most of a picture by.
-    text += "".join(f" , {colour} {name}" for name, colour in wide.items() if dice.chance(65))
-    return text + (" at night" if night else "")
+def _seen(canvas: Canvas, view: _View, thing: _Painted) -> Thing | None:
+    """Return what is seen of a thing; None for what others or the frame hide."""
+    mask = canvas.instances == thing.instance
+    if np.count_nonzero(mask) < NAMED_FROM:
+        return None
+    column = int(np.nonzero(mask)[1].sum()) // int(np.count_nonzero(mask))
+    counts = np.bincount(canvas.parts[mask], minlength=256)
+    parts = {
+        part: material
+        for part, material in thing.materials.items()
+        if counts[part_index(part)] >= PART_NAMED_FROM
+    }
+    return Thing(
+        kind=thing.kind,
+        main=thing.materials[MAIN_PARTS[thing.kind]],
+        parts=parts,
+        where="left" if column < 48 else "right" if column >= 80 else "middle",
+        depth="near" if thing.scale >= 110 else "far" if thing.scale <= 60 else "",
+    )
+
+
+def _landscape(canvas: Canvas, view: _View, made: Materials) -> Landscape:
+    counts = np.bincount(canvas.parts.ravel(), minlength=256)
+
+    def seen(part: str) -> Material | None:
+        return made.get(part) if counts[part_index(part)] >= PART_NAMED_FROM else None
+
+    return Landscape(
+        sky=seen("sky"),
+        grass=seen("grass"),
+        hill=seen("hill"),
+        light=seen("sun") or seen("moon"),
+        cloud=seen("cloud"),
+        road=seen("road"),
+        water=seen("water"),
+        fence=seen("fence"),
+        clouds=view.clouds,
+        pond=view.pond,
+        hour=view.hour,
+        horizon="low" if view.horizon >= 80 else "high" if view.horizon <= 38 else "",
+    )

@@ -6,14 +6,19 @@ one array, ``value``: the tensor of a site over all of them. Nothing here needs 
 
 from emerdiff_probe.store.address import Address, local_folder
 from emerdiff_probe.store.copies import Layout, pack, rechunk
-from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, leaf_path, size_text
+from emerdiff_probe.store.growing import Growing
+from emerdiff_probe.store.identity import check_model, model_differences
+from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, block_length, leaf_path, size_text
+from emerdiff_probe.store.precision import single, widened
 from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
 from emerdiff_probe.store.responses import ResponseStore, open_responses
 from emerdiff_probe.store.summary import Info, info
+from emerdiff_probe.store.whole import complete, with_samples
 from emerdiff_probe.store.writing import Memory, Sink, Streamed
 
 __all__ = [
     "Address",
+    "Growing",
     "IMAGE",
     "Info",
     "LATENTS",
@@ -25,15 +30,22 @@ __all__ = [
     "Sink",
     "Streamed",
     "at",
+    "block_length",
+    "check_model",
+    "complete",
     "gather",
     "info",
     "leaf_path",
     "local_folder",
+    "model_differences",
     "open_recording",
     "open_responses",
     "pack",
     "rechunk",
+    "single",
     "site",
     "sites_of",
     "size_text",
+    "widened",
+    "with_samples",
 ]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import fsspec
 import zarr
@@ -16,8 +13,12 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from emerdiff_probe import schema
 from emerdiff_probe.errors import StoreError
+from emerdiff_probe.paths import local
+from emerdiff_probe.store.forks import reopened_in_forks
 
-__all__ = ["Address", "is_remote", "local_folder", "made_at_once", "opened", "size_on_disk"]
+__all__ = ["Address", "is_remote", "local_folder", "opened", "size_on_disk"]
+
+_METADATA: Final = "zarr.json"
 
 Address: TypeAlias = str | os.PathLike[str]
 """A folder, a zip file, or an address as ``s3://bucket/run.zarr``."""
@@ -43,7 +44,7 @@ def local_folder(address: Address) -> Path:
             f"'{address}' is no folder on this machine, and recordings are written to one; record "
             "to a folder and copy it there, whole or as the one file that pack() makes"
         )
-    path = Path(address)
+    path = local(address)
     if path.is_file():
         raise StoreError(
             f"'{path}' is a file, and recordings are written to folders; choose another name, or "
@@ -59,7 +60,8 @@ def opened(address: Address) -> zarr.Group:
         StoreError: There is none, or it is of a form that this version does not know.
     """
     try:
-        root = zarr.open_group(_store(address), mode="r")
+        store, folder = _store(address)
+        root = zarr.open_group(store, path=folder, mode="r")
     # Every file system has errors of its own.
     except Exception as error:
         raise StoreError(
@@ -73,7 +75,7 @@ def opened(address: Address) -> zarr.Group:
         )
     if found == schema.SWEEP:
         raise StoreError(
-            f"'{address}' holds a sweep, not a recording; the ep.sweep() that made it reads it"
+            f"'{address}' holds a sweep, not a recording; the run.sweep() that made it reads it"
         )
     if found != schema.RECORDING:
         raise StoreError(
@@ -83,20 +85,38 @@ def opened(address: Address) -> zarr.Group:
     return root
 
 
-def _store(address: Address) -> Any:
+def _store(address: Address) -> tuple[Any, str]:
+    """What holds a recording, and the folder within that it is in."""
     if is_remote(address):
-        return FsspecStore.from_url(os.fspath(address), read_only=True)
-    path = Path(address)
+        return FsspecStore.from_url(os.fspath(address), read_only=True), ""
+    path = local(address)
     if not path.is_file():
-        return LocalStore(path, read_only=True)
+        return LocalStore(path, read_only=True), ""
     if not zipfile.is_zipfile(path):
         raise ValueError("it is a file, but no whole zip file")
-    return ZipStore(path, mode="r")
+    return reopened_in_forks(ZipStore(path, mode="r")), _folder_within(path)
+
+
+def _folder_within(file: Path) -> str:
+    """The folder that a zip file has its recording in: most programs pack a folder as such."""
+    with zipfile.ZipFile(file) as packed:
+        names = set(packed.namelist())
+    if _METADATA in names:
+        return ""
+    folders = {name.partition("/")[0] for name in names}
+    found = sorted(each for each in folders if f"{each}/{_METADATA}" in names)
+    if len(found) > 1:
+        raise ValueError(
+            f"it is a zip file of {len(found)} recordings, {', '.join(found)}; unpack it, and open "
+            "one of them"
+        )
+    return found[0] if found else ""
 
 
 def size_on_disk(address: Address) -> int:
     """Bytes of all files."""
-    files, path = fsspec.url_to_fs(os.fspath(address))
+    place = address if is_remote(address) else local(address)
+    files, path = fsspec.url_to_fs(os.fspath(place))
     # A file that is being written has another name by the time one asks for its size, so those of
     # the listing are taken; those of web servers have none.
     listed = files.find(path, detail=True)
@@ -105,35 +125,3 @@ def size_on_disk(address: Address) -> int:
         for name, about in listed.items()
     )
     return sum(map(int, sizes))
-
-
-@contextmanager
-def made_at_once(path: Path) -> Iterator[Path]:
-    """A name to make a file or folder by, which then gets its own: it is never half of one.
-
-    Raises:
-        StoreError: It is there already, or cannot be written; what was half made is removed.
-    """
-    if path.exists():
-        raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
-    making = path.with_name(f".{path.name}.making")
-    # One that was killed in the middle leaves it behind.
-    _remove(making)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield making
-        making.rename(path)
-    except OSError as error:
-        raise StoreError(
-            f"'{path}' could not be written: {error}; make room or choose another place, and "
-            "call this again"
-        ) from error
-    finally:
-        _remove(making)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import xarray as xr
 import zarr
 
 from emerdiff_probe.errors import ConfigError, StoreError
-from emerdiff_probe.schema import SAMPLE, TIMESTEP, X, Y
-from emerdiff_probe.store.address import Address, local_folder, made_at_once, opened
+from emerdiff_probe.paths import local, made_at_once
+from emerdiff_probe.schema import TIMESTEP, X, Y
+from emerdiff_probe.store.address import Address, local_folder, opened
 from emerdiff_probe.store.making import new_array
-from emerdiff_probe.store.plan import LATENTS, block_length
-from emerdiff_probe.store.reading import open_recording
+from emerdiff_probe.store.plan import IMAGE, LATENTS, block_length
+from emerdiff_probe.store.reading import leaf_nodes, open_recording
 from emerdiff_probe.store.summary import LAYOUT
+from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
+from emerdiff_probe.store.whole import complete
 
 __all__ = ["Layout", "pack", "rechunk"]
 
@@ -50,17 +54,25 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
     """
     if layout not in ("steps", "points"):
         raise ConfigError(f"layout is {layout!r}; choose 'steps' or 'points'")
-    tree = run if isinstance(run, xr.DataTree) else open_recording(run)
+    tree = complete(open_recording(run) if isinstance(run, str | os.PathLike) else run)
     _check_whole(tree)
-    leaves = {leaf.path.strip("/"): leaf.to_dataset(inherit=False) for leaf in tree.leaves}
+    leaves = {path: leaf.to_dataset(inherit=False) for path, leaf in leaf_nodes(tree).items()}
+    # Values are handed out in float32, whatever they are kept in.
+    recorded = json.loads(tree.attrs.get("config", "{}")).get("dtype")
+    dtypes = {
+        name: np.dtype((recorded if name not in (LATENTS, IMAGE) else None) or leaf["value"].dtype)
+        for name, leaf in leaves.items()
+    }
     block = block_length(
-        sum(_step_bytes(leaf["value"]) for leaf in leaves.values()), tree.sizes[TIMESTEP]
+        sum(_step_bytes(leaf["value"], dtypes[name]) for name, leaf in leaves.items()),
+        tree.sizes[TIMESTEP],
     )
-    with made_at_once(local_folder(path)) as making, warnings.catch_warnings():
-        # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
-        warnings.simplefilter("ignore")
+    new = local_folder(path)
+    with made_at_once(new) as making, warnings.catch_warnings():
+        # Consolidated metadata are outside the specification, which readers may pass over.
+        warnings.filterwarnings("ignore", "Consolidated metadata")
         about = tree.to_dataset().assign_attrs({LAYOUT: layout})
-        about.drop_encoding().to_zarr(making, zarr_format=3, consolidated=False)
+        portable(about.drop_encoding()).to_zarr(making, zarr_format=3, consolidated=False)
         root = zarr.open_group(making, mode="r+")
         for name, leaf in leaves.items():
             values = leaf["value"]
@@ -70,31 +82,41 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
                 "value",
                 tuple(map(str, values.dims)),
                 values.shape,
-                _chunks(values, layout, block),
-                str(values.dtype),
+                _chunks(values, dtypes[name], layout, block),
+                str(dtypes[name]),
                 shards=(1, *values.shape[1:]) if layout == "points" else None,
             )
             for dim, labels in leaf.coords.items():
-                group.create_array(str(dim), data=labels.values, dimension_names=labels.dims)
-            for sample in range(values.sizes[SAMPLE]):
-                array[sample] = values.isel({SAMPLE: sample}).values
+                _write_labels(group, str(dim), labels)
+            for row in range(values.shape[0]):
+                array[row] = values[row].values
         zarr.consolidate_metadata(making)
-    return Path(path)
+    return new
 
 
-def _step_bytes(values: xr.DataArray) -> int:
+def _write_labels(group: zarr.Group, name: str, labels: xr.DataArray) -> None:
+    dtype = TEXT if labels.dtype.kind == "U" else labels.dtype
+    dims = list(map(str, labels.dims))
+    array = group.create_array(name, shape=labels.shape, dtype=dtype, dimension_names=dims)
+    array[...] = labels.values
+
+
+def _step_bytes(values: xr.DataArray, dtype: np.dtype[Any]) -> int:
     """Bytes of one sample at one timestep."""
     if TIMESTEP not in values.dims:
         return 0
-    return values.nbytes // (values.sizes[SAMPLE] * values.sizes[TIMESTEP])
+    return values.size * dtype.itemsize // (values.shape[0] * values.sizes[TIMESTEP])
 
 
-def _chunks(values: xr.DataArray, layout: Layout, block: int) -> tuple[int, ...]:
-    sizes = {str(dim): size for dim, size in values.sizes.items()} | {SAMPLE: 1}
+def _chunks(
+    values: xr.DataArray, dtype: np.dtype[Any], layout: Layout, block: int
+) -> tuple[int, ...]:
+    rows = str(values.dims[0])  # samples, or a batch
+    sizes = {str(dim): size for dim, size in values.sizes.items()} | {rows: 1}
     if layout == "steps" and TIMESTEP in sizes:
         sizes[TIMESTEP] = block
     if layout == "points" and {TIMESTEP, Y, X} <= sizes.keys():
-        while math.prod(sizes.values()) * values.dtype.itemsize > _POINT_BYTES:
+        while math.prod(sizes.values()) * dtype.itemsize > _POINT_BYTES:
             # Halves, so that chunks fill their file; the longer side first.
             halved = [dim for dim in (Y, X) if sizes[dim] % 2 == 0]
             if not halved:
@@ -137,13 +159,14 @@ def pack(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
     # Commits are listed first, so that all that belongs to them is there when it is listed.
     commits = _files(folder / RESTART)
     others = [each for each in _files(folder) if (folder / RESTART) not in each.parents]
-    with made_at_once(Path(file)) as making, zipfile.ZipFile(making, "w") as packed:
+    new = local(file)
+    with made_at_once(new) as making, zipfile.ZipFile(making, "w") as packed:
         for each in [*others, *commits]:
             # Dated as zip begins, for equal bytes.
             name = zipfile.ZipInfo(each.relative_to(folder).as_posix())
             with each.open("rb") as source, packed.open(name, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 2**20)
-    return Path(file)
+    return new
 
 
 def _files(folder: Path) -> list[Path]:

@@ -18,13 +18,14 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError
+from emerdiff_probe.paths import made_at_once
 from emerdiff_probe.schema import SAMPLE
-from emerdiff_probe.store.address import made_at_once
 from emerdiff_probe.store.chunks import FLAT, fill_of, write_chunk
 from emerdiff_probe.store.plan import LATENTS, Plan, size_text
+from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
 
-__all__ = ["make_recording", "new_array"]
+__all__ = ["lay_out", "make_recording", "new_array"]
 
 _METADATA = "zarr.json"
 
@@ -43,21 +44,34 @@ def make_recording(path: Path, plan: Plan) -> None:
             f"{size_text(free)} free; record fewer sites, samples or timesteps, or choose "
             "another disk"
         )
-    with made_at_once(path) as making, warnings.catch_warnings():
-        # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
-        warnings.simplefilter("ignore")
-        plan.root().to_zarr(making, zarr_format=3, consolidated=False)
-        maker = _Maker(making)
-        for leaf in plan.leaves:
-            value = (plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
-            maker.array(f"{leaf.path}/value", *value)
-            for dim, places in plan.coords(leaf).items():
-                maker.coordinate(f"{leaf.path}/{dim}", dim, places)
+    with made_at_once(path) as making:
+        lay_out(making, plan, resumable=True)
+
+
+def lay_out(folder: Path, plan: Plan, *, resumable: bool) -> None:
+    """Makes the arrays and labels of a recording in a folder, which may have their chunks already.
+
+    Args:
+        folder: The folder.
+        plan: What it holds.
+        resumable: Makes the array of commits, too.
+    """
+    with warnings.catch_warnings():
+        # Of chunks whose arrays are yet to be made.
+        warnings.filterwarnings("ignore", "Object at .* is not recognized")
+        portable(plan.root()).to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
+    maker = _Maker(folder)
+    for leaf in plan.leaves:
+        value = (plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
+        maker.array(f"{leaf.path}/value", *value)
+        for dim, places in plan.coords(leaf).items():
+            maker.coordinate(f"{leaf.path}/{dim}", dim, places)
+    if resumable:
         latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
         shape = (len(plan.samples), len(plan.blocks), *latents.shape)
         dims, chunks = (SAMPLE, "block", *latents.dims), (1, 1, *latents.shape)
         maker.array(f"{RESTART}/value", dims, shape, chunks, "float32")
-        maker.consolidate()
+    maker.consolidate()
 
 
 class _Maker:
@@ -86,13 +100,13 @@ class _Maker:
             return
         grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
         own = {"shape": shape, "chunk_grid": grid, "dimension_names": dims}
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         (place / _METADATA).write_text(json.dumps(self._forms[dtype] | own))
 
     def coordinate(self, path: str, dim: str, values: NDArray[Any]) -> None:
         if values.dtype.kind == "U":
             texts = self._root.create_array(
-                path, shape=values.shape, dtype=values.dtype, dimension_names=(dim,)
+                path, shape=values.shape, dtype=TEXT, dimension_names=(dim,)
             )
             texts[:] = values
         else:
@@ -100,9 +114,9 @@ class _Maker:
             write_chunk(self._folder / path, (0,), values, values.shape)
 
     def _make_groups(self, folder: Path) -> None:
-        if not folder.exists():
+        if not (folder / _METADATA).exists():
             self._make_groups(folder.parent)
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             (folder / _METADATA).write_text(self._group)
 
     def consolidate(self) -> None:

@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe import schema
-from emerdiff_probe.schema import GUIDANCE, SAMPLE, TIMESTEP, TOKEN
+from emerdiff_probe.schema import GUIDANCE, SAMPLE, STEP, TIMESTEP, TOKEN
 from emerdiff_probe.sites import Site
 
 __all__ = ["IMAGE", "LATENTS", "Leaf", "Plan", "block_length", "leaf_path", "size_text"]
@@ -74,10 +74,11 @@ class Plan:
         steps: The position of each timestep in its run.
         tokens: Texts of the tokens, (sample, guidance, token); without guidance (sample, token);
             None where they are not known.
-        size: Height and width of the pictures.
+        size: Height and width of the images in their own size, in which positions are given.
         config: All that decides its values, fit for JSON.
         about: Further provenance, fit for JSON.
         row: Dim of the rows of UNet calls: samples, or "batch" where nothing tells what they are.
+        names: Of the samples, by which they are selected; none where they have no names.
     """
 
     leaves: tuple[Leaf, ...]
@@ -90,6 +91,7 @@ class Plan:
     config: Mapping[str, Any]
     about: Mapping[str, Any]
     row: str = SAMPLE
+    names: tuple[str, ...] = ()
 
     def dims(self, leaf: Leaf) -> tuple[str, ...]:
         """Dims of a leaf's array."""
@@ -103,6 +105,11 @@ class Plan:
     def chunks(self, leaf: Leaf) -> tuple[int, ...]:
         """One sample, a block of timesteps, all the rest."""
         return (*self.leading(leaf, 1, self.block), *leaf.shape)
+
+    def chunk_index(self, leaf: Leaf, sample: int, block: int) -> tuple[int, ...]:
+        """Index of the chunk that has a block of timesteps of a sample."""
+        guided = leaf.guided and bool(self.guidance)
+        return (sample, *[0] * guided, *[block] * leaf.timed, *[0] * len(leaf.shape))
 
     def leading(self, leaf: Leaf, samples: int, timesteps: int) -> tuple[int, ...]:
         """Sizes of a leaf's dims before those of its site, for so many samples and timesteps."""
@@ -158,13 +165,17 @@ class Plan:
     def root(self) -> xr.Dataset:
         """The root of the tree."""
         coords: dict[str, Any] = {
+            # An index is known to all nodes; xarray selects along no other dim of a tree.
+            self.row: np.arange(len(self.samples)),
             TIMESTEP: (TIMESTEP, np.array(self.timesteps)),
-            "step": (TIMESTEP, np.array(self.steps)),
+            STEP: (TIMESTEP, np.array(self.steps)),
             **{
                 name: (self.row, np.array([each[name] for each in self.samples]))
                 for name in self.samples[0]
             },
         }
+        if self.names:
+            coords[self.row] = (self.row, np.array(self.names))
         if self.tokens is not None:
             halves = (self.row, GUIDANCE, TOKEN) if self.guidance else (self.row, TOKEN)
             coords["token_text"] = (halves, self.tokens)

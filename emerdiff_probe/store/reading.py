@@ -11,17 +11,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError, SiteError, closest
-from emerdiff_probe.schema import X, Y
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.schema import RECORDING, X, Y
 from emerdiff_probe.sites import Site, select
 from emerdiff_probe.store.address import Address, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
+from emerdiff_probe.store.texts import readable, texts_of
 from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, values_of
 
-__all__ = ["at", "gather", "open_recording", "site", "sites_of"]
+__all__ = ["at", "gather", "leaf_nodes", "open_recording", "site", "sites_of"]
 
 
 def open_recording(address: Address) -> xr.DataTree:
-    """Opens a recording; values are read when they are needed.
+    """Opens a recording; values are read when they are needed, as float32.
 
     Args:
         address: A folder, a zip file that `pack` made, or an address that fsspec knows, as
@@ -34,7 +36,8 @@ def open_recording(address: Address) -> xr.DataTree:
     root = opened(address)
     arrays = {path: node for path, node in root.members(max_depth=None)}
     restart = restart_of(root)
-    nodes: dict[str, xr.Dataset] = {"/": xr.open_zarr(root.store, chunks=None).load()}
+    labels_of_all = xr.open_zarr(root.store_path, chunks=None).load()
+    nodes: dict[str, xr.Dataset] = {"/": readable(labels_of_all)}
     # Pictures have one size, so places are the same on all grids of one size.
     indexed: dict[tuple[str, int], NDArray[Any]] = {}
     labelled: dict[tuple[tuple[str, int], ...], xr.Coordinates] = {}
@@ -43,7 +46,7 @@ def open_recording(address: Address) -> xr.DataTree:
         for dim, size in dims:
             if (dim, size) not in indexed and f"{leaf}/{dim}" in arrays:
                 labels: Any = arrays[f"{leaf}/{dim}"]
-                indexed[dim, size] = np.asarray(labels[:])
+                indexed[dim, size] = texts_of(np.asarray(labels[:]))
         if dims not in labelled:
             known = {dim: indexed.get((dim, size)) for dim, size in dims}
             labelled[dims] = xr.Coordinates(
@@ -51,6 +54,9 @@ def open_recording(address: Address) -> xr.DataTree:
             )
         values = values_of(array, restart, leaf, str(address))
         nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=labelled[dims])
+        rows = dims_of(array)[0]
+        if rows not in nodes["/"].coords:  # as in stores made before
+            nodes["/"] = nodes["/"].assign_coords({rows: np.arange(array.shape[0])})
     return xr.DataTree.from_dict(nodes)
 
 
@@ -67,14 +73,18 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
 
     Raises:
         SiteError: The recording has no such site; gives the closest.
+        InputError: It is no recording.
     """
+    expect(run, RECORDING)
     path = name if name in (IMAGE, LATENTS) else leaf_path(Site.parse(name))
-    leaves = {node.path.strip("/"): node for node in run.leaves}
+    leaves = leaf_nodes(run)
     if path not in leaves:
         known = map(_site_name, leaves)
         wanted = _site_name(path)
         raise SiteError(f"no site {wanted!r} in this recording; {closest(wanted, known)}")
     values = leaves[path]["value"]
+    if values.dtype == np.float16:  # of a tree that no reader made
+        values = values.astype(np.float32)
     about = {
         coord: array
         for coord, array in run.to_dataset().coords.items()
@@ -83,9 +93,15 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
     return values.assign_coords(about).rename(name)
 
 
+def leaf_nodes(run: xr.DataTree) -> dict[str, xr.DataTree]:
+    """Return the leaves of a recording by their path in it; it may be a part of a larger tree."""
+    return {node.path.removeprefix(run.path).strip("/"): node for node in run.leaves}
+
+
 def sites_of(run: xr.DataTree) -> list[Site]:
     """The sites that a recording has, in the model's order where it tells of one."""
-    names = [_site_name(leaf.path.strip("/")) for leaf in run.leaves]
+    expect(run, RECORDING)
+    names = list(map(_site_name, leaf_nodes(run)))
     recorded = json.loads(run.attrs.get("config", "{}")).get("sites", [])
     order = {name: number for number, name in enumerate(recorded)}
     names.sort(key=lambda name: order.get(name, len(order)))

@@ -17,9 +17,13 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
+from emerdiff_probe.paths import Held, is_free, local, made_at_once
 from emerdiff_probe.schema import RESPONSES
 from emerdiff_probe.store.chunks import FLAT, chunks_of
+from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.plan import size_text
+from emerdiff_probe.store.precision import single
+from emerdiff_probe.store.texts import portable, readable
 
 __all__ = ["ResponseStore", "open_responses"]
 
@@ -29,55 +33,61 @@ class ResponseStore:
 
     Args:
         path: The folder.
-        identity: All that decides the values, fit for JSON.
+        model: Identity of the model, from `emerdiff_probe.models.identity`.
+        settings: All else that decides the values, fit for JSON.
         name: Of the variable; its last three dims are those of one response.
         schema: Of the dataset.
 
     Raises:
         StoreError: The folder is something else.
-        ConfigError: It was begun with another identity; gives both values of each difference.
+        ConfigError: It was begun with another model or other settings; gives both values of each
+            difference.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        identity: Mapping[str, Any],
+        model: Mapping[str, Any],
+        settings: Mapping[str, Any],
         name: str = "response",
         schema: str = RESPONSES,
     ) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self._name = name
-        self._identity = json.loads(json.dumps(identity))
-        if self.path.exists():
-            begun = json.loads(_attributes(self.path, schema)["identity"])
-            what = f"the store '{self.path}'"
-            check_unchanged(begun, self._identity, what, "another folder")
+        self._identity = json.loads(json.dumps({"model": model, "settings": settings}))
+        if not is_free(self.path):
+            begun, what = json.loads(_attributes(self.path, schema)["identity"]), f"'{self.path}'"
+            present = self._identity
+            check_unchanged(begun["settings"], present["settings"], what, "another folder")
+            check_model(begun["model"], present["model"], what, instead_of(self.path))
+        self._held: Held | None = None
 
     def begin(self, rest: xr.Dataset, response: xr.DataArray) -> None:
-        """Makes the folder where there is none, at once: it is never half of one.
+        """Makes the folder where there is none, at once; from now on nobody else writes there.
 
         Args:
             rest: All but the responses, with attributes.
             response: Their dims, shape and dtype; its values are not looked at.
 
         Raises:
-            StoreError: The disk has too little room.
+            StoreError: The disk has too little room, or somebody else writes there.
         """
-        if self.path.exists():
-            return
+        if is_free(self.path):
+            self._make(rest, response)
+        self._held = Held(self.path)
+
+    def _make(self, rest: xr.Dataset, response: xr.DataArray) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if response.nbytes > (free := shutil.disk_usage(self.path.parent).free):
             raise StoreError(
                 f"the responses take {size_text(response.nbytes)} and '{self.path.parent}' has "
                 f"{size_text(free)} free; choose another disk, or responses of masks"
             )
-        making = self.path.with_name(f".{self.path.name}.making-{os.getpid()}")
-        shutil.rmtree(making, ignore_errors=True)
         single = response.ndim - 3
-        with warnings.catch_warnings():
-            # Texts have no place in Zarr's specification yet; zarr and xarray agree on theirs.
-            warnings.simplefilter("ignore")
-            rest = rest.assign_attrs(identity=json.dumps(self._identity))
+        with made_at_once(self.path) as making, warnings.catch_warnings():
+            # Consolidated metadata are outside the specification, which readers may pass over.
+            warnings.filterwarnings("ignore", "Consolidated metadata")
+            rest = portable(rest.assign_attrs(identity=json.dumps(self._identity)))
             rest.to_zarr(making, zarr_format=3, consolidated=False)
             zarr.open_group(making, mode="r+").create_array(
                 self._name,
@@ -92,7 +102,6 @@ class ResponseStore:
                 config={"write_empty_chunks": True},
             )
             zarr.consolidate_metadata(making)
-        making.rename(self.path)
 
     @property
     def committed(self) -> set[tuple[int, ...]]:
@@ -104,9 +113,19 @@ class ResponseStore:
         """Commits one response, shape (rgb, y, x); a chunk's file comes whole or not at all."""
         zarr.open_array(self.path / self._name, mode="r+")[index] = response
 
+    def __enter__(self) -> ResponseStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets others write there."""
+        if self._held is not None:
+            self._held.close()
+
 
 def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.Dataset:
     """Opens responses that were streamed to a folder; values are read when they are needed.
+
+    They are float32, whatever they are kept in.
 
     Args:
         path: The folder. It may still be written to: what is not there yet is NaN.
@@ -115,10 +134,11 @@ def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.
     Raises:
         StoreError: It holds no responses.
     """
-    _attributes(Path(path), schema)
+    path = local(path)
+    _attributes(path, schema)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ds = xr.open_zarr(path, consolidated=True)
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        ds = single(readable(xr.open_zarr(path, consolidated=True)))
     return ds.drop_attrs(deep=False).assign_attrs(
         {name: value for name, value in ds.attrs.items() if name != "identity"}
     )

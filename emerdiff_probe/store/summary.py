@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+import zarr
+
 from emerdiff_probe.store.address import Address, opened, size_on_disk
-from emerdiff_probe.store.plan import IMAGE
+from emerdiff_probe.store.plan import IMAGE, LATENTS
 from emerdiff_probe.store.values import leaves_of, restart_of
 
 __all__ = ["LAYOUT", "Info", "info"]
@@ -25,7 +29,7 @@ class Info:
         samples: A text for each sample.
         timesteps: From the most noise to the least.
         committed: Share of the blocks that are there, in [0, 1].
-        finished: Whether the last picture is there too.
+        finished: Whether the last picture is there too, if there are any.
         lost: Paths of the leaves that have lost chunks of what is committed.
         layout: "steps" or "points", for which it is fast to read; see `rechunk`.
         nbytes: On disk.
@@ -36,7 +40,7 @@ class Info:
 
     sites: tuple[str, ...]
     samples: tuple[str, ...]
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     committed: float
     finished: bool
     lost: tuple[str, ...]
@@ -66,10 +70,10 @@ def info(address: Address) -> Info:
     there = {leaf: array.nchunks_initialized / array.nchunks for leaf, array in leaves_of(root)}
     return Info(
         sites=tuple(config["sites"]),
-        samples=tuple(map(_described, config["sources"].values())),
-        timesteps=tuple(config["timesteps"]),
+        samples=_samples(root),
+        timesteps=tuple(_labels(root, "timestep")),
         committed=share,
-        finished=share == 1 and there[IMAGE] == 1,
+        finished=share == 1 and there.get(IMAGE, 1) == 1,
         lost=tuple(leaf for leaf, part in there.items() if leaf != IMAGE and part < share),
         layout=attributes.get(LAYOUT, "steps"),
         nbytes=size_on_disk(address),
@@ -79,7 +83,21 @@ def info(address: Address) -> Info:
     )
 
 
-def _described(source: dict[str, Any]) -> str:
-    if source["source"] != "prompt":
-        return str(source["source"])
-    return f"{source['prompt']!r}, seed {source['seed']}"
+def _samples(root: zarr.Group) -> tuple[str, ...]:
+    """What each sample is of; of a batch, whose rows nobody knows, their numbers."""
+    if "prompt" not in root:
+        _, latents = next(leaf for leaf in leaves_of(root) if leaf[0] == LATENTS)
+        return tuple(f"row {number}" for number in range(latents.shape[0]))
+    labels = (_labels(root, name) for name in ("prompt", "seed", "source"))
+    return tuple(itertools.starmap(_described, zip(*labels, strict=True)))
+
+
+def _labels(root: zarr.Group, name: str) -> list[Any]:
+    array: Any = root[name]
+    return np.asarray(array[:]).tolist()
+
+
+def _described(prompt: str, seed: int, source: str) -> str:
+    if seed < 0:
+        return f"{prompt!r}, {source}" if prompt else source
+    return f"{prompt!r}, seed {seed}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import StoreError
 from emerdiff_probe.schema import TIMESTEP
 from emerdiff_probe.store.chunks import chunk_name
+from emerdiff_probe.store.precision import single_dtype
 
 __all__ = ["RESTART", "dims_of", "leaves_of", "mark_of", "restart_of", "values_of"]
 
@@ -52,7 +53,7 @@ def dims_of(array: Any) -> tuple[str, ...]:
 
 
 def values_of(array: Any, restart: Any, leaf: str, place: str) -> da.Array:
-    """The values of a leaf, read chunk by chunk when they are needed.
+    """The values of a leaf, read chunk by chunk when they are needed, in single precision.
 
     Args:
         array: Of the leaf.
@@ -69,7 +70,7 @@ def values_of(array: Any, restart: Any, leaf: str, place: str) -> da.Array:
         chunks=array.chunks,
         name=False,
         fancy=False,  # only slices and numbers come to it then
-        meta=np.empty((0,) * array.ndim, array.dtype),
+        meta=np.empty((0,) * array.ndim, single_dtype(np.dtype(array.dtype))),
     )
 
 
@@ -95,7 +96,7 @@ class _Values:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.array.dtype)
+        return single_dtype(np.dtype(self.array.dtype))
 
     @property
     def ndim(self) -> int:
@@ -112,7 +113,7 @@ class _Values:
 
     def _read(self, index: Index) -> NDArray[Any]:
         try:
-            return np.asarray(self.array[index])
+            return np.asarray(self.array[index], self.dtype)
         except Exception as error:  # every file system and every codec has kinds of its own
             raise self._error(index, f"cannot be read ({error}) in") from error
 

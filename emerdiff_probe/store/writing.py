@@ -16,10 +16,13 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
+from emerdiff_probe.paths import Held, is_free
 from emerdiff_probe.store.address import opened
 from emerdiff_probe.store.chunks import PARTIAL, chunks_of, write_chunk
+from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.making import make_recording
 from emerdiff_probe.store.plan import IMAGE, Leaf, Plan
+from emerdiff_probe.store.precision import widened
 from emerdiff_probe.store.values import RESTART, mark_of, restart_of
 
 __all__ = ["Memory", "Sink", "Streamed"]
@@ -89,7 +92,7 @@ class Memory:
         """The recording."""
         leaves = {
             leaf.path: xr.Dataset(
-                {"value": (self.plan.dims(leaf), self._arrays[leaf.path])},
+                {"value": (self.plan.dims(leaf), widened(self._arrays[leaf.path]))},
                 coords=self.plan.coords(leaf),
             )
             for leaf in self.plan.leaves
@@ -102,11 +105,6 @@ def _region(plan: Plan, leaf: Leaf, samples: slice, block: int) -> tuple[slice, 
     return (samples, *halves, plan.blocks[block])
 
 
-def _chunk_index(plan: Plan, leaf: Leaf, sample: int, block: int) -> tuple[int, ...]:
-    halves = [0] * (leaf.guided and bool(plan.guidance))
-    return (sample, *halves, block, *[0] * len(leaf.shape))
-
-
 class Streamed:
     """A recording in a folder, written by a thread of its own while the model runs.
 
@@ -115,16 +113,24 @@ class Streamed:
         plan: What it will hold.
 
     Raises:
-        StoreError: The folder is something else, or the disk has too little room.
-        ConfigError: It was begun with other settings; gives both values of each.
+        StoreError: The folder is something else, somebody writes to it, or the disk has too little
+            room.
+        ConfigError: It was begun with other settings or another model; gives both values of each
+            difference.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path, self.plan = path, plan
-        if path.exists():
-            _check_continues(path, plan)
-        else:
+        begun = not is_free(path)
+        if not begun:
             make_recording(path, plan)
+        self._held = Held(path)
+        try:
+            if begun:
+                _check_continues(path, plan)
+        except BaseException:
+            self._held.close()
+            raise
         self._waiting: queue.Queue[tuple[slice, int, Values, NDArray[np.float32]] | None] = (
             queue.Queue(_WAITING)
         )
@@ -185,6 +191,7 @@ class Streamed:
         """
         self._waiting.put(None)
         self._writer.join()
+        self._held.close()
         self._raise()
 
     def _drain(self) -> None:
@@ -206,7 +213,7 @@ class Streamed:
             for leaf in leaves:
                 self._write(
                     leaf.path,
-                    _chunk_index(self.plan, leaf, sample, block),
+                    self.plan.chunk_index(leaf, sample, block),
                     values[leaf.path][row : row + 1],
                     self.plan.chunks(leaf),
                 )
@@ -234,13 +241,11 @@ def _each(samples: slice) -> range:
 
 def _check_continues(path: Path, plan: Plan) -> None:
     root = opened(path)
-    begun: Any = root.attrs["config"]
-    check_unchanged(
-        json.loads(begun),
-        json.loads(json.dumps(plan.config)),
-        f"the recording in '{path}'",
-        "another folder",
-    )
+    begun: Any = dict(root.attrs)
+    what, present = f"the recording in '{path}'", json.loads(json.dumps(plan.config))
+    check_unchanged(json.loads(begun["config"]), present, what, "another folder")
+    present = json.loads(json.dumps(plan.about["model"]))
+    check_model(json.loads(begun["model"]), present, what, instead_of(path))
     if restart_of(root) is None:
         raise StoreError(
             f"'{path}' is a copy that rechunk() made, and nothing is recorded into those; open it, "

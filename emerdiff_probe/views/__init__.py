@@ -8,6 +8,7 @@ from emerdiff_probe.views.attention import attention
 from emerdiff_probe.views.colours import overlay_image, palette
 from emerdiff_probe.views.comparison import comparison, dendrogram, tradeoff
 from emerdiff_probe.views.correspondence import correspondence, correspondence_page
+from emerdiff_probe.views.effect import Replayed, effect
 from emerdiff_probe.views.layers import layers, similarity
 from emerdiff_probe.views.page import page
 from emerdiff_probe.views.pictures import pictures
@@ -15,12 +16,14 @@ from emerdiff_probe.views.segments import low_resolution, overview, segments
 from emerdiff_probe.views.trajectory import trajectory
 
 __all__ = [
+    "Replayed",
     "atlas",
     "attention",
     "comparison",
     "correspondence",
     "correspondence_page",
     "dendrogram",
+    "effect",
     "layers",
     "low_resolution",
     "overlay_image",

@@ -10,6 +10,8 @@ import xarray as xr
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import TIMESTEP
+from emerdiff_probe.timesteps import labels
+from emerdiff_probe.timesteps import text as short
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
 from emerdiff_probe.views.panels import site_text, text, title
 
@@ -49,12 +51,13 @@ def atlas(values: xr.DataArray, *, limits: tuple[float, float] | None = None) ->
         low = -high
     sites = [site_text(str(name)) for name in table[SITE].values]
     columns = (
-        [str(step) for step in table[TIMESTEP].values]
+        labels(table)
         if other == TIMESTEP
         else [site_text(str(name)) for name in table[SITE2].values]
     )
     name = str(values.name)
-    at = "" if other == TIMESTEP or TIMESTEP not in table.coords else table[TIMESTEP].item()
+    told = other != TIMESTEP and TIMESTEP in table.coords
+    when = f" at t = {short(table[TIMESTEP].item())}" if told else ""
     wide = 60 if cells.size <= _WRITTEN else max(14, min(60, 900 // len(columns)))
     below = 50 if other == TIMESTEP else 20 + 7 * max(map(len, columns))
     left = 20 + 7 * max(map(len, sites))
@@ -80,7 +83,7 @@ def atlas(values: xr.DataArray, *, limits: tuple[float, float] | None = None) ->
     figure.update_layout(
         template="plotly_white",
         title={
-            "text": title(f"{name} by site" + (f" at t = {at}" if at != "" else ""), ""),
+            "text": title(f"{name} by site{when}", ""),
             "font_size": 14,
             "x": 0,
             "y": 1,

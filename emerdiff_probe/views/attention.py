@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, TOKEN, X, Y
+from emerdiff_probe.timesteps import labels, one_position
 from emerdiff_probe.views.colours import SEQUENTIAL
+from emerdiff_probe.views.maps import extent
 from emerdiff_probe.views.panels import panels, picture, pixel_map, text, title
 
 __all__ = ["attention"]
@@ -26,7 +28,8 @@ def attention(
     paid: xr.DataArray,
     shown: xr.DataArray,
     *,
-    timestep: int | None = None,
+    timestep: float | None = None,
+    step: int | None = None,
     head: int | None = None,
     sample: int = 0,
     guidance: str | None = None,
@@ -40,6 +43,7 @@ def attention(
             ``token_text``; those that it does not name, by their number.
         shown: The picture, (y, x, rgb) or (sample, y, x, rgb), uint8.
         timestep: By default the last, of the least noise.
+        step: Which call at this timestep, where it was visited twice.
         head: By default the mean over all.
         sample: Position of the sample.
         guidance: Half of a guided recording, by default "cond".
@@ -50,16 +54,16 @@ def attention(
         InputError: Something that is not there.
     """
     head_text = "mean over heads" if head is None else f"head {head}"
-    values, step = _chosen(paid, timestep, head, sample, guidance)
+    values, when = _chosen(paid, timestep, step, head, sample, guidance)
     pixels = (shown.isel({SAMPLE: sample}) if SAMPLE in shown.dims else shown).transpose(Y, X, RGB)
-    size = pixels.sizes[Y], pixels.sizes[X]
+    size = extent(pixels)
     maps = _by_token(values, special)
     across = min(len(maps) + 1, _ACROSS)
     figure = panels(
         size,
         (math.ceil((len(maps) + 1) / across), across),
         side=170,
-        heading=title(str(paid.name or "attention"), f"{step}{head_text}", 24 * across),
+        heading=title(str(paid.name or "attention"), f"{when}{head_text}", 24 * across),
         titles=["picture", *(name for name, _ in maps)],
         scales=[
             {
@@ -81,7 +85,12 @@ def attention(
 
 
 def _chosen(
-    paid: xr.DataArray, timestep: int | None, head: int | None, sample: int, guidance: str | None
+    paid: xr.DataArray,
+    timestep: float | None,
+    step: int | None,
+    head: int | None,
+    sample: int,
+    guidance: str | None,
 ) -> tuple[xr.DataArray, str]:
     """Probabilities (y, x[, token]) and a word on their timestep."""
     values = paid
@@ -94,18 +103,15 @@ def _chosen(
         values = values.mean(HEAD)
     if GUIDANCE in values.dims:
         values = values.sel({GUIDANCE: guidance or "cond"})
-    step = ""
+    when = ""
     if TIMESTEP in values.dims:
-        recorded = values[TIMESTEP].values.tolist()
-        chosen = recorded[-1] if timestep is None else timestep
-        if chosen not in recorded:
-            raise InputError(
-                f"timestep {chosen} is not there; choices: {', '.join(map(str, recorded))}"
-            )
-        values, step = values.sel({TIMESTEP: chosen}), f"t = {chosen}, "
+        last = values.sizes[TIMESTEP] - 1
+        at = last if timestep is None and step is None else one_position(values, timestep, step)
+        when = f"t = {labels(values, [at])[0]}, "
+        values = values.isel({TIMESTEP: at})
     if not {Y, X} <= set(values.dims) <= {Y, X, TOKEN}:
         raise InputError(f"{values.dims} are left; attention to words has y, x and perhaps token")
-    return values.load(), step
+    return values.load(), when
 
 
 def _by_token(values: xr.DataArray, special: bool) -> list[tuple[str, NDArray[np.float32]]]:

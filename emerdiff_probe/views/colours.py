@@ -10,7 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import RGB, X, Y
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.schema import RGB, SEGMENTATION, X, Y
 
 __all__ = [
     "DIVERGING",
@@ -142,6 +143,7 @@ def overlay_image(ds: xr.Dataset, *, alpha: float = 0.5) -> _Pixels:
     Raises:
         InputError: ``alpha`` is out of range.
     """
+    expect(ds, SEGMENTATION)
     picture = ds["picture"].transpose(Y, X, RGB).values
     labels = ds["labels"].transpose(Y, X).values
     return paint(picture, labels, alpha, line=max(1, round(max(labels.shape) / 800)))

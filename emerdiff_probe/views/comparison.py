@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram as tree
 from scipy.optimize import linear_sum_assignment
 
-from emerdiff_probe import analysis
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
+from emerdiff_probe.segments import MergeBy, merging
 from emerdiff_probe.views.colours import palette
 from emerdiff_probe.views.panels import panels, picture, pixel_map, text, title
 from emerdiff_probe.views.segments import outlined, thinned
@@ -136,17 +136,17 @@ def tradeoff(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def dendrogram(ds: xr.Dataset, by: analysis.MergeBy = "embeddings") -> go.Figure:
+def dendrogram(ds: xr.Dataset, by: MergeBy = "embeddings") -> go.Figure:
     """Which masks of a segmentation are alike: a tree that joins the likest first.
 
     Args:
         ds: A segmentation, as `emerdiff_probe.segment` makes it.
-        by: What is compared; see `emerdiff_probe.analysis.dendrogram`.
+        by: What is compared; see `emerdiff_probe.segments.dendrogram`.
 
     Raises:
         InputError: It has one mask only, or no such ``by``.
     """
-    joined = tree(analysis.dendrogram(ds, by).values, no_plot=True)
+    joined = tree(merging.dendrogram(ds, by).values, no_plot=True)
     low_res = ds["low_res"].transpose(SOURCE_Y, SOURCE_X).values
     shares = np.bincount(low_res.ravel(), minlength=ds.sizes[MASK]) / low_res.size
     lines: dict[str, list[float | None]] = {"x": [], "y": []}

@@ -18,8 +18,9 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from emerdiff_probe import analysis
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.paths import local, made_at_once
+from emerdiff_probe.responses import compress, latent_grid, pixels_moved, reading, response_of
 from emerdiff_probe.schema import RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.colours import SEQUENTIAL, ramp
 from emerdiff_probe.views.layers import marker
@@ -90,13 +91,13 @@ def correspondence(
     Raises:
         InputError: These are not responses of locations.
     """
-    down, across = analysis.latent_grid(responses)
+    down, across = latent_grid(responses)
     source = location or _strongest(responses)
-    moved = analysis.pixels_moved(responses, *source)
+    moved = pixels_moved(responses, *source)
     if pixel is None:
         most = moved.isel(moved.argmax((Y, X)))
         pixel = float(most[Y]), float(most[X])
-    movers = analysis.movers(responses, *pixel)
+    movers = reading.movers(responses, *pixel)
     source, target = _centre(responses, _SOURCE, source), _centre(responses, (Y, X), pixel)
     size = extent(moved)
     figure = panels(
@@ -165,7 +166,7 @@ def correspondence_page(responses: xr.Dataset, path: str | os.PathLike[str]) -> 
     Raises:
         InputError: These are not responses of locations.
     """
-    rows, columns = analysis.latent_grid(responses)
+    rows, columns = latent_grid(responses)
     size = extent(responses)
     pixels = np.ascontiguousarray(responses["picture"].transpose(Y, X, RGB).values)
     shown = base64.b64encode(png(pixels)).decode()
@@ -193,19 +194,17 @@ def correspondence_page(responses: xr.Dataset, path: str | os.PathLike[str]) -> 
         f"{tile[0]} x {tile[1]} points{averaged}, rounded to 8 bits, which leaves them "
         f"{float(small['error'].median()):.1%} off (median over locations of the error's norm)."
     )
-    path = Path(path)
-    path.write_text(
-        _PAGE.format(
-            title=html.escape(f"Correspondence in {source}"),
-            facts=html.escape(facts),
-            style=(_HERE / "correspondence.css").read_text("utf-8"),
-            script=(_HERE / "correspondence.js").read_text("utf-8"),
-            # Nothing in it can end the script: it has numbers and base64 alone.
-            data=json.dumps(data),
-        ),
-        "utf-8",
-        errors="replace",
+    path = local(path)
+    page = _PAGE.format(
+        title=html.escape(f"Correspondence in {source}"),
+        facts=html.escape(facts),
+        style=(_HERE / "correspondence.css").read_text("utf-8"),
+        script=(_HERE / "correspondence.js").read_text("utf-8"),
+        # Nothing in it can end the script: it has numbers and base64 alone.
+        data=json.dumps(data),
     )
+    with made_at_once(path, replace=True) as new:
+        new.write_text(page, "utf-8", errors="replace")
     return path
 
 
@@ -222,7 +221,7 @@ def _strongest(responses: xr.Dataset) -> Place:
     response = _whole(responses)["response"]
     # Row by row: responses of a large picture do not fit in memory as single precision.
     sizes = [
-        (response.isel({SOURCE_Y: row}).astype(np.float32) ** 2).sum((RGB, Y, X)).values
+        (response.isel({SOURCE_Y: row}) ** 2).sum((RGB, Y, X)).values
         for row in range(response.sizes[SOURCE_Y])
     ]
     row, column = np.unravel_index(int(np.argmax(sizes)), np.shape(sizes))
@@ -233,12 +232,12 @@ def _whole(responses: xr.Dataset) -> xr.Dataset:
     """Responses that are not compressed any more."""
     if "response" in responses:
         return responses
-    rows, columns = analysis.latent_grid(responses)
+    rows, columns = latent_grid(responses)
     shape = rows, columns, 3, responses.sizes[Y], responses.sizes[X]
     values = np.empty(shape, np.float16)
     units = np.eye(rows * columns, dtype=np.float32).reshape(rows, columns, rows, columns)
     for row in range(rows):
-        values[row] = analysis.response_of(responses, units[row]).transpose(..., RGB, Y, X).values
+        values[row] = response_of(responses, units[row]).transpose(..., RGB, Y, X).values
     found = responses[["picture"]].assign(response=((*_SOURCE, RGB, Y, X), values))
     return found.assign_coords({dim: responses[dim] for dim in _SOURCE})
 
@@ -252,7 +251,7 @@ def _fitting(responses: xr.Dataset, room: int) -> tuple[xr.Dataset, bytes]:
         # Responses that are local shrink to a tenth and less; others take some seconds to try.
         if response.size // reduce**2 > _MOST_POINTS:
             continue
-        small = analysis.compress(responses, bits=8, reduce=reduce)
+        small = compress(responses, bits=8, reduce=reduce)
         packed = zlib.compress(small["tiles"].values.tobytes(), 9)
         if len(packed) * 4 / 3 < room:
             return small, packed

@@ -9,14 +9,18 @@ from typing import Any, Final, Literal
 import plotly.graph_objects as go
 import xarray as xr
 
-from emerdiff_probe import analysis, store
+from emerdiff_probe import store
+from emerdiff_probe.checks import integer
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers import principal_colours, similarity_to_point
 from emerdiff_probe.schema import RGB, TIMESTEP, X, Y
+from emerdiff_probe.timesteps import labels, one_position
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
 from emerdiff_probe.views.maps import (
+    chosen_calls,
     chosen_sites,
-    chosen_timesteps,
     described,
+    endings,
     extent,
     magnitude,
     one_channel,
@@ -40,7 +44,7 @@ _ACROSS: Final = 5
 def layers(
     run: xr.DataTree,
     sites: str | Sequence[str],
-    timesteps: Sequence[int] | None = None,
+    timesteps: Sequence[float] | None = None,
     *,
     show: Literal["magnitude", "colours"] | int = "magnitude",
     scale: Literal["all", "site"] = "all",
@@ -53,7 +57,8 @@ def layers(
     Args:
         run: A recording.
         sites: A pattern, as ``model.sites`` takes it, or names.
-        timesteps: By default five from the first to the last.
+        timesteps: By default five from the first to the last. One that was visited twice is shown
+            twice.
         show: "magnitude", the root mean square over channels; a channel's number; or "colours",
             the first three principal components of a site over the timesteps shown.
         scale: One colour scale for "all" maps, or one for each "site".
@@ -65,15 +70,18 @@ def layers(
         SiteError: The recording has no such site.
         InputError: Something else that was not recorded, or cannot be shown.
     """
-    if not isinstance(show, int) and show not in ("magnitude", "colours"):
+    if not isinstance(show, str):
+        show = integer("show", show, 0, None, InputError)
+    elif show not in ("magnitude", "colours"):
         raise InputError(f"show is {show!r}; choose 'magnitude', 'colours' or a channel's number")
     if scale not in ("all", "site"):
         raise InputError(f"scale is {scale!r}; choose 'all' or 'site'")
-    names, steps = chosen_sites(run, sites), chosen_timesteps(run, timesteps)
+    run = store.with_samples(run)
+    names, (at, steps) = chosen_sites(run, sites), chosen_calls(run, timesteps)
     maps = {
         name: _shown(
             places(store.site(run, name), sample=sample, guidance=guidance, head=head)
-            .sel({TIMESTEP: steps})
+            .isel({TIMESTEP: at})
             .load(),
             show,
         )
@@ -93,7 +101,7 @@ def layers(
     )
     for row, (name, values) in enumerate(maps.items(), start=1):
         for column, step in enumerate(steps, start=1):
-            one = values.sel({TIMESTEP: step})
+            one = values.isel({TIMESTEP: column - 1})
             if show == "colours":
                 pixels = as_bytes(one.transpose(Y, X, RGB).values)
                 figure.add_trace(picture(pixels, size), row, column)
@@ -112,7 +120,7 @@ def layers(
 def _shown(values: xr.DataArray, show: str | int) -> xr.DataArray:
     if isinstance(show, int):
         return one_channel(values, show)
-    return magnitude(values) if show == "magnitude" else analysis.principal_colours(values)[0]
+    return magnitude(values) if show == "magnitude" else principal_colours(values)[0]
 
 
 def _scales(
@@ -140,8 +148,9 @@ def _scales(
 def similarity(
     run: xr.DataTree,
     sites: str | Sequence[str],
-    timestep: int,
+    timestep: float,
     *,
+    step: int | None = None,
     y: float,
     x: float,
     limits: tuple[float, float] = (-1, 1),
@@ -155,6 +164,7 @@ def similarity(
         run: A recording.
         sites: A pattern, as ``model.sites`` takes it, or names.
         timestep: One that was recorded.
+        step: Which call at this timestep, where it was visited twice.
         y, x: The place, in pixels of the picture; the nearest feature of each layer is taken.
         limits: Ends of the colour scale of all maps. Narrower ones, as (0.8, 1), show differences
             in layers where all features are much alike.
@@ -166,9 +176,11 @@ def similarity(
         SiteError: The recording has no such site.
         InputError: Something else that was not recorded; a place outside of the picture.
     """
-    names, (step,) = chosen_sites(run, sites), chosen_timesteps(run, [timestep])
-    shown = store.site(run, store.IMAGE).isel(sample=sample).transpose(Y, X, RGB)
-    size = shown.sizes[Y], shown.sizes[X]
+    run = store.with_samples(run)
+    names, root = chosen_sites(run, sites), run.to_dataset()
+    at = one_position(root, timestep, step)
+    shown = endings(run).isel(sample=sample).transpose(Y, X, RGB)
+    size = extent(shown)
     if not (0 <= y <= size[0] and 0 <= x <= size[1]):
         raise InputError(f"y {y}, x {x} is outside of the picture of {size[0]} x {size[1]} pixels")
     model, source = described(run, sample)
@@ -179,9 +191,11 @@ def similarity(
         (math.ceil(count / across), across),
         side=200,
         heading=title(
-            f"{model}: cosine similarity to y {y:g}, x {x:g} at t = {step}", source, 22 * across
+            f"{model}: cosine similarity to y {y:g}, x {x:g} at t = {labels(root, [at])[0]}",
+            source,
+            22 * across,
         ),
-        titles=["picture", *map(site_text, names)],
+        titles=[str(shown.name), *map(site_text, names)],
         scales=[
             {
                 "colorscale": DIVERGING if limits[0] == -limits[1] else SEQUENTIAL,
@@ -194,12 +208,12 @@ def similarity(
     figure.add_trace(picture(shown.values, size), 1, 1)
     figure.add_trace(marker(y, x), 1, 1)
     for number, name in enumerate(names, start=1):
-        at = number // across + 1, number % across + 1
+        cell = number // across + 1, number % across + 1
         values = places(store.site(run, name), sample=sample, guidance=guidance, head=head)
-        alike = analysis.similarity_to_point(values.sel({TIMESTEP: step}), y, x)[0]
+        alike = similarity_to_point(values.isel({TIMESTEP: at}), y, x)[0]
         template = f"{text(site_text(name))}<br>similarity %{{z:.2f}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
-        figure.add_trace(pixel_map(alike.transpose(Y, X).values, size, template, scale=1), *at)
-        figure.add_trace(marker(y, x), *at)
+        figure.add_trace(pixel_map(alike.transpose(Y, X).values, size, template, scale=1), *cell)
+        figure.add_trace(marker(y, x), *cell)
     return figure
 
 

@@ -13,15 +13,17 @@ import numpy as np
 import xarray as xr
 
 from emerdiff_probe import store
-from emerdiff_probe.analysis.semantics.layers import layer
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.locations import by_location
+from emerdiff_probe.schema import CHANNEL, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.sites import select
+from emerdiff_probe.timesteps import labels, positions
 
 __all__ = [
+    "chosen_calls",
     "chosen_sites",
-    "chosen_timesteps",
     "described",
+    "endings",
     "extent",
     "magnitude",
     "one_channel",
@@ -51,23 +53,28 @@ def chosen_sites(run: xr.DataTree, sites: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def chosen_timesteps(run: xr.DataTree, timesteps: Sequence[int] | None = None) -> list[int]:
-    """Timesteps of a recording: those asked for, or a few from the first to the last.
+def chosen_calls(
+    run: xr.DataTree, timesteps: Sequence[float] | None = None
+) -> tuple[list[int], list[str]]:
+    """Return positions of timesteps, those asked for or a few from the first to the last.
+
+    Args:
+        run: A recording.
+        timesteps: Of one that was visited twice both calls are given.
+
+    Returns:
+        Positions along the dim ``timestep``, and their names, no two of them equal.
 
     Raises:
         InputError: One was not recorded.
     """
-    recorded = [int(each) for each in run.to_dataset()[TIMESTEP].values]
+    root = run.to_dataset()
+    count = root.sizes[TIMESTEP]
     if timesteps is None:
-        few = np.linspace(0, len(recorded) - 1, min(len(recorded), _FEW)).round().astype(int)
-        return [recorded[position] for position in few]
-    if unknown := [each for each in timesteps if int(each) not in recorded]:
-        raise InputError(
-            f"timesteps {unknown} were not recorded; choices: {', '.join(map(str, recorded))}"
-        )
-    if not len(timesteps):
-        raise InputError("no timesteps; leave them out for a few from the first to the last")
-    return [int(each) for each in timesteps]
+        at = np.linspace(0, count - 1, min(count, _FEW)).round().astype(int).tolist()
+    else:
+        at = positions(root, timesteps)
+    return at, labels(root, at)
 
 
 def places(
@@ -101,7 +108,7 @@ def places(
         raise InputError(f"head is {head}, but this site has none; leave it out")
     if head is not None:
         values = _at(values, HEAD, head)
-    return layer(values).isel({SAMPLE: 0})
+    return by_location(values).isel({SAMPLE: 0})
 
 
 def _at(values: xr.DataArray, dim: str, position: int) -> xr.DataArray:
@@ -113,7 +120,7 @@ def _at(values: xr.DataArray, dim: str, position: int) -> xr.DataArray:
 
 def magnitude(values: xr.DataArray) -> xr.DataArray:
     """The root mean square over channels, which layers of any width share a scale of."""
-    return ((values.astype(np.float32) ** 2).mean(CHANNEL) ** 0.5).rename("magnitude")
+    return ((values**2).mean(CHANNEL) ** 0.5).rename("magnitude")
 
 
 def one_channel(values: xr.DataArray, channel: int) -> xr.DataArray:
@@ -122,7 +129,7 @@ def one_channel(values: xr.DataArray, channel: int) -> xr.DataArray:
     Raises:
         InputError: There is none of that number.
     """
-    return _at(values, CHANNEL, channel).astype(np.float32).rename(f"channel {channel}")
+    return _at(values, CHANNEL, channel).rename(f"channel {channel}")
 
 
 def extent(values: xr.DataArray | xr.Dataset) -> tuple[int, int]:
@@ -133,14 +140,29 @@ def extent(values: xr.DataArray | xr.Dataset) -> tuple[int, int]:
     return round(float(values[Y][0] + values[Y][-1])), round(float(values[X][0] + values[X][-1]))
 
 
+def endings(run: xr.DataTree) -> xr.DataArray:
+    """Return the pictures that runs end with, (sample, y, x, rgb), uint8; grey where none is known.
+
+    Their name is for a panel's title.
+    """
+    if store.IMAGE in run.children:
+        return store.site(run, store.IMAGE).rename("picture")
+    latents = store.site(run, store.LATENTS)
+    places = {dim: latents[dim].values for dim in (Y, X)}
+    grey = np.full((latents.sizes[SAMPLE], *map(len, places.values()), 3), 128, np.uint8)
+    return xr.DataArray(grey, dims=(SAMPLE, Y, X, RGB), coords=places, name="no picture")
+
+
 def described(run: xr.DataTree, sample: int = 0) -> tuple[str, str]:
     """The model of a recording, and the prompt or picture of a sample, in words."""
-    root = run.to_dataset()
-    model = json.loads(run.attrs.get("model", "{}")).get("name", "model")
+    root = store.with_samples(run).to_dataset()
+    model = json.loads(run.attrs.get("model", "{}")).get("name") or "model"
+    if "source" not in root:
+        return model, f"row {sample}"
     about = {
         name: root[name].isel({SAMPLE: sample}).values.item()
         for name in ("source", "prompt", "seed")
     }
-    if about["source"] != "prompt":
+    if not str(about["source"]).startswith("prompt"):
         return model, str(about["source"])
     return model, f"prompt {about['prompt']!r}, seed {about['seed']}"

@@ -14,7 +14,8 @@ import plotly.graph_objects as go
 import xarray as xr
 from numpy.typing import NDArray
 
-from emerdiff_probe.schema import MODEL_X, MODEL_Y, RGB, SOURCE_X, SOURCE_Y, X, Y
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.schema import MODEL_X, MODEL_Y, RGB, SEGMENTATION, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.colours import paint, palette
 from emerdiff_probe.views.panels import panels, picture, pixel_map, spaced, text, title
 
@@ -39,6 +40,7 @@ def segments(
     Raises:
         InputError: ``alpha`` is out of range.
     """
+    expect(ds, SEGMENTATION)
     return _drawn(ds, {"segments": (_segments_image(ds, alpha), _segments_hover(ds, classes))})
 
 
@@ -48,6 +50,7 @@ def low_resolution(ds: xr.Dataset) -> go.Figure:
     Args:
         ds: A segmentation, as `emerdiff_probe.segment` makes it.
     """
+    expect(ds, SEGMENTATION)
     return _drawn(ds, {"low-resolution masks": (_masks_image(ds), _masks_hover(ds))})
 
 
@@ -57,6 +60,7 @@ def overview(ds: xr.Dataset) -> go.Figure:
     Args:
         ds: A segmentation, as `emerdiff_probe.segment` makes it.
     """
+    expect(ds, SEGMENTATION)
     return _drawn(
         ds,
         {

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 import xarray as xr
 
-from emerdiff_probe import analysis, store
+from emerdiff_probe import store
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers import principal_components
 from emerdiff_probe.schema import RGB, SAMPLE, TIMESTEP, X, Y
-from emerdiff_probe.views.maps import chosen_timesteps, described, places
+from emerdiff_probe.timesteps import labels, matching
+from emerdiff_probe.views.maps import chosen_calls, described, endings, extent, places
 from emerdiff_probe.views.panels import as_bytes, panels, picture, title
 
 __all__ = ["trajectory"]
@@ -18,7 +20,7 @@ __all__ = ["trajectory"]
 
 def trajectory(
     run: xr.DataTree,
-    timesteps: Sequence[int] | None = None,
+    timesteps: Sequence[float] | None = None,
     *,
     predicted: xr.DataArray | None = None,
     sample: int = 0,
@@ -39,21 +41,17 @@ def trajectory(
     Raises:
         InputError: Something that was not recorded, or pictures of other timesteps.
     """
-    steps = chosen_timesteps(run, timesteps)
-    latents = places(store.site(run, store.LATENTS), sample=sample).sel({TIMESTEP: steps}).load()
-    end = store.site(run, store.IMAGE).isel({SAMPLE: sample}).transpose(Y, X, RGB)
-    size = end.sizes[Y], end.sizes[X]
-    last = analysis.principal_components(latents.isel({TIMESTEP: -1}))
+    run = store.with_samples(run)
+    at, steps = chosen_calls(run, timesteps)
+    latents = places(store.site(run, store.LATENTS), sample=sample).isel({TIMESTEP: at}).load()
+    end = endings(run).isel({SAMPLE: sample}).transpose(Y, X, RGB)
+    size = extent(end)
+    last = principal_components(latents.isel({TIMESTEP: -1}))
     colours = last.colours(latents).isel({SAMPLE: 0})
     strips = {"latents x_t, principal colours": colours}
     if predicted is not None:
         one = predicted.isel({SAMPLE: sample}) if SAMPLE in predicted.dims else predicted
-        if missing := [step for step in steps if step not in one[TIMESTEP].values]:
-            raise InputError(
-                f"predicted has no timesteps {missing}; it has "
-                f"{', '.join(map(str, one[TIMESTEP].values))}"
-            )
-        strips["predicted x_0"] = one.sel({TIMESTEP: steps})
+        strips["predicted x_0"] = one.isel({TIMESTEP: _same_calls(run, one, at)})
     model, source = described(run, sample)
     columns = len(steps) + 1
     figure = panels(
@@ -61,12 +59,29 @@ def trajectory(
         (len(strips), columns),
         side=150,
         heading=title(f"{model}: from noise to the picture", source, 30 + 20 * columns),
-        columns=[*(f"t = {step}" for step in steps), "picture"],
+        columns=[*(f"t = {step}" for step in steps), str(end.name)],
         rows=list(strips),
     )
     for row, strip in enumerate(strips.values(), start=1):
-        for column, step in enumerate(steps, start=1):
-            pixels = as_bytes(strip.sel({TIMESTEP: step}).transpose(Y, X, RGB).values)
-            figure.add_trace(picture(pixels, size), row, column)
+        for column in range(len(steps)):
+            pixels = as_bytes(strip.isel({TIMESTEP: column}).transpose(Y, X, RGB).values)
+            figure.add_trace(picture(pixels, size), row, column + 1)
         figure.add_trace(picture(end.values, size), row, columns)
     return figure
+
+
+def _same_calls(run: xr.DataTree, predicted: xr.DataArray, at: Sequence[int]) -> list[int]:
+    """Positions in other pictures of the calls of a recording; the last of those at a timestep."""
+    recorded = run.to_dataset()[TIMESTEP].values.tolist()
+    there = predicted[TIMESTEP].values.tolist()
+    found = []
+    for position in at:
+        same = matching(there, recorded[position])
+        if not same:
+            raise InputError(
+                f"predicted has no timestep {recorded[position]}; it has "
+                f"{', '.join(labels(predicted))}"
+            )
+        visit = matching(recorded, recorded[position]).index(position)
+        found.append(same[min(visit, len(same) - 1)])
+    return found

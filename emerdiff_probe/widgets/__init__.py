@@ -15,7 +15,6 @@ from emerdiff_probe.widgets.compare import Compare, CompareSegments
 from emerdiff_probe.widgets.correspondence import CorrespondenceExplorer
 from emerdiff_probe.widgets.inspector import Inspector
 from emerdiff_probe.widgets.picture import Picture
-from emerdiff_probe.widgets.responders import Responder
 from emerdiff_probe.widgets.segmentation import SegmentationExplorer
 from emerdiff_probe.widgets.sites import SiteBrowser
 
@@ -25,7 +24,6 @@ __all__ = [
     "CorrespondenceExplorer",
     "Inspector",
     "Picture",
-    "Responder",
     "SegmentationExplorer",
     "SiteBrowser",
 ]

@@ -11,6 +11,7 @@ import xarray as xr
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import RGB, X, Y
+from emerdiff_probe.timesteps import matching
 from emerdiff_probe.views.comparison import matched
 from emerdiff_probe.views.panels import png
 from emerdiff_probe.views.segments import thinned
@@ -39,7 +40,7 @@ class Compare(ipywidgets.VBox):
         inspectors: One of each recording; their traits can be set and observed.
     """
 
-    LINKED: Final = ("site", "timestep", "point", "pins", "show", "channel", "head")
+    LINKED: Final = ("site", "timestep", "step", "point", "pins", "show", "channel", "head")
 
     def __init__(
         self, a: xr.DataTree, b: xr.DataTree, samples: tuple[int, int] = (0, 0), **state: Any
@@ -69,8 +70,12 @@ class Compare(ipywidgets.VBox):
             value = _moved(value, one, other)
         elif name == "pins":
             value = tuple(_moved(each, one, other) for each in value)
+        elif name == "step":
+            # The same step of another schedule is another timestep.
+            if not other.has_call(one.timestep, value):
+                return
         elif (name == "site" and value not in other.sites) or (
-            name == "timestep" and value not in other.timesteps
+            name == "timestep" and not matching(other.timesteps, value)
         ):
             other.say(f"{name} {value} was not recorded here, so this stays as it is")
             return

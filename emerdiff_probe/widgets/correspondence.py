@@ -14,10 +14,10 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.maps import extent
 from emerdiff_probe.views.panels import as_bytes, png, spaced
+from emerdiff_probe.widgets.answers import Answers, LiveAnswers, StoredAnswers
 from emerdiff_probe.widgets.overlay import stained
 from emerdiff_probe.widgets.parts import Explorer
 from emerdiff_probe.widgets.picture import Picture, map_file, photo_file
-from emerdiff_probe.widgets.responders import Answers, LiveAnswers, Responder, StoredAnswers
 
 __all__ = ["CorrespondenceExplorer"]
 
@@ -40,9 +40,9 @@ class CorrespondenceExplorer(Explorer):
 
     Args:
         responses: Of single locations, as `emerdiff_probe.respond` gives them or
-            `emerdiff_probe.analysis.compress` makes them smaller; or a model that computes them,
-            an `emerdiff_probe.Responder`: it is asked for the location chosen first and for the
-            rest behind, which the button stops.
+            `emerdiff_probe.responses.compress` makes them smaller; or a model that computes them,
+            an `emerdiff_probe.emerdiff.Responder`: it is asked for the location chosen first and
+            for the rest behind, which the button stops.
         state: Traits to begin with.
 
     Attributes:
@@ -62,7 +62,7 @@ class CorrespondenceExplorer(Explorer):
     engine = traitlets.Unicode()
     known = traitlets.Int(read_only=True)
 
-    def __init__(self, responses: xr.Dataset | Responder, **state: Any) -> None:
+    def __init__(self, responses: Any, **state: Any) -> None:
         self.answers: Answers = (
             StoredAnswers(responses)
             if isinstance(responses, xr.Dataset)
@@ -180,7 +180,7 @@ class CorrespondenceExplorer(Explorer):
         return self.answers.movers(y, x)
 
     def segments(self) -> xr.Dataset:
-        """The segments of so many masks, at all pixels; see `emerdiff_probe.analysis.segment_from`.
+        """Segments of so many masks, at all pixels; see `emerdiff_probe.responses.segment_from`.
 
         Raises:
             InputError: There are none, ``masks`` being 0.

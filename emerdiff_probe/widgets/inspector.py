@@ -9,13 +9,16 @@ import plotly.graph_objects as go
 import traitlets
 import xarray as xr
 
-from emerdiff_probe import analysis, store, views
+from emerdiff_probe import store, views
 from emerdiff_probe.errors import InputError, SiteError, closest
+from emerdiff_probe.layers import principal_colours, similarity_to_point
 from emerdiff_probe.schema import GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, X, Y
+from emerdiff_probe.timesteps import labels, one_position, positions, same, steps_of
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
 from emerdiff_probe.views.maps import (
     chosen_sites,
-    chosen_timesteps,
+    endings,
+    extent,
     magnitude,
     one_channel,
     places,
@@ -46,6 +49,8 @@ class Inspector(Explorer):
     Attributes:
         site: Name of a site that has places.
         timestep: One that was recorded.
+        step: Number of the call in its run, which tells apart those at the same timestep. With
+            either of both the other changes.
         point: The place, (y, x) in pixels of the picture; empty without one.
         pins: Further places, of each of which the similarity in this layer is shown.
         show: "magnitude", "colours" (principal components over places at this timestep), or
@@ -63,23 +68,27 @@ class Inspector(Explorer):
     """
 
     site = traitlets.Unicode()
-    timestep = traitlets.Int()
+    timestep = traitlets.Any()
+    step = traitlets.CInt()
     point = traitlets.Tuple()
     pins = traitlets.Tuple()
     show = traitlets.Enum(_SHOWS, "magnitude")
-    channel = traitlets.Int(0)
-    head = traitlets.Int(-1)
-    sample = traitlets.Int(0)
+    channel = traitlets.CInt(0)
+    head = traitlets.CInt(-1)
+    sample = traitlets.CInt(0)
     guidance = traitlets.Unicode("")
 
     def __init__(self, run: xr.DataTree, **state: Any) -> None:
+        run = store.with_samples(run)
         self._run = run
         self.sites = chosen_sites(run, "*")
         root = run.to_dataset()
-        self.timesteps = [int(each) for each in root[TIMESTEP].values]
-        self._halves = root[GUIDANCE].values.tolist() if GUIDANCE in root.coords else [""]
-        self._images = store.site(run, store.IMAGE)
-        self.extent = self._images.sizes[Y], self._images.sizes[X]
+        self.timesteps = root[TIMESTEP].values.tolist()
+        self._calls = root
+        self._steps = steps_of(self._calls)
+        self._halves = root[GUIDANCE].values.tolist() if GUIDANCE in root.dims else [""]
+        self._images = endings(run)
+        self.extent = extent(self._images)
         self._kept: dict[tuple[Any, ...], xr.DataArray] = {}
         self._drawn: dict[int, bytes] = {}
         self._painted_last: tuple[tuple[Any, ...], tuple[bytes, str]] | None = None
@@ -91,15 +100,23 @@ class Inspector(Explorer):
         controls = self._controls()
         pictures = [self._picture, self._map, *self._likeness]
         # Site and timestep are always told.
-        usual = {"site": None, "timestep": None, "point": (), "pins": (), "show": "magnitude",
-                 "channel": 0, "head": -1, "sample": 0, "guidance": self._halves[-1]}  # fmt: skip
+        usual = {"site": None, "timestep": None, "step": None, "point": (), "pins": (),
+                 "show": "magnitude", "channel": 0, "head": -1, "sample": 0,
+                 "guidance": self._halves[-1]}  # fmt: skip
         super().__init__(controls, pictures, usual=usual, names=("run",))
         first = {
             "site": self.sites[0],
             "timestep": self.timesteps[-1],
+            "step": self._steps[-1],
             "guidance": self._halves[-1],
         }
+        if "timestep" in state and "step" not in state:
+            # Of a timestep that was visited twice the first call.
+            first["step"] = self._steps[positions(self._calls, [state["timestep"]])[0]]
+        elif "step" in state:
+            first["timestep"] = self.timesteps[self._position(state["step"])]
         self.begin(**{**first, **state})
+        self.observe(self._follow, ["timestep", "step"])
         self._link()
         for each in self.pictures:
             each.observe(self._clicked, "clicked")
@@ -115,8 +132,10 @@ class Inspector(Explorer):
                 options=[(site_text(name), name) for name in self.sites],
                 layout=wide,
             ),
-            "timestep": ipywidgets.SelectionSlider(
-                description="timestep", options=self.timesteps, layout=wide
+            "step": ipywidgets.SelectionSlider(
+                description="timestep",
+                options=list(zip(labels(self._calls), self._steps, strict=True)),
+                layout=wide,
             ),
             "show": ipywidgets.Dropdown(
                 description="show", options=_SHOWS, layout={"width": "200px"}
@@ -142,7 +161,7 @@ class Inspector(Explorer):
         self._fit_menus()
         for name, menu in self._menus.items():
             traitlets.link((self, name), (menu, "value"))
-        traitlets.link((self._menus["timestep"], "index"), (self._play, "value"))
+        traitlets.link((self._menus["step"], "index"), (self._play, "value"))
 
     def set(self, **state: Any) -> None:
         """Sets several traits and draws once."""
@@ -164,8 +183,38 @@ class Inspector(Explorer):
         return name
 
     @traitlets.validate("timestep")
-    def _known_timestep(self, proposal: Any) -> int:
-        return chosen_timesteps(self._run, [proposal["value"]])[0]
+    def _known_timestep(self, proposal: Any) -> float:
+        return self.timesteps[positions(self._calls, [proposal["value"]])[0]]
+
+    @traitlets.validate("step")
+    def _known_step(self, proposal: Any) -> int:
+        return self._steps[self._position(proposal["value"])]
+
+    def _position(self, step: Any) -> int:
+        """Where a call is along the dim ``timestep``."""
+        return one_position(self._calls, step=step)
+
+    def state(self) -> dict[str, Any]:
+        """The traits that are not as usual; the step where the timestep does not tell it."""
+        found = super().state()
+        if self.timesteps.count(self.timestep) == 1:
+            del found["step"]
+        return found
+
+    def has_call(self, timestep: float, step: int) -> bool:
+        """Return whether the recording has this timestep at this step."""
+        return step in self._steps and same(self.timesteps[self._steps.index(step)], timestep)
+
+    def _follow(self, change: Any) -> None:
+        """Keeps timestep and step at one call."""
+        ready, self._ready = self._ready, False
+        try:
+            if change["name"] == "step":
+                self.timestep = self.timesteps[self._position(self.step)]
+            elif self.timesteps[self._position(self.step)] != self.timestep:
+                self.step = self._steps[self.timesteps.index(self.timestep)]
+        finally:
+            self._ready = ready
 
     @traitlets.validate("point")
     def _place(self, proposal: Any) -> tuple[float, ...]:
@@ -206,10 +255,10 @@ class Inspector(Explorer):
 
     def _values(self, name: str) -> xr.DataArray:
         """Places of a site at this timestep: (y, x, channel); the last few are kept in memory."""
-        key = (name, self.timestep, self.sample, self.guidance, self.head)
+        key = (name, self.step, self.sample, self.guidance, self.head)
         if key in self._kept:
             return self._kept[key]
-        recorded = store.site(self._run, name).sel({TIMESTEP: self.timestep})
+        recorded = store.site(self._run, name).isel({TIMESTEP: self._position(self.step)})
         heads = recorded.sizes.get(HEAD, 0)
         values = places(
             recorded,
@@ -247,16 +296,19 @@ class Inspector(Explorer):
                 self._fit_menus()
             finally:
                 self._ready = True
-            extent = self.extent
             marks = [list(each) for each in (*([self.point] if self.point else []), *self.pins)]
             common = {"marks": marks, "cursor": list(self.point)}
-            common["extent"] = list(extent)
+            common["extent"] = list(self.extent)
             self._picture.show(
-                image=self._image(self.sample), caption="picture", grid=list(extent), **common
+                image=self._image(self.sample),
+                caption="picture",
+                grid=[self._images.sizes[Y], self._images.sizes[X]],
+                **common,
             )
             values = self._values(self.site)
             image, what = self._kept_map(values)
-            caption = f"{site_text(self.site)}, t = {self.timestep}: {what}"
+            when = labels(self._calls, [self._position(self.step)])[0]
+            caption = f"{site_text(self.site)}, t = {when}: {what}"
             grid = [values.sizes[Y], values.sizes[X]]
             self._map.show(image=image, caption=caption, grid=grid, **common)
             self._draw_likeness(common)
@@ -269,7 +321,7 @@ class Inspector(Explorer):
 
     def _kept_map(self, values: xr.DataArray) -> tuple[bytes, str]:
         """The map, which points do not change: principal colours of many channels take a second."""
-        key = (self.site, self.timestep, self.sample, self.guidance, self.head, self.show,
+        key = (self.site, self.step, self.sample, self.guidance, self.head, self.show,
                self.channel)  # fmt: skip
         if self._painted_last is None or self._painted_last[0] != key:
             self._painted_last = key, self._painted(values)
@@ -277,7 +329,7 @@ class Inspector(Explorer):
 
     def _painted(self, values: xr.DataArray) -> tuple[bytes, str]:
         if self.show == "colours":
-            colours = analysis.principal_colours(values)[0]
+            colours = principal_colours(values)[0]
             pixels = as_bytes(colours.transpose(Y, X, RGB).values)
             share = sum(colours.attrs["share"])
             return png(pixels), f"principal colours, {share:.0%} of the variance"
@@ -309,7 +361,7 @@ class Inspector(Explorer):
                 each.image = b""
                 continue
             name, (y, x), which = wanted[number]
-            likeness = analysis.similarity_to_point(self._values(name), y, x)[0]
+            likeness = similarity_to_point(self._values(name), y, x)[0]
             alike = likeness.transpose(Y, X).values
             low = float(alike.min())
             each.show(
@@ -333,7 +385,10 @@ class Inspector(Explorer):
         if self.point:
             y, x = self.point
             sites = self._neighbours()
-            return views.similarity(self._run, sites, self.timestep, y=y, x=x, **common)
+            return views.similarity(
+                self._run, sites, self.timestep, step=self.step, y=y, x=x, **common
+            )
         show: Any = self.channel if self.show == "channel" else self.show
         head = self.head if has_heads and self.head >= 0 else None
-        return views.layers(self._run, [self.site], [self.timestep], show=show, head=head, **common)
+        run = self._run.isel({TIMESTEP: [self._position(self.step)]})
+        return views.layers(run, [self.site], show=show, head=head, **common)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from emerdiff_probe.errors import InputError, ProbeError, closest
+from emerdiff_probe.paths import local, made_at_once
 from emerdiff_probe.views.layers import marker
 from emerdiff_probe.views.panels import panels, picture, png
 from emerdiff_probe.widgets.picture import Picture
@@ -187,13 +188,14 @@ class Explorer(ipywidgets.VBox):
         Raises:
             InputError: Another ending.
         """
-        path = Path(path)
+        path = local(path)
         if path.suffix not in _FORMATS:
             raise InputError(f"'{path}' ends in none of {', '.join(_FORMATS)}")
-        if path.suffix == ".html":
-            self.figure().write_html(path, include_plotlyjs=True)
-        else:
-            self.figure().write_image(path, scale=2)
+        with made_at_once(path, replace=True) as new:
+            if path.suffix == ".html":
+                self.figure().write_html(new, include_plotlyjs=True)
+            else:
+                self.figure().write_image(new, scale=2)
         return path
 
     def _save(self) -> None:

@@ -11,7 +11,7 @@ import traitlets
 import xarray as xr
 from numpy.typing import NDArray
 
-from emerdiff_probe import results
+from emerdiff_probe import exports as results
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.panels import png
@@ -235,7 +235,7 @@ class SegmentationExplorer(Explorer):
     def export(self, path: str | Path) -> Path:
         """Writes the present segments, and masks of one's own, by the ending of the file's name.
 
-        See `emerdiff_probe.results.write_masks`.
+        See `emerdiff_probe.exports.write_masks`.
         """
         return results.write_masks(self.segments(), path)
 

@@ -14,24 +14,39 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from emerdiff_probe import analysis
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.responses import response_of, segment_from
 from emerdiff_probe.schema import (
     MASK,
     MODEL_X,
     MODEL_Y,
     RGB,
+    SEGMENTATION,
     SOURCE_X,
     SOURCE_Y,
     X,
     Y,
     pixel_centres,
 )
+from emerdiff_probe.segments import (
+    as_masks,
+    assign,
+    balanced,
+    bilinear_features,
+    bilinear_masks,
+    embeddings,
+    guided_filter,
+    merge,
+    nearest,
+    normalised,
+    smooth,
+)
 
 __all__ = ["BASELINES", "Segmenter", "covered"]
 
 BASELINES: Final = ("nearest", "bilinear masks", "bilinear features", "guided filter")
-"""Ways from low-resolution masks to pixels that need no model; see `emerdiff_probe.analysis`."""
+"""Ways from low-resolution masks to pixels that need no model; see `emerdiff_probe.segments`."""
 
 _FINE: Final = 16
 """Points along each side of a latent location, by which a drawn mask covers a share of it."""
@@ -50,6 +65,7 @@ class Segmenter:
     """
 
     def __init__(self, result: xr.Dataset, responses: xr.Dataset | None) -> None:
+        expect(result, SEGMENTATION)
         self._result, self._responses = result, responses
         self._config = json.loads(result.attrs.get("config", "{}"))
         self.count: int = result.sizes[MASK]
@@ -86,17 +102,10 @@ class Segmenter:
         how = {
             name: self._config[name] for name in ("normalise", "restarts") if name in self._config
         }
-        found = analysis.segment_from(self._responses, masks, **how)
+        found = segment_from(self._responses, masks, **how)
         weights = found["masks"]
-        found["embeddings"] = analysis.embeddings(self._responses["features"], weights)
-        # Responses are in pixels of the model's picture, the result in those of the photograph.
-        places = {
-            dim: self._result.sizes[side] / _extent(found[side]) * found[dim].values
-            for side, dims in ((Y, (SOURCE_Y, MODEL_Y)), (X, (SOURCE_X, MODEL_X)))
-            for dim in dims
-        }
-        kept = found[["low_res", "masks", "embeddings", "difference"]]
-        return kept.assign_coords(places)
+        found["embeddings"] = embeddings(self._responses["features"], weights)
+        return found[["low_res", "masks", "embeddings", "difference"]]
 
     def _filtered(self, masks: int, sigma: float) -> xr.Dataset:
         base = self.low_resolution(masks)
@@ -104,8 +113,8 @@ class Segmenter:
         before = self.sigma if masks == self.count else 0.0
         finer = base.sizes[MODEL_Y] / self._result.sizes[MODEL_Y]
         more = math.sqrt(max(sigma**2 - before**2, 0)) * finer
-        difference = analysis.smooth(base["difference"], more)
-        fair = analysis.balanced(
+        difference = smooth(base["difference"], more)
+        fair = balanced(
             difference,
             base["masks"],
             self._config.get("balance", "none"),
@@ -136,7 +145,7 @@ class Segmenter:
             base = self._remembered(
                 "filtered", (masks, sigma), lambda: self._filtered(masks, sigma)
             )
-            found = base.drop_vars("fair").merge(analysis.assign(base["fair"], y, x))
+            found = base.drop_vars("fair").merge(assign(base["fair"], y, x))
         found = self._merged(found, merged)
         # Less than a segmentation has, and not what its settings alone would give.
         about = {name: each for name, each in self._result.attrs.items() if name != "schema"}
@@ -156,19 +165,17 @@ class Segmenter:
         base = self.low_resolution(masks)
         at = picture[Y].values, picture[X].values
         if name == "nearest":
-            labels = analysis.nearest(base["low_res"], *at)
+            labels = nearest(base["low_res"], *at)
         elif name == "bilinear masks":
-            labels = analysis.bilinear_masks(base["masks"], *at)
+            labels = bilinear_masks(base["masks"], *at)
         elif name == "bilinear features":
-            features = analysis.normalised(
-                self._result["features"], self._config.get("normalise", "none")
-            )
-            centroids = analysis.embeddings(features, base["masks"])
-            labels = analysis.bilinear_features(features, centroids, *at)
+            features = normalised(self._result["features"], self._config.get("normalise", "none"))
+            centroids = embeddings(features, base["masks"])
+            labels = bilinear_features(features, centroids, *at)
         else:
             # A window as wide as one latent location on each side.
             radius = max(1, round(picture.sizes[Y] / self.grid[0]))
-            labels = analysis.guided_filter(base["masks"], picture, radius=radius)
+            labels = guided_filter(base["masks"], picture, radius=radius)
         found = self._merged(base.assign(labels=labels), merged)
         return found["labels"].transpose(Y, X).values
 
@@ -176,7 +183,7 @@ class Segmenter:
         if count >= found.sizes[MASK]:
             return found
         # Which masks are joined depends on their embeddings alone, so it is the same everywhere.
-        joined = analysis.merge(found, count=count)
+        joined = merge(found, count=count)
         maps = found["difference"].transpose(MASK, MODEL_Y, MODEL_X)
         # Where several distances are the same, fewer may be left.
         left = int(joined["merged"].max()) + 1
@@ -194,7 +201,7 @@ class Segmenter:
         if self._responses is None:
             return None
         (weights,) = self.weights([polygon]).values
-        response = analysis.response_of(self._responses, weights)
+        response = response_of(self._responses, weights)
         norms: NDArray[np.float32] = np.linalg.norm(response.transpose(RGB, Y, X).values, axis=0)
         return norms
 
@@ -206,7 +213,7 @@ class Segmenter:
         """
         fine = self.grid[0] * _FINE, self.grid[1] * _FINE
         stack = [covered(each, self.extent, fine) for each in polygons]
-        return analysis.as_masks(np.array(stack, np.bool_), self.grid)
+        return as_masks(np.array(stack, np.bool_), self.grid)
 
     def _remembered(self, what: str, key: Any, compute: Any) -> xr.Dataset:
         if what not in self._kept or self._kept[what][0] != key:
@@ -239,7 +246,3 @@ def covered(
             crossed = x0 + (y[rows] - y0) * (x1 - x0) / (y1 - y0)
             mask[rows] ^= x > crossed[:, None]
     return mask
-
-
-def _extent(centres: xr.DataArray) -> float:
-    return float(centres[0] + centres[-1])

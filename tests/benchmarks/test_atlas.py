@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 import emerdiff_probe as ep
-from emerdiff_probe import analysis
-from emerdiff_probe.benchmarks import atlas
-from emerdiff_probe.benchmarks.task import ATLAS_SEEDS, Task
+from benchmarks import atlas
+from benchmarks.task import ATLAS_SEEDS, Task
+from emerdiff_probe.layers import Explained
+from emerdiff_probe.layers import atlas as measured
 from emerdiff_probe.scenes import scene
 from tests.checkpoints import tiny_playground
 
@@ -52,9 +53,9 @@ def test_tables_and_pictures(model, tmp_path, monkeypatch):
         batch=8,
         progress=False,
     )
-    alone = analysis.atlas(
+    alone = measured(
         run,
-        [analysis.Explained()],
+        [Explained()],
         labels=np.stack([each.parts for each in subjects]),
         progress=False,
     )

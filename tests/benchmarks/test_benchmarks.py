@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import emerdiff_probe as ep
-from emerdiff_probe import analysis
-from emerdiff_probe.benchmarks import captions, modulation, report, settings
-from emerdiff_probe.benchmarks.quality import quality, reassigned, stability, true_masks
-from emerdiff_probe.benchmarks.scenes import world
-from emerdiff_probe.evaluation import Segments, score, summary
+from benchmarks import captions, charts, modulation, settings
+from benchmarks.quality import quality, reassigned, stability, true_masks
+from benchmarks.scenes import world
+from emerdiff_probe.emerdiff.asking import made_for
+from emerdiff_probe.evaluation import Segments, reports, score, summary
+from emerdiff_probe.evaluation.journal import SEGMENTS, Journal, run
 from emerdiff_probe.evaluation.methods import METHOD
-from emerdiff_probe.evaluation.runs import SEGMENTS, Journal, run
-from emerdiff_probe.modulation import observe
+from emerdiff_probe.metrics import majority_classes
 from emerdiff_probe.scenes import PARTS, scene
 from tests.checkpoints import tiny_playground
 from tests.datasets import responses
@@ -36,7 +36,7 @@ def config():
 
 def test_the_world_is_measured_with_and_without_training(model):
     found = world(model)(scene(1_000_003))
-    assert len(found) == 9
+    assert len(found) == 15
     for each in found.values():
         assert each.labels.shape == (128, 128)
         assert len(np.unique(each.labels)) <= SEGMENTS
@@ -112,7 +112,7 @@ def test_engines_are_compared_with_the_literal_one(model, config, tmp_path):
 
 
 def test_operations_and_linearity_are_measured(model, config):
-    trajectory = observe(model, ep.Photo(scene(1).image), config).trajectory
+    trajectory = made_for(model, ep.Photo(scene(1).image), config)[0].trajectory
     masks = torch.zeros(1, 16, 16)
     masks[0, 3:6, 3:6] = 1
     costs = modulation.costs(model, trajectory, masks, config)
@@ -174,12 +174,12 @@ def test_segments_are_shown_in_the_colours_of_their_parts():
     most = np.bincount(subject.parts.ravel()).argmax()
 
     def majority(labels):
-        return analysis.majority_classes(labels, subject.parts, len(PARTS))[labels]
+        return majority_classes(labels, subject.parts, len(PARTS))[labels]
 
     assert (majority(whole) == most).all()
     assert np.array_equal(majority(subject.parts), subject.parts)
     found = {"truth again": Segments(subject.parts), "one": Segments(whole)}
-    figure = report.gallery([(subject, found), (subject, found)])
+    figure = charts.gallery([(subject, found), (subject, found)])
     images = [np.asarray(trace.z) for trace in figure.data]
     assert len(images) == 8
     assert np.array_equal(images[0], subject.image)
@@ -189,7 +189,9 @@ def test_segments_are_shown_in_the_colours_of_their_parts():
 
 def test_results_are_written_whole(tmp_path):
     scores = run(truth_and_chance, SCENES[:2], Journal(tmp_path / "kept.jsonl", {}))
-    report.write(tmp_path / "out", "table", "# Table\n", scores, report.chart(scores, "Two scenes"))
+    reports.write(
+        tmp_path / "out", "table", "# Table\n", scores, charts.chart(scores, "Two scenes")
+    )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "table.csv",
         "table.md",
@@ -197,5 +199,5 @@ def test_results_are_written_whole(tmp_path):
     ]
     back = pd.read_csv(tmp_path / "out" / "table.csv")
     assert back["parts_miou"].max() == 1
-    assert report.to_markdown(summary(scores)).count("\n") == 3
+    assert reports.to_markdown(summary(scores)).count("\n") == 3
     assert json.loads((tmp_path / "kept.jsonl").read_text().splitlines()[0]) == {}

@@ -6,7 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 import emerdiff_probe as ep
-from emerdiff_probe.benchmarks import full_size, recording
+from benchmarks import full_size, recording
 from emerdiff_probe.errors import CaptureError
 from tests.checkpoints import tiny_playground
 

@@ -7,15 +7,6 @@ import xarray as xr
 from PIL import Image
 
 import emerdiff_probe as ep
-from emerdiff_probe.analysis import (
-    Confusion,
-    boundary_iou,
-    class_mean_miou,
-    dataset_hungarian_miou,
-    image_hungarian_miou,
-    majority_class_miou,
-    majority_classes,
-)
 from emerdiff_probe.errors import InputError, StoreError
 from emerdiff_probe.evaluation import (
     PROTOCOLS,
@@ -26,6 +17,15 @@ from emerdiff_probe.evaluation import (
 )
 from emerdiff_probe.evaluation.methods import emerdiff_and_baselines
 from emerdiff_probe.evaluation.protocols import OVER_DATASET, PER_PICTURE
+from emerdiff_probe.metrics import (
+    Confusion,
+    boundary_iou,
+    class_mean_miou,
+    dataset_hungarian_miou,
+    image_hungarian_miou,
+    majority_class_miou,
+    majority_classes,
+)
 from tests.checkpoints import tiny_playground
 
 COUNT = 5

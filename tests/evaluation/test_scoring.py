@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emerdiff_probe.errors import StoreError
+from emerdiff_probe.errors import ConfigError, StoreError
 from emerdiff_probe.evaluation import METRICS, paired, score, summary, verdicts
-from emerdiff_probe.evaluation.runs import Journal, run
+from emerdiff_probe.evaluation.journal import Journal, run
 from emerdiff_probe.evaluation.scoring import mean_with_interval
 from emerdiff_probe.scenes import scene
 from tests.scored import SCENES, truth_and_chance
@@ -46,6 +46,21 @@ def test_a_run_resumes_where_it_was(tmp_path):
     assert seen == SCENES[1:]
     pd.testing.assert_frame_equal(again, whole)
     assert run(None, SCENES, Journal(kept, {"model": "a"})).shape == whole.shape
+
+
+def test_rows_of_another_model_are_refused_and_rounding_is_not(tmp_path):
+    kept = tmp_path / "scores.jsonl"
+
+    def journal(unet, answer, **place):
+        model = {"weights": {"unet": unet}, "answers": {"predict": [answer, -2.0]}, **place}
+        return Journal(kept, {"model": model, "masks": 3})
+
+    journal("aa", 1.0, device="cpu")
+    journal("aa", 1.001, device="cuda:0")
+    with pytest.raises(ConfigError, match=r"weights\.unet: stored 'aa', now 'bb'(?s:.*)delete"):
+        journal("bb", 1.0, device="cpu")
+    with pytest.raises(ConfigError, match=r"answers\.predict: stored"):
+        journal("aa", 2.0, device="cpu")
 
 
 def test_scenes_at_the_same_time_score_as_one_after_the_other(tmp_path):

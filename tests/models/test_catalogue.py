@@ -8,8 +8,8 @@ import torch
 import emerdiff_probe as ep
 from emerdiff_probe.errors import SiteError
 from emerdiff_probe.models.catalogue import KINDS
-from emerdiff_probe.probing import attentions, capture, hooked
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
+from emerdiff_probe.taps import attentions, capture, hooked
 from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 
 
@@ -89,6 +89,16 @@ def test_sites_by_property(model):
         model.sites(level=3)
     with pytest.raises(SiteError, match=r"See model\.sites"):
         model.sites("mid_block", kind="cross")
+
+
+def test_the_semantic_sites_are_in_the_block_that_stands_for_the_papers(model):
+    block = "up_blocks.0" if model.family == "stable-diffusion-xl" else "up_blocks.1"
+    table = model.sites("semantic")
+    assert {name.rpartition(".attentions.")[0] for name in table.index} == {block}
+    assert set(table["kind"]) == {"self", "cross"}
+    with ep.probe(model.pipeline, "semantic") as recorder:
+        model.predict(torch.zeros(model.latent_shape(128, 128)), 1, model.condition(""))
+    assert all(ep.site(recorder.tree, name).size for name in table.index)
 
 
 def test_a_skip_is_what_the_downward_half_gave(model):

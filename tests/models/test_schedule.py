@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 
 from emerdiff_probe.errors import ConfigError, ModelError
 from emerdiff_probe.models import Schedule
-from emerdiff_probe.probing.sampling import transitions
+from emerdiff_probe.runs.sampling import transitions
 
 SETTINGS = {
     "beta_start": 0.00085,

@@ -47,6 +47,14 @@ def small_plan(timesteps=4, samples=2):
 
 def filled(sink, blocks=None):
     """Gives a sink random values, the same for equal plans: all of them, or so many blocks."""
+    try:
+        _fill(sink, blocks)
+    finally:
+        sink.close()
+    return sink
+
+
+def _fill(sink, blocks):
     plan = sink.plan
     for sample in range(len(plan.samples)):
         samples = slice(sample, sample + 1)
@@ -65,8 +73,6 @@ def filled(sink, blocks=None):
         if blocks is None and not sink.finished(samples):
             picture = np.random.default_rng(sample).integers(0, 255, (1, 32, 32, 3))
             sink.finish(samples, picture.astype(np.uint8))
-    sink.close()
-    return sink
 
 
 def equal(one, other):

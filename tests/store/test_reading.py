@@ -1,6 +1,10 @@
 """Recordings are opened from anywhere, place by place, and while they are written."""
 
+import json
+import shutil
 import threading
+import time
+import zipfile
 
 import fsspec
 import numpy as np
@@ -58,7 +62,7 @@ def test_places_and_sites_that_are_not_there_are_refused():
         ep.gather(run, "mid_blok", y=0, x=0)
 
 
-@pytest.mark.parametrize("kind", ["zip", "memory", "file", "zip in memory"])
+@pytest.mark.parametrize("kind", ["zip", "memory", "file", "zip in memory", "folder in zip"])
 def test_it_opens_from_anywhere(stored, tmp_path, kind):
     packed = ep.pack(stored, tmp_path / "run.zarr.zip")
     memory = fsspec.filesystem("memory")
@@ -69,6 +73,7 @@ def test_it_opens_from_anywhere(stored, tmp_path, kind):
         "memory": "memory://recordings/run.zarr",
         "file": f"file://{stored}",
         "zip in memory": "zip://::memory://recordings/run.zarr.zip",
+        "folder in zip": shutil.make_archive(tmp_path / "all", "zip", tmp_path, "run.zarr"),
     }[kind]
     try:
         equal(ep.open(address), ep.open(stored))
@@ -105,6 +110,16 @@ def test_it_is_read_while_it_is_written(tmp_path, monkeypatch):
     plan, path = small_plan(timesteps=12), tmp_path / "run.zarr"
     expected = ep.site(filled(Memory(plan)).tree(), "mid_block").values
     sink, seen, failures = Streamed(path, plan), [], []
+    write = sink.write
+
+    def followed(*block):
+        """Writes a block, and waits until somebody has looked since."""
+        write(*block)
+        before = len(seen)
+        while reader.is_alive() and len(seen) < before + 2:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(sink, "write", followed)
 
     def read():
         try:
@@ -161,3 +176,54 @@ def test_its_size_is_told_where_listings_have_none(stored, monkeypatch):
         assert info("memory://unsized/run.zarr").nbytes == info(stored).nbytes
     finally:
         memory.rm("/unsized", recursive=True)
+
+
+def test_a_zip_file_of_several_recordings_is_refused(stored, tmp_path):
+    shutil.copytree(stored, tmp_path / "both/a.zarr")
+    shutil.copytree(stored, tmp_path / "both/b.zarr")
+    packed = shutil.make_archive(tmp_path / "both", "zip", tmp_path / "both")
+    with pytest.raises(StoreError, match=r"2 recordings, a\.zarr, b\.zarr; unpack it"):
+        ep.open(packed)
+    with zipfile.ZipFile(packed) as opened:
+        assert "zarr.json" not in opened.namelist()
+
+
+def test_its_labels_are_texts_that_every_reader_knows(stored, tmp_path):
+    for path in (stored, ep.rechunk(stored, "points", tmp_path / "points.zarr")):
+        kinds = {
+            file.parent.name: json.loads(file.read_text()).get("data_type")
+            for file in path.rglob("zarr.json")
+        }
+        # Zarr's own kinds, no extensions: their names alone.
+        assert all(kind is None or isinstance(kind, str) for kind in kinds.values())
+        assert {kinds[name] for name in ("prompt", "source", "token_text", "rgb")} == {"string"}
+        plain = xr.open_zarr(path, consolidated=False)
+        assert plain["prompt"].values.tolist() == ["a", "b"]
+        opened = ep.open(path)
+        assert {opened[name].dtype.kind for name in ("prompt", "token_text", "guidance")} == {"U"}
+        assert opened["image"]["rgb"].dtype.kind == "U"
+        assert opened.sel(guidance="cond").sizes["sample"] == 2
+
+
+def test_home_and_an_empty_folder_are_places_for_a_recording(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.zarr").mkdir()
+    filled(Streamed(ep.store.local_folder("~/run.zarr"), small_plan()))
+    copy = ep.rechunk("~/run.zarr", "points", "~/copy.zarr")
+    packed = ep.pack("~/run.zarr", "~/run.zip")
+    for address in ("~/run.zarr", "~/copy.zarr", "~/run.zip", copy, packed):
+        equal(ep.open(address), filled(Memory(small_plan())).tree())
+        assert info(address).finished
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["copy.zarr", "run.zarr", "run.zip"]
+
+
+def test_a_second_writer_is_refused_and_the_first_one_goes_on(tmp_path):
+    path, plan = tmp_path / "run.zarr", small_plan()
+    first = Streamed(path, plan)
+    with pytest.raises(StoreError, match=r"run\.zarr' is being written to by process \d+ on"):
+        Streamed(path, plan)
+    filled(first)
+    assert info(path).finished
+    filled(Streamed(path, plan))  # nobody writes any more
+    assert [each.name for each in tmp_path.iterdir()] == ["run.zarr"]

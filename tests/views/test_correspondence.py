@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from emerdiff_probe import views
-from emerdiff_probe.analysis import compress
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.responses import compress
 from tests.datasets import responses
 from tests.views.drawn import HOSTILE, assert_escaped, images, maps
 
@@ -120,5 +120,5 @@ def test_the_page_is_whole_and_escaped(tmp_path):
 def test_other_responses_are_refused(tmp_path):
     masks = responses().isel(source_y=0).rename(source_x="mask")
     for call in (views.correspondence, lambda ds: views.correspondence_page(ds, tmp_path / "x")):
-        with pytest.raises(InputError, match="to='locations'"):
+        with pytest.raises(InputError, match=r"run\.respond"):
             call(masks)

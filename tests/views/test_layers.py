@@ -115,7 +115,7 @@ def test_a_feature_of_zeros_is_like_nothing():
         (lambda run: views.layers(run, "up_blocks.9"), SiteError, "up_blocks.9"),
         (lambda run: views.layers(run, "*key"), SiteError, "key"),
         (lambda run: views.layers(run, "*", [7]), InputError, "choices: 981, 281, 1"),
-        (lambda run: views.layers(run, "*", []), InputError, "no timesteps"),
+        (lambda run: views.layers(run, "*", []), InputError, "timesteps is empty"),
         (lambda run: views.layers(run, "*", show="norm"), InputError, "'colours'"),
         (lambda run: views.layers(run, "*", scale="row"), InputError, "'site'"),
         (lambda run: views.layers(run, "mid_block", show=5), InputError, "0 to 4"),

@@ -10,7 +10,7 @@ from PIL import Image
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, SiteError
 from emerdiff_probe.views.colours import SEQUENTIAL, shaded
-from emerdiff_probe.views.maps import places
+from emerdiff_probe.views.maps import magnitude, places
 from emerdiff_probe.widgets import Inspector
 from tests.datasets import recording
 
@@ -51,7 +51,7 @@ def test_a_click_asks_for_likeness_in_this_layer_and_its_neighbours(inspector):
     assert inspector.point == (20, 50)
     own, neighbour, unused = inspector.pictures[2:]
     values = places(ep.site(recording(), QUERY)).sel(timestep=1)
-    alike = ep.analysis.similarity_to_point(values, 20, 50)[0].values
+    alike = ep.layers.similarity_to_point(values, 20, 50)[0].values
     np.testing.assert_array_equal(pixels(own), shaded(alike, alike.min(), 1))
     assert "mid: cosine" in neighbour.caption
     assert own.layout.display is None
@@ -92,12 +92,43 @@ def test_points_do_not_paint_the_map_anew(inspector, monkeypatch):
 
 
 def test_menus_and_traits_are_one(inspector):
-    inspector._menus["timestep"].value = 281
+    inspector._menus["step"].value = 1
     assert inspector.timestep == 281
     inspector.timestep = 981
-    assert inspector._menus["timestep"].index == 0
+    assert inspector._menus["step"].index == 0
     inspector._play.value = 1
     assert inspector.timestep == 281
+
+
+def test_calls_at_one_timestep_are_told_apart():
+    run = recording((981, 946.4247, 946.4247, 1))
+    inspector = Inspector(run, site="mid_block")
+    labels = [label for label, _ in inspector._menus["step"].options]
+    assert labels == ["981", "946.42 (step 1)", "946.42 (step 2)", "1"]
+    values = places(ep.site(run, "mid_block")).astype(np.float32)
+    maps = [magnitude(values.isel(timestep=number)).values for number in range(4)]
+
+    def shown(number):
+        expected = shaded(maps[number], maps[number].min(), maps[number].max(), SEQUENTIAL)
+        return np.array_equal(pixels(inspector.pictures[1]), expected)
+
+    inspector.timestep = np.float32(946.42)
+    assert (inspector.timestep, inspector.step) == (946.4247, 1)
+    assert shown(1)
+    inspector._menus["step"].index = 2
+    assert (inspector.timestep, inspector.step) == (946.4247, 2)
+    assert shown(2)
+    assert not shown(1), "the maps differ"
+    assert "t = 946.42 (step 2)" in inspector.pictures[1].caption
+    again = eval(inspector.code(), {"ep": ep, "run": run})
+    assert again.pictures[1].image == inspector.pictures[1].image
+    assert len(inspector.figure().data) >= 1
+    inspector.step = np.int64(3)
+    assert (inspector.timestep, inspector.step) == (1, 3)
+    inspector.point = (3, 4)
+    assert len(inspector.figure().data) > 1
+    with pytest.raises(InputError, match=r"step 7; there are 981, 946.42 \(step 1\)"):
+        inspector.step = 7
 
 
 def test_heads_and_channels_are_those_of_the_site():

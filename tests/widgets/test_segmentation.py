@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
+from pycocotools import mask as coco
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, StoreError
@@ -73,7 +74,7 @@ def explorer(answers):
     rng = np.random.default_rng(0)
     ds = bands(48, 96, masks=4, grid=(4, 8), model_grid=(16, 32))
     ds["difference"][:] = rng.uniform(0.1, 1, ds["difference"].shape)
-    assigned = ep.analysis.assign(ds["difference"], ds["y"], ds["x"])
+    assigned = ep.segments.assign(ds["difference"], ds["y"], ds["x"])
     for name in ("labels", "margin", "strength"):
         ds[name][:] = assigned[name]
     ds["embeddings"][:] = rng.normal(size=ds["embeddings"].shape)
@@ -86,7 +87,7 @@ def explorer(answers):
 def test_another_number_of_masks_is_clustered_from_responses(explorer, answers):
     explorer.masks = 2
     found = explorer.segments()
-    again = ep.analysis.segment_from(answers, 2)
+    again = ep.responses.segment_from(answers, 2)
     # The photograph has three times as many pixels: interpolated in between, the same at centres.
     np.testing.assert_array_equal(found["labels"][1::3, 1::3], again["labels"])
     assert found["labels"].shape == (48, 96)
@@ -104,7 +105,7 @@ def test_merging_joins_the_likest_masks(explorer):
     explorer._menus["merged"].value = 2
     assert explorer.merged == 2
     assert explorer.selection == 1, "one that is left"
-    expected = ep.analysis.merge(explorer._segmenter._result, count=2)["merged"].values
+    expected = ep.segments.merge(explorer._segmenter._result, count=2)["merged"].values
     explorer.merged = 4
     four = explorer.segments()
     explorer.merged = 2
@@ -123,9 +124,9 @@ def test_sigma_adds_to_the_filter_of_the_result(explorer):
     before = explorer.segments()["labels"].values
     maps = explorer._segmenter._result["difference"]
     explorer.sigma = 2
-    smooth = ep.analysis.smooth(maps, 2.0)
+    smooth = ep.segments.smooth(maps, 2.0)
     at = explorer._picture.y, explorer._picture.x
-    expected = ep.analysis.assign(smooth, *at)["labels"]
+    expected = ep.segments.assign(smooth, *at)["labels"]
     np.testing.assert_array_equal(explorer.segments()["labels"], expected)
     explorer.sigma = 0
     np.testing.assert_array_equal(explorer.segments()["labels"], before)
@@ -179,7 +180,7 @@ def test_masks_are_drawn_by_hand(explorer, answers):
     # Five points of the layer to a pixel.
     assert yellow[[12 * 5 - 1, 24 * 5 - 1], 150].all()
     assert not yellow[90, 150]
-    expected = np.linalg.norm(ep.analysis.response_of(answers, weights[0]), axis=0)
+    expected = np.linalg.norm(ep.responses.response_of(answers, weights[0]), axis=0)
     assert "your mask 1" in moved.caption
     np.testing.assert_array_equal(pixels(moved), shaded(expected, 0, expected.max()))
     explorer.pictures[0].dragged = {"path": [[1, 1], [1, 2]], "shift": False, "count": 2}
@@ -201,28 +202,18 @@ def test_masks_are_written_and_read_back(explorer, tmp_path):
     explorer._masks_file.value = str(tmp_path / "masks.json")
     explorer._export()
     assert "written" in explorer._said.value
-    coco = json.loads((tmp_path / "masks.json").read_text())
-    masks = [decoded(each) for each in coco["annotations"]]
-    assert [each["category_id"] for each in coco["annotations"]] == [1, 1, 1, 1, 2]
+    written = json.loads((tmp_path / "masks.json").read_text())
+    masks = [coco.decode(each["segmentation"]) for each in written["annotations"]]
+    assert [each["category_id"] for each in written["annotations"]] == [1, 1, 1, 1, 2]
     for number, mask in enumerate(masks[:4]):
         np.testing.assert_array_equal(mask, found["labels"] == number)
     np.testing.assert_array_equal(masks[4], found["own"][0])
-    last = coco["annotations"][4]
+    last = written["annotations"][4]
     assert (last["bbox"], last["area"]) == ([24, 12, 24, 12], 24 * 12)
     with pytest.raises(InputError, match=r"\.json"):
         explorer.export(tmp_path / "masks.gif")
     with pytest.raises(StoreError, match="another name"):
         explorer.export(tmp_path / "masks.zarr")
-
-
-def decoded(annotation):
-    """COCO's uncompressed run lengths, read run by run: zeros first, column by column."""
-    height, width = annotation["segmentation"]["size"]
-    flat, value = [], False
-    for length in annotation["segmentation"]["counts"]:
-        flat += [value] * length
-        value = not value
-    return np.array(flat).reshape(width, height).T
 
 
 def test_figures_are_of_the_present_view(explorer, tmp_path):

@@ -1,0 +1,1 @@
+"""What docs/results holds, made anew: ``python -m benchmarks``; see the Makefile."""

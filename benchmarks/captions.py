@@ -1,0 +1,251 @@
+"""Does the model draw what a caption says? A small network that knows the scenes is asked.
+
+It learns from scenes, where the truth is known of every pixel, of which kind of thing a place is
+and which colour the caption gives that thing, and then looks at pictures drawn from prompts. What
+it reaches on unseen scenes, shown through the same autoencoder, bounds what it can tell of drawn
+ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.runs import sample
+from emerdiff_probe.scenes import COLOURS, KINDS, NAMED_FROM, Scene, scene
+
+__all__ = [
+    "STEPS",
+    "Classifier",
+    "Examples",
+    "draw",
+    "examples",
+    "follow",
+    "judge",
+    "train_classifier",
+]
+
+COLOUR_NAMES: Final = tuple(COLOURS)
+STEPS: Final = 25
+"""Of drawing a picture."""
+
+_BATCH: Final = 16
+
+_THING: Final = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(KINDS)})")
+
+
+class Classifier(nn.Module):
+    """Of which kind and colour each place of a picture is: a small U-Net, 32 x 32 places."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        # Halved four times, from 128 to 8 places a side, and back to 32.
+        sizes = (width, 2 * width, 4 * width, 4 * width)
+        self.down = nn.ModuleList(
+            _layer(before, after, stride=2) for before, after in itertools.pairwise((3, *sizes))
+        )
+        self.up = nn.ModuleList(
+            [_layer(sizes[3] + sizes[2], sizes[2]), _layer(sizes[2] + sizes[1], sizes[1])]
+        )
+        self.kinds = nn.Conv2d(sizes[1], 1 + len(KINDS), 1)
+        self.colours = nn.Conv2d(sizes[1], len(COLOURS), 1)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of what is to be seen where.
+
+        Args:
+            pictures: uint8 (batch, 3, 128, 128).
+
+        Returns:
+            Logits of kinds (batch, 1 + kind, 32, 32), those of no thing first, and of colours
+            (batch, colour, 32, 32).
+        """
+        found, seen = pictures.float() / 255 - 0.5, []
+        for layer in self.down:
+            found = layer(found)
+            seen.append(found)
+        for layer, finer in zip(self.up, (seen[2], seen[1]), strict=True):
+            found = layer(torch.cat([F.interpolate(found, scale_factor=2.0), finer], dim=1))
+        return self.kinds(found), self.colours(found)
+
+
+def _layer(before: int, after: int, stride: int = 1) -> nn.Module:
+    convolution = nn.Conv2d(before, after, 2 + stride, stride=stride, padding=1)
+    return nn.Sequential(convolution, nn.GroupNorm(8, after), nn.ReLU())
+
+
+class Examples(NamedTuple):
+    """Scenes as a model's autoencoder shows them, and what their captions say.
+
+    Attributes:
+        pictures: uint8 (scene, 3, 128, 128).
+        kinds: float32 (scene, kind), 1 where a kind is named.
+        colours: int64 (scene, kind), the index of the kind's colour; -1 where the kind is not
+            named, or named in several colours.
+        kind_at: int64 (scene, 32, 32), 1 + the index of the kind that is there; 0 for no thing.
+        colour_at: int64 (scene, 32, 32), the index of that thing's colour, -1 for no thing.
+    """
+
+    pictures: Tensor
+    kinds: Tensor
+    colours: Tensor
+    kind_at: Tensor
+    colour_at: Tensor
+
+
+def examples(model: StableDiffusion, seeds: Sequence[int]) -> Examples:
+    """Renders scenes and passes them through a model's autoencoder.
+
+    The classifier is to know the traces that the autoencoder leaves, or it would judge those.
+    """
+    pictures, kinds, colours, places = [], [], [], []
+    for seed in tqdm(seeds, desc="scenes", unit="scene"):
+        each = scene(seed)
+        image = torch.from_numpy(each.image / 255.0).float().permute(2, 0, 1)[None]
+        pictures.append(_bytes(model.decode(model.encode(image))))
+        named: dict[str, set[str]] = {}
+        for colour, kind in _THING.findall(each.caption):
+            named.setdefault(kind, set()).add(colour)
+        kinds.append([float(kind in named) for kind in KINDS])
+        single = [sorted(named.get(kind, ())) for kind in KINDS]
+        colours.append([COLOUR_NAMES.index(s[0]) if len(s) == 1 else -1 for s in single])
+        places.append(_places(each))
+    kind_at, colour_at = (torch.from_numpy(np.stack(maps)) for maps in zip(*places, strict=True))
+    return Examples(
+        torch.cat(pictures), torch.tensor(kinds), torch.tensor(colours), kind_at, colour_at
+    )
+
+
+def _places(each: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Kind and colour at every fourth pixel; captions name things in the order of instances."""
+    kind = np.zeros(each.instances.shape, np.int64)
+    colour = np.full(each.instances.shape, -1, np.int64)
+    seen = np.bincount(each.instances.ravel())
+    named = [number for number in range(1, len(seen)) if seen[number] >= NAMED_FROM]
+    for number, (its_colour, its_kind) in zip(named, _THING.findall(each.caption), strict=True):
+        kind[each.instances == number] = 1 + KINDS.index(its_kind)
+        colour[each.instances == number] = COLOUR_NAMES.index(its_colour)
+    return kind[2::4, 2::4], colour[2::4, 2::4]
+
+
+def train_classifier(known: Examples, *, epochs: int = 10, seed: int = 0) -> Classifier:
+    """Trains on examples, half of the batches mirrored; in bfloat16, as models are trained here.
+
+    Args:
+        known: To learn from; at least one batch of 16.
+        epochs: How often each is seen.
+        seed: Of weights and order.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        classifier = Classifier()
+        # Most places are of no thing.
+        weights = torch.ones(1 + len(KINDS))
+        weights[0] = 0.5
+        optimizer = torch.optim.AdamW(classifier.parameters(), 2e-3)
+        batches = len(known.pictures) // _BATCH
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * batches)
+        for _ in tqdm(range(epochs), desc="classifier", unit="epoch"):
+            order = torch.randperm(len(known.pictures))[: batches * _BATCH]
+            for rows in order.view(batches, _BATCH):
+                mirrored = [-1] if torch.rand(()) < 0.5 else []
+                with torch.autocast("cpu", torch.bfloat16):
+                    kinds, colours = classifier(known.pictures[rows].flip(mirrored))
+                kind_at = known.kind_at[rows].flip(mirrored)
+                colour_at = known.colour_at[rows].flip(mirrored)
+                loss = F.cross_entropy(kinds.float(), kind_at, weights)
+                loss = loss + F.cross_entropy(colours.float(), colour_at, ignore_index=-1)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return classifier.eval().requires_grad_(False)
+
+
+def judge(classifier: Classifier, unseen: Examples) -> dict[str, float]:
+    """How well a classifier reads captions off pictures that it has not learnt from.
+
+    Returns:
+        Shares in [0, 1]: of things named in one colour those ``kind seen``, ``colour seen`` (the
+        kind's likeliest colour is the caption's) and ``both seen``; of kinds that are not named
+        those ``seen without being named``.
+    """
+    there, likeliest = _seen(classifier, unseen.pictures)
+    named = unseen.colours >= 0
+    right = likeliest == unseen.colours
+    shares = {
+        "kind seen": there[named],
+        "colour seen": right[named],
+        "both seen": (there & right)[named],
+        "seen without being named": there[unseen.kinds == 0],
+    }
+    return {name: float(values.float().mean()) for name, values in shares.items()}
+
+
+def follow(
+    classifier: Classifier,
+    model: StableDiffusion,
+    *,
+    seeds: Sequence[int],
+    guidance: float,
+) -> pd.DataFrame:
+    """Draws every kind in every colour and asks a classifier what it sees.
+
+    Returns:
+        A row for each picture: ``kind``, ``colour``, ``seed``, and whether the classifier sees
+        the kind (``kind seen``), finds the colour asked for likeliest (``colour seen``), and both.
+    """
+    asked = list(itertools.product(seeds, KINDS, COLOUR_NAMES))
+    rows = []
+    for seed, kind, colour in tqdm(asked, desc="drawing", unit="picture"):
+        prompt = f"{'an' if colour == 'orange' else 'a'} {colour} {kind}"
+        there, likeliest = _seen(classifier, draw(model, prompt, seed=seed, guidance=guidance))
+        number = KINDS.index(kind)
+        kind_seen = bool(there[0, number])
+        colour_seen = COLOUR_NAMES[int(likeliest[0, number])] == colour
+        rows.append(
+            {
+                "kind": kind,
+                "colour": colour,
+                "seed": seed,
+                "kind seen": kind_seen,
+                "colour seen": colour_seen,
+                "both seen": kind_seen and colour_seen,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def draw(model: StableDiffusion, prompt: str, *, seed: int, guidance: float) -> Tensor:
+    """One picture from a prompt: uint8 (1, 3, y, x)."""
+    side = model.image_size
+    condition = model.condition(prompt, guidance)
+    *_, last = sample(model, condition, steps=STEPS, seed=seed, height=side, width=side)
+    return _bytes(model.decode(last.next_latents))
+
+
+def _seen(classifier: Classifier, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each kind is there, and the index of its likeliest colour: (batch, kind) both."""
+    there, likeliest = [], []
+    for batch in pictures.split(64):
+        kinds, colours = classifier(batch)
+        places = F.one_hot(kinds.argmax(1), 1 + len(KINDS)).sum((1, 2))[:, 1:]
+        there.append(places * 16 >= NAMED_FROM)  # a place stands for 4 x 4 pixels
+        votes = torch.einsum("bkyx,bcyx->bkc", kinds.softmax(1)[:, 1:], colours.log_softmax(1))
+        likeliest.append(votes.argmax(-1))
+    return torch.cat(there), torch.cat(likeliest)
+
+
+def _bytes(decoded: Tensor) -> Tensor:
+    return (decoded.clamp(0, 1) * 255).round().to(torch.uint8).cpu()

@@ -1,0 +1,35 @@
+"""Prompts and pictures as they are given on the command line."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import typer
+
+from emerdiff_probe.inputs import Photo, Prompt
+
+__all__ = ["described", "sources_of", "title"]
+
+
+def sources_of(
+    prompts: list[str] | None, images: list[Path] | None, seed: int
+) -> list[Prompt | Photo]:
+    """Prompts, all of one seed, then pictures; at least one of either."""
+    sources = [Prompt(text, seed) for text in prompts or []]
+    pictures = [Photo(path) for path in images or []]
+    if not sources and not pictures:
+        raise typer.BadParameter("give a picture, or --prompt and a text")
+    return [*sources, *pictures]
+
+
+def title(source: Prompt | Photo) -> str:
+    """What a folder can be named after."""
+    return source.text if isinstance(source, Prompt) else source.name
+
+
+def described(source: Prompt | Photo) -> str:
+    """What it is, for a message."""
+    if isinstance(source, Prompt):
+        return f"prompt {source.text!r}"
+    return shlex.quote(str(source.image))

@@ -1,0 +1,126 @@
+"""What questions to a run have in common: their settings, and the runs that short forms make."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from emerdiff_probe import checks
+from emerdiff_probe.emerdiff.config import EmerDiffConfig
+from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.inputs import Prompt, as_input
+from emerdiff_probe.models import Model, as_model
+from emerdiff_probe.runs import Run, RunSettings, prepare
+from emerdiff_probe.runs.making import made
+from emerdiff_probe.sites import Site
+
+__all__ = ["made_for", "settled"]
+
+
+def settled(run: Run, config: EmerDiffConfig | None, changes: Mapping[str, Any]) -> EmerDiffConfig:
+    """Return all settings of a question to a run.
+
+    Args:
+        run: The run.
+        config: All settings; by default those that fit the model.
+        changes: Single settings.
+
+    Raises:
+        ConfigError: There is no such setting, it cannot have the value, or it was decided
+            otherwise when the run was made.
+    """
+    for name in RunSettings.names():
+        if name in changes:
+            raise ConfigError(
+                f"{name} is decided when a run is made, and is {getattr(run.settings, name)!r} in "
+                f"this one; make another with ep.generate(..., {name}={changes[name]!r}) or "
+                "ep.invert(...)"
+            )
+    if config is None:
+        own = dataclasses.asdict(run.settings)
+        config = EmerDiffConfig.for_model(run.model).replace(**own, seed=_clustering_seed(run.seed))
+    else:
+        _compare(run, config)
+    config = config.replace(**changes)
+    for name in ("modulation_timestep", "feature_timestep"):
+        if getattr(config, name) not in run.trajectory.timesteps:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, which is not on the grid of the run's "
+                f"{config.steps} steps: {', '.join(map(str, reversed(run.trajectory.timesteps)))}"
+            )
+    return config
+
+
+def _clustering_seed(seed: int) -> int:
+    # k-means takes smaller seeds than runs do.
+    return seed % (checks.MOST_SEED + 1)
+
+
+def _compare(run: Run, config: EmerDiffConfig) -> None:
+    """Refuse settings that contradict the run; warn of those made for other models."""
+    if config.family is not None and config.family != run.model.family:
+        warnings.warn(
+            f"these settings were made for {config.family}, and {run.model.name!r} is "
+            f"{run.model.family}; leave config out for EmerDiffConfig.for_model(model)",
+            stacklevel=4,
+        )
+    decisive = ["steps"]
+    if isinstance(run.prepared.source, Prompt):
+        decisive += ["guidance", "condition"]
+    if not run.prepared.drawn:
+        decisive.append("inversion")
+        if config.inversion != "edit_friendly":
+            decisive.append("start")
+    for name in decisive:
+        asked, own = getattr(config, name), getattr(run.settings, name)
+        if asked != own:
+            raise ConfigError(
+                f"the settings have {name}={asked!r}, and the run was made with {own!r}; make the "
+                f"run with {name}={asked!r}, or ask with config.replace({name}={own!r})"
+            )
+
+
+def made_for(
+    model: Model,
+    source: Any,
+    config: EmerDiffConfig | None = None,
+    *,
+    seed: int | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> tuple[Run, EmerDiffConfig]:
+    """Return a run made for one question, and the settings of the question.
+
+    The run goes no further up than the question needs, and features are read on the way.
+
+    Args:
+        model: From `emerdiff_probe.load`, or a diffusers pipeline.
+        source: A prompt, or an image, as `emerdiff_probe.inputs.as_input` takes them.
+        config: All settings; by default those that fit the model.
+        seed: Of all noise; by default a prompt's own, else that of the config, else 0.
+        progress: Shows a bar with the time left.
+        **settings: Single settings, of the run and of the question.
+    """
+    model, source = as_model(model), as_input(source)
+    chosen = (config or EmerDiffConfig.for_model(model)).replace(**settings)
+    if config is not None and seed is None and not isinstance(source, Prompt):
+        seed = config.seed
+    names = RunSettings.names()
+    prepared = prepare(
+        model,
+        source,
+        seed=seed,
+        settings=chosen.of_run(),
+        **{name: value for name, value in settings.items() if name in names},
+    )
+    own = dataclasses.asdict(prepared.settings)
+    chosen = chosen.replace(**own, seed=chosen.seed if config else _clustering_seed(prepared.seed))
+    run = made(
+        prepared,
+        first=max(chosen.modulation_timestep, chosen.feature_timestep),
+        harvest={chosen.feature_timestep: [Site.parse(chosen.feature_site)]},
+        progress=progress,
+    )
+    return run, chosen

@@ -1,0 +1,112 @@
+"""The literal engine: EmerDiff by the book, clear before fast, the oracle of every faster one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from emerdiff_probe.emerdiff.config import EmerDiffConfig
+from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.interventions import Intervention, Shift, intervene
+from emerdiff_probe.interventions.injection import InjectAttention, products_captured
+from emerdiff_probe.models.denoiser import Denoiser
+from emerdiff_probe.runs import Trajectory
+from emerdiff_probe.sites import Site
+from emerdiff_probe.taps import capture
+
+__all__ = ["Modulated", "modulate", "signed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Modulated:
+    """Where the modulated runs ended.
+
+    Attributes:
+        plus: Clean latents of the runs shifted by +lambda, shape (mask, channel, y, x).
+        minus: The same for -lambda; where only one side is run, those of the unmodulated run,
+            shape (1, channel, y, x).
+        unmodulated: Clean latents of the run without a shift, shape (1, channel, y, x).
+        site_rms: Root mean square of the shifted site's own output at t_m, to which lambda
+            compares.
+    """
+
+    plus: Tensor
+    minus: Tensor
+    unmodulated: Tensor
+    site_rms: float
+
+    @classmethod
+    def ended(cls, runs: Tensor, unmodulated: Tensor, site_rms: float, masks: int) -> Self:
+        """From the runs of `signed` masks, in their order."""
+        minus = unmodulated if len(runs) == masks else runs[masks:]
+        return cls(runs[:masks], minus, unmodulated, site_rms)
+
+
+def signed(masks: Tensor, config: EmerDiffConfig) -> Tensor:
+    """Masks by runs, shape (run, source_y, source_x): all of +lambda, then all of -lambda."""
+    return masks if config.sides == "one" else torch.cat([masks, -masks])
+
+
+def modulate(
+    model: Denoiser,
+    trajectory: Trajectory,
+    masks: Tensor,
+    config: EmerDiffConfig,
+    *,
+    progress: bool = False,
+) -> Modulated:
+    """Runs two modulated denoisings for each mask, to the end.
+
+    All runs advance together, one timestep after the other, the unmodulated one first: from it
+    come the queries and keys that the others use at that timestep (injection), so only one
+    timestep's are ever held. Down to t_m a modulated run is the unmodulated one; at t_m its
+    attention is shifted; and it takes the same noise as the unmodulated run all the way.
+
+    Args:
+        model: The denoiser.
+        trajectory: Its timesteps include t_m.
+        masks: Weights in [0, 1], shape (mask, source_y, source_x).
+        config: Settings.
+        progress: Shows a bar with the time left.
+    """
+    site = Site.parse(config.modulation_site)
+    runs = signed(masks, config)
+    unmodulated, modulated, site_rms = trajectory.start, None, 0.0
+    modulated_steps = sum(t <= config.modulation_timestep for t in trajectory.timesteps)
+    bar = tqdm(
+        total=modulated_steps * len(runs),
+        desc="modulated denoising",
+        unit="call",
+        disable=not progress,
+    )
+    with torch.inference_mode(), bar:
+        for index, timestep in enumerate(trajectory.timesteps):
+            with products_captured(model.unet) as products_tap, capture(model.unet, [site]) as tap:
+                eps = model.predict(unmodulated, timestep, trajectory.condition)
+                products, output = products_tap.take(), tap.take()[site]
+            if timestep == config.modulation_timestep:
+                modulated = unmodulated.expand(len(runs), -1, -1, -1)
+                site_rms = float(output.float().square().mean().sqrt())
+            if modulated is not None:
+                parts = []
+                for rows in torch.arange(len(runs)).split(config.batch):
+                    interventions: list[Intervention] = []
+                    if config.injection:
+                        interventions.append(InjectAttention({timestep: [products]}))
+                    if timestep == config.modulation_timestep:
+                        interventions.append(Shift(str(site), config.strength, mask=runs[rows]))
+                    with intervene(model, interventions):
+                        parts.append(model.predict(modulated[rows], timestep, trajectory.condition))
+                    bar.update(len(rows))
+                modulated = trajectory.advance(model, index, modulated, torch.cat(parts))
+            unmodulated = trajectory.advance(model, index, unmodulated, eps)
+    if modulated is None:
+        raise ConfigError(
+            f"t_m = {config.modulation_timestep} is not a timestep of the trajectory; "
+            f"choose one of {trajectory.timesteps}"
+        )
+    return Modulated.ended(modulated, unmodulated, site_rms, len(masks))

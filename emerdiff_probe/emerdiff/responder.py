@@ -1,0 +1,211 @@
+"""A responder: asks a model for the response of one location at once, and the rest behind it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from emerdiff_probe import schema
+from emerdiff_probe.emerdiff.asking import settled
+from emerdiff_probe.emerdiff.config import EmerDiffConfig
+from emerdiff_probe.emerdiff.engines import ENGINES, decoded, engine_for, prepared
+from emerdiff_probe.emerdiff.literal import Modulated
+from emerdiff_probe.emerdiff.responses import cast, frame, latent_grid, located
+from emerdiff_probe.errors import ConfigError, InputError
+from emerdiff_probe.models.locks import turn
+from emerdiff_probe.runs import Run
+from emerdiff_probe.store import single
+
+__all__ = ["Responder"]
+
+
+class Responder:
+    """Responses of single locations of one run, computed when they are asked for and kept.
+
+    Made by `emerdiff_probe.runs.Run.responder`. May be asked from several threads: the model runs
+    for one at a time, and whoever waits for one location comes before `fill`.
+
+    Args:
+        run: The run.
+        engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`.
+        config: All settings; by default those that fit the model.
+        **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
+
+    Attributes:
+        frame: ``picture``, ``reconstruction``, ``features`` and all coordinates, as `respond`
+            gives them.
+        grid: Rows and columns of latent locations.
+        engine: Present engine; see `use`.
+        engines: All that there are.
+    """
+
+    engines = tuple(ENGINES)
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        engine: str = "shared",
+        config: EmerDiffConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        self._config = settled(run, config, settings)
+        if self._config.space != "picture":
+            raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
+        self._source = run
+        self._model = run.model
+        self._run = self._prepared(engine)
+        self.engine = engine
+        self.frame = frame(run, engine, self._config)
+        self.grid: tuple[int, int] = latent_grid(run, self._config)
+        self._kept: dict[tuple[int, int], NDArray[Any]] = {}
+        self._kept_by = {engine: self._kept}
+        self._calm = threading.Condition()
+        self._urgent = 0
+
+    @property
+    def picture(self) -> xr.DataArray:
+        """The picture as the model sees it, uint8 (y, x, rgb)."""
+        return self.frame["picture"]
+
+    def location(self, row: int, column: int) -> xr.DataArray:
+        """The response of a latent location, (rgb, y, x), float32.
+
+        Args:
+            row, column: Of the latent grid, from 0.
+
+        Raises:
+            InputError: There is no such location.
+        """
+        rows, columns = self.grid
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise InputError(
+                f"no location ({row}, {column}); there are {rows} x {columns}, from (0, 0)"
+            )
+        place = (int(row), int(column))
+        if place not in self._kept:
+            with self._model_mine(urgent=True):
+                self._compute([place])
+        return located(self._kept[place].astype(np.float32), self.frame)
+
+    def use(self, engine: str) -> None:
+        """Another engine answers from now on; what each has answered is kept.
+
+        Args:
+            engine: One of `emerdiff_probe.emerdiff.ENGINES`.
+
+        Raises:
+            ConfigError: There is no such engine.
+        """
+        with self._model_mine(urgent=True):
+            self._run = self._prepared(engine)
+            self.engine = engine
+            self.frame = self.frame.assign_attrs(engine=engine)
+            self._kept = self._kept_by.setdefault(engine, {})
+
+    def fill(
+        self,
+        near: tuple[int, int] | None = None,
+        *,
+        stop: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        """Computes what is missing, nearest first; meant for a thread of its own.
+
+        Args:
+            near: Row and column to begin around; by default the middle.
+            stop: Ends it after the present batch.
+            progress: Told after each batch how many locations are there, and of how many.
+        """
+        rows, columns = self.grid
+        centre = near or (rows // 2, columns // 2)
+        order = sorted(np.ndindex(rows, columns), key=lambda place: math.dist(place, centre))
+        count = max(self._config.batch // 2, 1)
+        while not (stop and stop.is_set()):
+            missing = [place for place in order if place not in self._kept][:count]
+            if not missing:
+                return
+            with self._model_mine(urgent=False):
+                self._compute([(row, column) for row, column in missing])
+            if progress is not None:
+                progress(len(self._kept), rows * columns)
+
+    def movers(self, y: float, x: float) -> xr.DataArray:
+        """How much each location moves a pixel, of what is there so far.
+
+        Args:
+            y, x: Position in pixels; the nearest pixel answers.
+
+        Returns:
+            The norm over RGB, (source_y, source_x), float32; NaN where nothing is yet.
+        """
+        row, column = (
+            int(np.abs(self.frame[dim].values - position).argmin())
+            for dim, position in ((schema.Y, y), (schema.X, x))
+        )
+        moved = np.full(self.grid, np.nan, np.float32)
+        for place, response in list(self._kept.items()):
+            moved[place] = np.linalg.norm(response[:, row, column].astype(np.float32))
+        dims = (schema.SOURCE_Y, schema.SOURCE_X)
+        coords = {dim: self.frame[dim] for dim in dims}
+        return xr.DataArray(moved, dims=dims, coords=coords, name="moved")
+
+    def responses(self) -> xr.Dataset:
+        """What is there so far, as `respond` gives it; NaN where nothing is yet."""
+        height, width = self.frame.sizes[schema.Y], self.frame.sizes[schema.X]
+        values = np.full((*self.grid, 3, height, width), np.nan, np.float16)
+        for place, response in list(self._kept.items()):
+            values[place] = response
+        dims = (schema.SOURCE_Y, schema.SOURCE_X, schema.RGB, schema.Y, schema.X)
+        return single(self.frame.assign(response=(dims, values)))
+
+    def __len__(self) -> int:
+        """How many locations are there."""
+        return len(self._kept)
+
+    def _prepared(self, engine: str) -> Callable[[torch.Tensor], Modulated]:
+        engine_for(self._source, engine)
+        with torch.inference_mode(), self._intervened():
+            trajectory = self._source.trajectory.since(self._config.modulation_timestep)
+            return prepared(engine, self._model, trajectory, self._config)
+
+    def _intervened(self) -> AbstractContextManager[None]:
+        return self._source.intervened(self._source.trajectory.timesteps)
+
+    def _compute(self, places: list[tuple[int, int]]) -> None:
+        places = [place for place in places if place not in self._kept]
+        if not places:
+            return
+        masks = torch.zeros(len(places), *self.grid)
+        for mask, place in zip(masks, places, strict=True):
+            mask[place] = 1
+        with torch.inference_mode(), self._intervened():
+            found = (
+                each
+                for batch in decoded(self._model, self._run(masks), self._config)
+                for each in batch
+            )
+            for place, response in zip(places, found, strict=True):
+                self._kept[place] = cast(response, "float16")
+
+    @contextmanager
+    def _model_mine(self, *, urgent: bool) -> Iterator[None]:
+        """Waits for the model, and before that until no urgent one waits."""
+        with self._calm:
+            self._urgent += urgent
+            self._calm.wait_for(lambda: urgent or not self._urgent)
+        try:
+            with turn(self._model.unet):
+                yield
+        finally:
+            with self._calm:
+                self._urgent -= urgent
+                self._calm.notify_all()

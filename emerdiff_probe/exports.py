@@ -1,0 +1,222 @@
+"""The files of one segmentation: written whole or not at all."""
+
+import json
+import re
+import tempfile
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from PIL import Image
+from pycocotools import mask as coco
+
+from emerdiff_probe import schema, views
+from emerdiff_probe.errors import InputError, StoreError
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.paths import is_free, local, made_at_once
+from emerdiff_probe.store.texts import portable
+
+__all__ = ["FILES", "check_free", "check_writable", "names", "write", "write_masks"]
+
+FILES: Final = ("overlay.png", "labels.png", "dataset.zarr", "index.html")
+"""What a result's folder holds."""
+
+_LONGEST_NAME = 60
+
+
+def names(texts: Iterable[str], otherwise: str = "picture") -> list[str]:
+    """Folder names of lower-case letters, digits and hyphens, no two alike.
+
+    Args:
+        texts: Prompts or names of files.
+        otherwise: Name of a text in which nothing can be kept.
+
+    >>> names(["A red house!", "a/../red house", "été", "家"])
+    ['a-red-house', 'a-red-house-2', 'ete', 'picture']
+    """
+    taken: list[str] = []
+    for text in texts:
+        plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+        # An accent becomes a mark after its letter and is dropped; other signs part words.
+        words = re.findall(r"[a-z0-9]+", plain)
+        base = "-".join(words)[:_LONGEST_NAME].strip("-") or otherwise
+        name, number = base, 1
+        while name in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.append(name)
+    return taken
+
+
+def check_free(folder: Path, *, overwrite: bool = False) -> None:
+    """See that a result can go to a folder.
+
+    Args:
+        folder: Where it is to be.
+        overwrite: Allows an older result there, but nothing else.
+
+    Raises:
+        StoreError: Something is there already.
+    """
+    if is_free(folder):
+        return
+    if not overwrite:
+        raise StoreError(f"'{folder}' exists; choose another --out, or --overwrite to replace it")
+    strange = (
+        sorted({entry.name for entry in folder.iterdir()} - set(FILES))
+        if folder.is_dir() and not folder.is_symlink()
+        else ["no folder"]
+    )
+    if strange:
+        raise StoreError(
+            f"'{folder}' is not only a result ({', '.join(strange[:3])}) and is not replaced; "
+            "choose another --out, or move it away"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """See that a folder can be made, and written to; leaves no trace.
+
+    Raises:
+        StoreError: It cannot.
+    """
+    with _made(local(folder)), tempfile.TemporaryDirectory(dir=folder):
+        pass
+
+
+def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write a segmentation as pictures, dataset and page.
+
+    ``overlay.png`` is the picture with its segments, ``labels.png`` has a pixel's segment as its
+    value (in a palette of the same colours; with more than 256 masks 16-bit greys),
+    ``dataset.zarr`` is the dataset (Zarr v3, ``xarray.open_zarr`` reads it), ``index.html`` the
+    page that shows it.
+
+    Args:
+        ds: A segmentation, as `emerdiff_probe.segment` makes it.
+        folder: Where to.
+        overwrite: Replaces an older result.
+
+    Raises:
+        StoreError: The folder exists or cannot be written, or the dataset is not of its form.
+    """
+    expect(ds, schema.SEGMENTATION)
+    schema.check(ds)
+    folder = local(folder)
+    check_free(folder, overwrite=overwrite)
+    with _made(folder.parent), made_at_once(folder, replace=overwrite) as new:
+        new.mkdir()
+        Image.fromarray(views.overlay_image(ds)).save(new / "overlay.png")
+        _labels_image(ds["labels"], ds.sizes[schema.MASK]).save(new / "labels.png")
+        _write_dataset(ds, new / "dataset.zarr")
+        # A file's name can hold bytes that are no text.
+        (new / "index.html").write_text(views.page(ds), "utf-8", errors="replace")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder that is there; those made for it go again where they are empty at the end."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to '{folder}': {error.strerror or error}; choose another --out"
+        ) from error
+    finally:
+        for each in missing:
+            if each.is_dir() and not any(each.iterdir()):
+                each.rmdir()
+
+
+def write_masks(segments: xr.Dataset, path: str | Path) -> Path:
+    """Write segments as a file that other tools read, in a form that the file's ending says.
+
+    ``.png``: every pixel's segment as its value (a palette of the segments' colours; with more than
+    256 of them 16-bit greys). ``.json``: annotations in COCO's format, each mask as compressed
+    run lengths. ``.zarr``: the dataset, Zarr v3.
+
+    Args:
+        segments: ``labels`` (y, x), from 0 up; perhaps ``own`` (own_mask, y, x), bool: further
+            masks, which may overlap, and which a PNG file has no room for.
+        path: Where to. A file there is replaced, a folder is not.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: Another ending.
+        StoreError: It cannot be written there.
+
+    Source: https://cocodataset.org/#format-data (object detection). "iscrowd" is 0: what has 1 is
+    left out by those who score or train.
+    """
+    path = local(path)
+    expect(segments, schema.SEGMENTATION)
+    labels = segments["labels"].transpose(schema.Y, schema.X)
+    if path.suffix not in (".png", ".json", ".zarr"):
+        raise InputError(f"'{path}' ends in none of .png, .json, .zarr")
+    if path.is_dir():
+        raise StoreError(f"'{path}' is a folder and is not replaced; choose another name")
+    with _made(path.absolute().parent), made_at_once(path, replace=True) as new:
+        if path.suffix == ".png":
+            _labels_image(labels, int(labels.max()) + 1).save(new)
+        elif path.suffix == ".json":
+            new.write_text(json.dumps(_coco(segments)))
+        else:
+            _write_dataset(segments, new)
+    return path
+
+
+def _coco(segments: xr.Dataset) -> dict[str, Any]:
+    labels = segments["labels"].transpose(schema.Y, schema.X).values
+    masks = [(1, labels == number) for number in range(int(labels.max()) + 1)]
+    if "own" in segments:
+        masks += [(2, each) for each in segments["own"].transpose("own_mask", ...).values]
+    height, width = labels.shape
+    annotations = []
+    for number, (category, mask) in enumerate(masks, start=1):
+        if not mask.any():
+            continue
+        lengths = coco.encode(np.asfortranarray(mask, np.uint8))
+        annotations.append(
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": category,
+                "iscrowd": 0,
+                "area": int(coco.area(lengths)),
+                "bbox": coco.toBbox(lengths).tolist(),
+                "segmentation": lengths | {"counts": lengths["counts"].decode()},
+            }
+        )
+    # What was drawn from a prompt has no file yet.
+    file = segments.attrs.get("file") or f"{names([segments.attrs.get('source', '')])[0]}.png"
+    return {
+        "images": [{"id": 1, "height": height, "width": width, "file_name": file}],
+        "categories": [{"id": 1, "name": "segment"}, {"id": 2, "name": "own mask"}],
+        "annotations": annotations,
+    }
+
+
+def _labels_image(labels: xr.DataArray, count: int) -> Image.Image:
+    values = labels.transpose(schema.Y, schema.X).values
+    if count > 256:
+        return Image.fromarray(values.astype(np.uint16))
+    image = Image.fromarray(values.astype(np.uint8))
+    image.putpalette(views.palette(count).tobytes())
+    return image
+
+
+def _write_dataset(ds: xr.Dataset, path: Path) -> None:
+    with warnings.catch_warnings():
+        # Consolidated metadata are outside the specification; readers that do not know them
+        # pass over them, and xarray misses them.
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        portable(ds).to_zarr(path, zarr_format=3, consolidated=True)

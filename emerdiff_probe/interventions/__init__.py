@@ -1,0 +1,26 @@
+"""Edits of what a model computes: at sites, and of its attention."""
+
+from emerdiff_probe.interventions.edits import Ablate, Noise, Replace, Scale, Shift, Steer
+from emerdiff_probe.interventions.injection import (
+    InjectAttention,
+    attention_kept,
+    products_captured,
+)
+from emerdiff_probe.interventions.intervening import Intervention, acting_at, intervene
+from emerdiff_probe.interventions.site_edits import SiteEdit
+
+__all__ = [
+    "Ablate",
+    "InjectAttention",
+    "Intervention",
+    "Noise",
+    "Replace",
+    "Scale",
+    "Shift",
+    "SiteEdit",
+    "Steer",
+    "acting_at",
+    "attention_kept",
+    "intervene",
+    "products_captured",
+]

@@ -1,0 +1,152 @@
+"""Labelled arrays as interventions take them: what belongs to one call, in the order of its rows.
+
+A recorded array goes back as it came: by timestep, by guidance half and by sample, with its heads
+split or not, read from its store when the call is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from emerdiff_probe.errors import SiteError
+from emerdiff_probe.recording.callers import HALVES
+from emerdiff_probe.schema import (
+    BATCH,
+    CHANNEL,
+    GUIDANCE,
+    HEAD,
+    SAMPLE,
+    SOURCE_X,
+    SOURCE_Y,
+    TIMESTEP,
+    TOKEN,
+    X,
+    Y,
+)
+from emerdiff_probe.taps import Call
+from emerdiff_probe.timesteps import matching
+
+__all__ = ["at_call", "direction_at", "mask_at", "values_at"]
+
+_OF_CALLS = {BATCH, GUIDANCE, SAMPLE, TIMESTEP}
+
+
+def values_at(values: xr.DataArray, call: Call, like: Tensor, site: str) -> Tensor | None:
+    """Return recorded values of a site for one call, shaped as the tensor that they replace.
+
+    Args:
+        values: Dims y, x (or token), perhaps head, and channel; and those of calls.
+        call: The call.
+        like: The tensor, shape (row, location or token, channel) or (row, channel, y, x).
+        site: Its name, for messages.
+
+    Returns:
+        As many rows as the tensor, or one; None where nothing was recorded for this timestep.
+
+    Raises:
+        SiteError: The array has other dims, samples or halves than the call.
+    """
+    places = [TOKEN] if TOKEN in values.dims else [Y, X]
+    own = [*places, *[HEAD] * (HEAD in values.dims), CHANNEL]
+    found = at_call(values, own, call, len(like), site)
+    if found is None:
+        return None
+    found = found.flatten(0, 1)
+    if HEAD in values.dims:
+        found = found.flatten(-2)
+    if like.ndim == 4 and len(places) == 2:
+        return found.movedim(-1, 1)
+    return found.flatten(1, -2)
+
+
+def mask_at(mask: xr.DataArray, call: Call, rows: int, site: str) -> Tensor | None:
+    """Return a mask for one call, shape (half or 1, sample or 1, y, x); see `at_call`."""
+    return at_call(mask, [Y, X], call, rows, site)
+
+
+def direction_at(direction: xr.DataArray, call: Call, rows: int, site: str) -> Tensor | None:
+    """Return a direction for one call, shape (half or 1, sample or 1, channel); see `at_call`."""
+    heads = [HEAD] * (HEAD in direction.dims)
+    found = at_call(direction, [*heads, CHANNEL], call, rows, site)
+    return found.flatten(2) if found is not None else None
+
+
+def at_call(
+    values: xr.DataArray, own: list[str], call: Call, rows: int, site: str
+) -> Tensor | None:
+    """Return what of a labelled array belongs to one call.
+
+    Args:
+        values: Dims ``own`` in any order (source_y and source_x count as y and x), and perhaps
+            timestep, guidance and sample, or batch, in which each row of a call has its own.
+        own: Dims wanted.
+        call: The call.
+        rows: Of the tensor in the call.
+        site: Its name, for messages.
+
+    Returns:
+        Shape (half or 1, sample or 1, *own); None where the array has timesteps, and not this one.
+
+    Raises:
+        SiteError: The array has other dims, samples or halves than the call.
+    """
+    places = {SOURCE_Y: Y, SOURCE_X: X}
+    values = values.rename({old: new for old, new in places.items() if old in values.dims})
+    if not set(own) <= set(values.dims) <= {*own, *_OF_CALLS}:
+        raise SiteError(
+            f"'{site}' cannot be given an array with dims {values.dims}; it has {', '.join(own)}, "
+            f"and perhaps {SAMPLE}, {GUIDANCE} and {TIMESTEP}"
+        )
+    if TIMESTEP in values.dims:
+        there = matching(values[TIMESTEP].values.tolist(), call.timestep or 0)
+        if not there:
+            return None
+        values = values.isel({TIMESTEP: there[call.visit % len(there)]})
+    halves = call.halves or 1
+    if BATCH in values.dims:
+        # As the rows of a call came, whatever they were.
+        if values.sizes[BATCH] != rows:
+            raise SiteError(_wrong(site, values, BATCH, rows))
+        return _tensor(values.transpose(BATCH, *own))[:, None].unflatten(0, (halves, -1))[:, :, 0]
+    values = _halved(values, halves, site)
+    if SAMPLE in values.dims and values.sizes[SAMPLE] not in (1, rows // halves):
+        raise SiteError(_wrong(site, values, SAMPLE, rows // halves))
+    for dim in (SAMPLE, GUIDANCE):
+        if dim not in values.dims:
+            values = values.drop_vars(dim, errors="ignore").expand_dims(dim)
+    found = _tensor(values.transpose(GUIDANCE, SAMPLE, *own))
+    if found.shape[:2] == (1, 1):
+        return found
+    return found.expand(halves, rows // halves, *found.shape[2:])
+
+
+def _halved(values: xr.DataArray, halves: int, site: str) -> xr.DataArray:
+    """Values with the guidance halves of a call, or none."""
+    if GUIDANCE not in values.dims:
+        return values
+    count = values.sizes[GUIDANCE]
+    if count == 1:
+        return values.isel({GUIDANCE: 0})
+    if count != halves:
+        raise SiteError(
+            f"'{site}' is given both guidance halves, and this call has one; choose one, as in "
+            ".sel(guidance='cond')"
+        )
+    return values.sel({GUIDANCE: list(HALVES)}) if GUIDANCE in values.coords else values
+
+
+def _wrong(site: str, values: xr.DataArray, dim: str, count: int) -> str:
+    return (
+        f"'{site}' is given {values.sizes[dim]} of dim {dim}, and this call has {count}; choose as "
+        f"many, or one, as in .isel({dim}=0)"
+    )
+
+
+def _tensor(values: xr.DataArray) -> Tensor:
+    array: Any = np.ascontiguousarray(values.values)
+    return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float16 else array)

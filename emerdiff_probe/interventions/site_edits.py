@@ -1,0 +1,203 @@
+"""What all changes of one site have in common: where, when and to whom they apply.
+
+A change may be limited to timesteps, samples, one half of guided calls, heads, tokens, or locations
+by a mask.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from emerdiff_probe import checks
+from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
+from emerdiff_probe.interventions.labelled import mask_at
+from emerdiff_probe.sites import Site
+from emerdiff_probe.taps import Call, hooked
+from emerdiff_probe.timesteps import same
+
+__all__ = ["Array", "Half", "SiteEdit"]
+
+Half = Literal["uncond", "cond"]
+
+Array: TypeAlias = ArrayLike | Tensor | xr.DataArray
+"""Numbers in a fixed order of axes, or labelled."""
+
+
+@dataclass(frozen=True, eq=False)
+class SiteEdit(ABC):
+    """A change of the tensor at one site.
+
+    Attributes:
+        site: Its name, as in ``model.sites()``.
+        timesteps: Only at these, which need not be whole (946.42); by default at all.
+        samples: Only these pictures of a batch, by number; with guidance both halves of each.
+        guidance: Only this half of guided calls.
+        heads: Only these heads of an attention; for queries, keys, values and ``mix``.
+        tokens: Only these positions of a text's keys or values.
+        mask: How much of the change each location gets, shape (source_y, source_x), or (sample,
+            source_y, source_x) for masks of their own; 1 all of it, 0 none. A labelled array may
+            have its dims in any order, and sample, guidance and timestep.
+    """
+
+    site: str
+    timesteps: Collection[float] | None = field(default=None, kw_only=True)
+    samples: Collection[int] | None = field(default=None, kw_only=True)
+    guidance: Half | None = field(default=None, kw_only=True)
+    heads: Collection[int] | None = field(default=None, kw_only=True)
+    tokens: Collection[int] | None = field(default=None, kw_only=True)
+    mask: Array | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        Site.parse(self.site)
+        if self.guidance not in (None, *get_args(Half)):
+            raise ConfigError(f"guidance is {self.guidance!r}; choose 'uncond', 'cond' or None")
+        if self.timesteps is not None:
+            self._set("timesteps", checks.timesteps("timesteps", self.timesteps))
+        for name in ("samples", "heads", "tokens"):
+            if getattr(self, name) is not None:
+                self._set(name, checks.integers(name, getattr(self, name)))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @abstractmethod
+    def edited(self, tensor: Tensor, call: Call) -> Tensor | None:
+        """The tensor in full after the change; None where this call is to be left alone.
+
+        Args:
+            tensor: Shape (row, location or token, channel), or (row, channel, y, x).
+            call: In progress.
+        """
+
+    def acts_at(self, timestep: float) -> bool:
+        """Whether it changes anything at a timestep."""
+        return self.timesteps is None or any(same(each, timestep) for each in self.timesteps)
+
+    @contextmanager
+    def installed(self, unet: nn.Module, call: Call) -> Iterator[Callable[[], int]]:
+        """Works while open."""
+        site, fired = Site.parse(self.site), 0
+        heads = self._head_count(unet, site)
+
+        def edit(tensor: Tensor) -> Tensor | None:
+            nonlocal fired
+            timestep = call.timestep
+            if timestep is None:
+                raise CaptureError(f"'{site}' was called outside a call of the UNet")
+            if not self.acts_at(timestep):
+                return None
+            weights, edited = self._weights(tensor, call, heads), self.edited(tensor, call)
+            if weights is None or edited is None:
+                return None
+            fired += 1
+            return torch.lerp(tensor, edited, weights.to(tensor))
+
+        with hooked(unet, {site: edit}):
+            yield lambda: fired
+
+    def _head_count(self, unet: nn.Module, site: Site) -> int:
+        if self.heads is None:
+            return 0
+        modules: dict[str, Any] = dict(unet.named_modules())
+        if site.port in ("out", "skip") or site.path not in modules:
+            raise SiteError(
+                f"'{site}' has no heads; choose query, key, value or mix of an attention, as in "
+                "'mid_block.attentions.0.transformer_blocks.0.attn1:mix'"
+            )
+        count: int = modules[site.path].heads
+        _check_indices(self.heads, count, "heads", site)
+        return count
+
+    def _half(self, call: Call) -> Half | None:
+        """The half of a guided call that is changed, if it is only one."""
+        if self.guidance is not None and call.halves != 2:
+            raise ConfigError(
+                f"{self} is for one half of guided calls, and this call is not known to have two; "
+                "call the pipeline with guidance, or say intervene(..., guided=True) around a loop "
+                "of your own"
+            )
+        return self.guidance
+
+    def _weights(self, tensor: Tensor, call: Call, heads: int) -> Tensor | None:
+        """How much of the change everything in a tensor gets, broadcast against it."""
+        half = self._half(call)
+        if call.halves is None and self.samples is not None:
+            raise ConfigError(
+                f"{self} is for some samples, and the pipeline does not tell which of the "
+                f"{len(tensor)} rows are theirs; leave samples out, or say "
+                "intervene(..., guided=...)"
+            )
+        halves = call.halves or 1
+        count, rest = divmod(len(tensor), halves)
+        if rest:
+            raise ConfigError(f"{len(tensor)} rows of '{self.site}' are not two guidance halves")
+        grid = tensor.shape[2:] if tensor.ndim == 4 else tensor.shape[1:2]
+        places, channels = grid.numel(), tensor.shape[1 if tensor.ndim == 4 else 2]
+        weights = torch.ones(halves, 1, 1, 1, device=tensor.device)
+        if half is not None:
+            weights = weights * _chosen([get_args(Half).index(half)], 2, (-1, 1, 1, 1))
+        if self.samples is not None:
+            _check_indices(self.samples, count, "samples", self.site)
+            weights = weights * _chosen(self.samples, count, (1, -1, 1, 1)).to(weights)
+        if self.mask is not None:
+            mask = self._mask(tuple(tensor.shape), tuple(grid), count, call)
+            if mask is None:
+                return None
+            weights = weights * mask.to(weights)
+        if self.tokens is not None:
+            _check_indices(self.tokens, places, "tokens", self.site)
+            weights = weights * _chosen(self.tokens, places, (1, 1, -1, 1)).to(weights)
+        if self.heads is not None:
+            each = _chosen(self.heads, heads, (1, 1, 1, -1)).to(weights)
+            weights = weights * each.repeat_interleave(channels // heads, dim=-1)
+        if tensor.ndim == 3:
+            return weights.expand(-1, count, -1, -1).flatten(0, 1)
+        # Of maps the locations come last.
+        whole = weights.expand(-1, count, places, -1).flatten(0, 1).transpose(1, 2)
+        return whole.unflatten(2, tuple(grid))
+
+    def _mask(
+        self, shape: tuple[int, ...], grid: tuple[int, ...], count: int, call: Call
+    ) -> Tensor | None:
+        """The mask, shape (half or 1, sample or 1, location, 1)."""
+        if isinstance(self.mask, xr.DataArray):
+            found = mask_at(self.mask, call, shape[0], self.site)
+            if found is None:
+                return None
+            mask, leading = found.flatten(0, 1), found.shape[:2]
+        else:
+            mask = torch.as_tensor(self.mask)
+            leading = None
+        mask = mask if mask.is_floating_point() else mask.float()
+        fits = mask.ndim in (2, 3) and (
+            mask.shape[-2:] == grid
+            if len(grid) == 2
+            else mask.shape[-2] * mask.shape[-1] == grid[0]
+        )
+        if not fits or (leading is None and mask.ndim == 3 and len(mask) not in (1, count)):
+            raise SiteError(
+                f"'{self.site}' gives {shape}, which a mask of shape {tuple(mask.shape)} does not "
+                "fit; a mask has the site's own locations (source_y, source_x), as model.sites() "
+                "says, and may have one more axis of as many samples as the call"
+            )
+        return mask.reshape(*(leading or (1, -1)), mask.shape[-2] * mask.shape[-1], 1)
+
+
+def _chosen(indices: Collection[int], count: int, shape: tuple[int, ...]) -> Tensor:
+    chosen = torch.zeros(count)
+    chosen[list(indices)] = 1
+    return chosen.reshape(shape)
+
+
+def _check_indices(indices: Collection[int], count: int, what: str, site: object) -> None:
+    if wrong := [each for each in indices if not 0 <= each < count]:
+        raise SiteError(f"'{site}' has no {what} {wrong}; there are {count}, from 0")

@@ -1,0 +1,94 @@
+"""Kinds of datasets that the package makes: which one an object is, and which one a function takes.
+
+The attribute ``schema`` tells; where a computation has dropped attributes, the variables do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import xarray as xr
+
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.schema import MODEL_X, RECORDING, RESPONSES, SEGMENTATION, SWEEP
+
+__all__ = ["KINDS", "Kind", "described", "expect", "kind_of"]
+
+
+class Kind(NamedTuple):
+    """A kind of dataset.
+
+    Attributes:
+        words: What one is called, with its article.
+        made: What makes one.
+    """
+
+    words: str
+    made: str
+
+
+def _name(schema: str) -> str:
+    """A schema without its version."""
+    return schema.partition("/")[0]
+
+
+KINDS: Final = {
+    _name(RECORDING): Kind("a recording", "ep.record(), ep.probe() or ep.open() gives one"),
+    _name(SEGMENTATION): Kind("a segmentation", "ep.segment() gives one"),
+    _name(RESPONSES): Kind("responses", "ep.respond() or ep.open_responses() gives them"),
+    _name(SWEEP): Kind("a sweep", "ep.sweep() gives one"),
+}
+"""By the name of the schema. Compressed responses count as responses."""
+
+
+def kind_of(data: Any) -> str | None:
+    """Return the key in `KINDS` of what an object is; None for something else.
+
+    >>> kind_of(xr.Dataset(attrs={"schema": "sweep/1"})), kind_of(3)
+    ('sweep', None)
+    """
+    if not isinstance(data, xr.DataTree | xr.Dataset):
+        return None
+    name = _name(str(data.attrs.get("schema", ""))).removeprefix("compressed-")
+    if name in KINDS and (name == "recording") == isinstance(data, xr.DataTree):
+        return name
+    if isinstance(data, xr.DataTree):
+        leaves = list(data.leaves)
+        there = bool(leaves) and all("value" in leaf.data_vars for leaf in leaves)
+        return _name(RECORDING) if there else None
+    variables = data.data_vars
+    if {"response", "left", "tiles"} & set(variables):
+        return _name(RESPONSES)
+    if "labels" not in variables:
+        return None
+    swept = "difference" in variables and variables["difference"].ndim > 3
+    return _name(SWEEP if swept and MODEL_X in data.dims else SEGMENTATION)
+
+
+def described(data: Any) -> str:
+    """Return in words what an object is.
+
+    >>> described(xr.Dataset({"a": 1})), described([1])
+    ('a Dataset of a', 'a list')
+    """
+    kind = kind_of(data)
+    if kind is not None:
+        return KINDS[kind].words
+    if isinstance(data, xr.Dataset):
+        return f"a Dataset of {', '.join(map(str, data.data_vars)) or 'nothing'}"
+    return f"a {type(data).__name__}"
+
+
+def expect(data: Any, schema: str) -> None:
+    """See that a dataset is of the kind that a function takes.
+
+    Args:
+        data: What the function was given.
+        schema: Of the kind, such as `schema.RECORDING`.
+
+    Raises:
+        InputError: It is of another kind; says which, and what makes the right one.
+    """
+    kind = KINDS[_name(schema)]
+    if kind_of(data) != _name(schema):
+        raise InputError(f"this is {described(data)}, not {kind.words}; {kind.made}")

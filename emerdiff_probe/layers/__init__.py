@@ -1,0 +1,78 @@
+"""What a layer knows: its principal colours, clusters, rank, what can be read from it, and where.
+
+Everything takes features of places: arrays with y, x, channel, and perhaps sample and timestep, as
+`features` takes them out of a recording. `atlas` measures a whole recording in one call.
+"""
+
+from emerdiff_probe.layers.atlas import atlas
+from emerdiff_probe.layers.attention import attention_probabilities
+from emerdiff_probe.layers.cka import CKA, cka
+from emerdiff_probe.layers.clusters import agreement, cluster_layer
+from emerdiff_probe.layers.components import (
+    Components,
+    effective_rank,
+    joined,
+    principal_colours,
+    principal_components,
+)
+from emerdiff_probe.layers.correspondence import PCK, average_draws, match_points, mutual_matches
+from emerdiff_probe.layers.explained import SHARES, explained
+from emerdiff_probe.layers.features import features, labels_on, resized
+from emerdiff_probe.layers.linear_probes import Classifier, ProbeScores, linear_probe
+from emerdiff_probe.layers.measures import (
+    MEASURES,
+    CKABetween,
+    ClustersAndLabels,
+    ClustersBetween,
+    EffectiveRank,
+    Explained,
+    LayerMeasure,
+    LinearProbe,
+    Measure,
+    PairMeasure,
+    Principal,
+    Similarity,
+    Surroundings,
+)
+from emerdiff_probe.layers.similarity import cosine_similarity, similarity_to_point
+
+__all__ = [
+    "CKA",
+    "CKABetween",
+    "Classifier",
+    "ClustersAndLabels",
+    "ClustersBetween",
+    "Components",
+    "EffectiveRank",
+    "Explained",
+    "LayerMeasure",
+    "LinearProbe",
+    "MEASURES",
+    "Measure",
+    "PCK",
+    "PairMeasure",
+    "Principal",
+    "ProbeScores",
+    "SHARES",
+    "Similarity",
+    "Surroundings",
+    "agreement",
+    "atlas",
+    "attention_probabilities",
+    "average_draws",
+    "cka",
+    "cluster_layer",
+    "cosine_similarity",
+    "effective_rank",
+    "explained",
+    "features",
+    "joined",
+    "labels_on",
+    "linear_probe",
+    "match_points",
+    "mutual_matches",
+    "principal_colours",
+    "principal_components",
+    "resized",
+    "similarity_to_point",
+]

@@ -1,0 +1,296 @@
+"""What the atlas measures of a layer at one timestep, and between two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers.cka import CKA, minibatches, similarity_vectors
+from emerdiff_probe.layers.clusters import agreement, cluster_layer
+from emerdiff_probe.layers.components import effective_rank, principal_components
+from emerdiff_probe.layers.explained import explained
+from emerdiff_probe.layers.features import Labels, as_points, labels_on, resized
+from emerdiff_probe.layers.linear_probes import linear_probe
+from emerdiff_probe.schema import SAMPLE, X, Y
+from emerdiff_probe.segments.clustering import Normalisation
+
+__all__ = [
+    "MEASURES",
+    "CKABetween",
+    "ClustersAndLabels",
+    "ClustersBetween",
+    "EffectiveRank",
+    "Explained",
+    "LayerMeasure",
+    "LinearProbe",
+    "Measure",
+    "PairMeasure",
+    "Principal",
+    "Similarity",
+    "Surroundings",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What measures are given beside the features.
+
+    Attributes:
+        pictures: (sample, y, x, rgb), of the recording.
+        grid: Rows and columns of the coarsest layer, on which layers are compared.
+        labels: Truth (sample, y, x), where there is any.
+        ignore: A label that does not count.
+    """
+
+    pictures: xr.DataArray
+    grid: tuple[int, int]
+    labels: Labels | None = None
+    ignore: int | None = None
+
+    def truth(self, what: str) -> Labels:
+        """The labels.
+
+        Raises:
+            InputError: There are none.
+        """
+        if self.labels is None:
+            raise InputError(f"{what} needs labels=, integers (sample, y, x)")
+        return self.labels
+
+
+Values = Mapping[str, float | xr.DataArray]
+"""Results by name: numbers, or arrays with dims of their own."""
+
+
+@runtime_checkable
+class LayerMeasure(Protocol):
+    """Measures one layer at one timestep."""
+
+    def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
+        """Of features (sample, y, x, channel), float32 or finer."""
+
+
+@runtime_checkable
+class PairMeasure(Protocol):
+    """Compares two layers at one timestep, by a small summary of each."""
+
+    def summary(self, features: xr.DataArray, about: Surroundings) -> NDArray[Any]:
+        """All of a layer that the comparison needs."""
+
+    def compare(self, one: NDArray[Any], other: NDArray[Any]) -> Mapping[str, float]:
+        """Results by name, from two summaries."""
+
+
+@dataclass(frozen=True)
+class EffectiveRank:
+    """``effective_rank``: see `emerdiff_probe.layers.effective_rank`."""
+
+    def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
+        """See `LayerMeasure`."""
+        return {"effective_rank": effective_rank(features)}
+
+
+@dataclass(frozen=True)
+class Principal:
+    """``principal_share`` (component): the variance that each principal component has, of all.
+
+    Attributes:
+        count: How many components.
+    """
+
+    count: int = 3
+
+    def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
+        """See `LayerMeasure`."""
+        share = principal_components(features, self.count).share
+        return {"principal_share": xr.DataArray(share, dims="component")}
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """``similarity_within``, ``similarity_across``: mean cosine similarity of two places.
+
+    Of two places of one picture, and of two pictures (NaN where there is one only). A layer in
+    which all is alike has both near 1.
+
+    Source: Ethayarajh, EMNLP 2019 (arXiv 1909.00512), section 3.3.
+    """
+
+    def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
+        """See `LayerMeasure`."""
+        points, _ = as_points(features)
+        lengths = np.linalg.norm(points, axis=1, keepdims=True)
+        units = np.divide(points, lengths, out=np.zeros_like(points), where=lengths > 0)
+        pictures = features.sizes[SAMPLE]
+        places = len(units) // pictures
+        sums = units.reshape(pictures, places, -1).sum(1)
+        # The squared length of a sum of unit vectors adds up the cosines of all pairs.
+        own, whole = float((sums**2).sum()), float((sums.sum(0) ** 2).sum())
+        with np.errstate(invalid="ignore"):
+            within = np.float64(own - (lengths > 0).sum()) / (pictures * places * (places - 1))
+            across = np.float64(whole - own) / (pictures * (pictures - 1) * places**2)
+        return {"similarity_within": float(within), "similarity_across": float(across)}
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """``probe_accuracy``, ``probe_control``, ``probe_selectivity``, ``probe_chance``.
+
+    See `emerdiff_probe.layers.linear_probe`.
+
+    Attributes:
+        folds: Of the cross-validation over pictures.
+        points: Places of each picture, drawn at random.
+        seed: Of the control task and the places drawn.
+    """
+
+    folds: int = 5
+    points: int | None = 256
+    seed: int = 0
+
+    def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
+        """See `LayerMeasure`."""
+        found = linear_probe(
+            features,
+            about.truth("a linear probe"),
+            ignore=about.ignore,
+            folds=self.folds,
+            points=self.points,
+            seed=self.seed,
+        )
+        names = ("accuracy", "control", "selectivity", "chance")
+        return {f"probe_{name}": getattr(found, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """``explained`` (share): see `emerdiff_probe.layers.explained`.
+
+    Attributes:
+        folds: Of the cross-validation over pictures.
+    """
+
+    folds: int = 5
+
+    def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
+        """See `LayerMeasure`."""
+        labels = about.truth("what semantics explain")
+        shares = explained(features, about.pictures, labels, ignore=about.ignore, folds=self.folds)
+        return {"explained": shares}
+
+
+@dataclass(frozen=True)
+class ClustersAndLabels:
+    """``labels_ari``, ``labels_ami``, ``labels_nmi``: agreement of clusters with the truth.
+
+    Clusters are of all pictures together; a place has the most frequent class of its cell.
+
+    Attributes:
+        count: How many clusters.
+        normalise, restarts, seed: See `emerdiff_probe.segments.cluster`.
+    """
+
+    count: int = 12
+    normalise: Normalisation = "none"
+    restarts: int = 3
+    seed: int = 0
+
+    def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
+        """See `LayerMeasure`."""
+        truth = labels_on(
+            about.truth("agreement of clusters with labels"),
+            features.sizes[Y],
+            features.sizes[X],
+            about.ignore,
+        )
+        found = cluster_layer(
+            features,
+            self.count,
+            normalise=self.normalise,
+            restarts=self.restarts,
+            seed=self.seed,
+        )
+        counts = truth >= 0
+        both = (
+            xr.DataArray(each[counts][None, None], dims=(SAMPLE, Y, X))
+            for each in (found.values, truth)
+        )
+        return {f"labels_{name}": value for name, value in agreement(*both).items()}
+
+
+@dataclass(frozen=True)
+class CKABetween:
+    """``cka``: see `emerdiff_probe.layers.cka`; layers are averaged to the coarsest grid.
+
+    Attributes:
+        points: Places, drawn at random; the same ones of every layer.
+        batch: Places in a minibatch. A summary takes ``2 * points * batch`` bytes.
+        seed: Of the places.
+    """
+
+    points: int | None = 1024
+    batch: int = 128
+    seed: int = 0
+
+    def summary(self, features: xr.DataArray, about: Surroundings) -> NDArray[Any]:
+        """See `PairMeasure`."""
+        points, _ = as_points(resized(features, *about.grid))
+        batches = minibatches(len(points), self.points, self.batch, self.seed)
+        return similarity_vectors([points[chosen] for chosen in batches]).astype(np.float32)
+
+    def compare(self, one: NDArray[Any], other: NDArray[Any]) -> Mapping[str, float]:
+        """See `PairMeasure`."""
+        return {"cka": CKA().include(one, other).value}
+
+
+@dataclass(frozen=True)
+class ClustersBetween:
+    """``clusters_ari``, ``clusters_ami``, ``clusters_nmi``: agreement of two layers' clusters.
+
+    Features are averaged to the coarsest grid and clustered over all pictures together.
+
+    Attributes:
+        count: How many clusters.
+        normalise, restarts, seed: See `emerdiff_probe.segments.cluster`.
+    """
+
+    count: int = 12
+    normalise: Normalisation = "none"
+    restarts: int = 3
+    seed: int = 0
+
+    def summary(self, features: xr.DataArray, about: Surroundings) -> NDArray[Any]:
+        """See `PairMeasure`."""
+        return cluster_layer(
+            resized(features, *about.grid),
+            self.count,
+            normalise=self.normalise,
+            restarts=self.restarts,
+            seed=self.seed,
+        ).values
+
+    def compare(self, one: NDArray[Any], other: NDArray[Any]) -> Mapping[str, float]:
+        """See `PairMeasure`."""
+        both = (xr.DataArray(each, dims=(SAMPLE, Y, X)) for each in (one, other))
+        return {f"clusters_{name}": value for name, value in agreement(*both).items()}
+
+
+Measure = LayerMeasure | PairMeasure
+
+MEASURES: Final[Mapping[str, Measure]] = {
+    "effective_rank": EffectiveRank(),
+    "principal": Principal(),
+    "similarity": Similarity(),
+    "probe": LinearProbe(),
+    "explained": Explained(),
+    "labels": ClustersAndLabels(),
+    "cka": CKABetween(),
+    "clusters": ClustersBetween(),
+}
+"""Measures by the names that `emerdiff_probe.layers.atlas` knows them by."""

@@ -1,0 +1,136 @@
+"""Features and masks of latent locations, in the form that functions compute with.
+
+Whatever has these values is taken: a recording's site, features of a segmentation, cuts of either,
+from memory or from an opened store. Recordings call their locations y and x, segmentations source_y
+and source_x.
+"""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.schema import (
+    BATCH,
+    CHANNEL,
+    GUIDANCE,
+    HEAD,
+    SAMPLE,
+    SOURCE_X,
+    SOURCE_Y,
+    TIMESTEP,
+    X,
+    Y,
+)
+
+__all__ = ["at_one_timestep", "by_location", "grouped_pictures", "joined_heads", "latent_dims"]
+__all__ += ["of_one_picture", "on_latent_grid"]
+
+_PIXELS = {SOURCE_Y: Y, SOURCE_X: X}
+_LATENT = {Y: SOURCE_Y, X: SOURCE_X}
+
+
+def by_location(values: xr.DataArray) -> xr.DataArray:
+    """Return features with dims (sample[, timestep], y, x, channel).
+
+    Args:
+        values: With locations and channel; perhaps sample, guidance (of which the half with the
+            text is taken), timestep and head (all of which become channels).
+
+    Raises:
+        InputError: It has no such dims, or parts of guidance of which none is that of the prompt.
+    """
+    values = _renamed(values, _PIXELS)
+    if BATCH in values.dims:
+        values = values.rename({BATCH: SAMPLE})
+    if GUIDANCE in values.dims:
+        halves = values[GUIDANCE].values.tolist()
+        if "cond" not in halves and len(halves) > 1:
+            raise InputError(
+                f"nothing tells which part of the guidance is that of the prompt; choose one of "
+                f"{', '.join(map(str, halves))}, as with .sel(guidance={halves[-1]!r})"
+            )
+        chosen = halves.index("cond") if len(halves) > 1 else 0
+        values = values.isel({GUIDANCE: chosen}).drop_vars(GUIDANCE, errors="ignore")
+    values = joined_heads(values)
+    if SAMPLE not in values.dims:
+        values = values.drop_vars(SAMPLE, errors="ignore").expand_dims(SAMPLE)
+    dims = [dim for dim in (SAMPLE, TIMESTEP, Y, X, CHANNEL) if dim in values.dims]
+    if not {Y, X, CHANNEL} <= set(dims) or set(values.dims) != set(dims):
+        raise InputError(
+            f"an array with dims {values.dims} has no features of locations; take one with y, x "
+            "and channel, for instance the output of a block or the queries of an attention"
+        )
+    return values.transpose(*dims)
+
+
+def joined_heads(values: xr.DataArray) -> xr.DataArray:
+    """Return values whose heads, if there are any, are part of the channels."""
+    if HEAD not in values.dims:
+        return values
+    values = values.drop_vars([HEAD, CHANNEL], errors="ignore")
+    return values.stack(joined=(HEAD, CHANNEL), create_index=False).rename(joined=CHANNEL)
+
+
+def at_one_timestep(values: xr.DataArray) -> xr.DataArray:
+    """Return features with dims (sample, y, x, channel); see `by_location`.
+
+    Raises:
+        InputError: They are of several timesteps.
+    """
+    return _only(by_location(values), TIMESTEP, ".sel(timestep=281)")
+
+
+def of_one_picture(values: xr.DataArray) -> xr.DataArray:
+    """Return features with dims (y, x, channel); see `by_location`.
+
+    Raises:
+        InputError: They are of several samples or timesteps.
+    """
+    return _only(at_one_timestep(values), SAMPLE, ".isel(sample=0)")
+
+
+def on_latent_grid(values: xr.DataArray) -> xr.DataArray:
+    """Return features with dims (source_y, source_x, channel); see `of_one_picture`."""
+    return _renamed(of_one_picture(values), _LATENT)
+
+
+def grouped_pictures(values: xr.DataArray) -> xr.DataArray:
+    """Return labels of locations with dims (sample, y, x).
+
+    Raises:
+        InputError: They are of several timesteps.
+    """
+    values = _only(_renamed(values, _PIXELS), TIMESTEP, ".sel(timestep=281)")
+    if SAMPLE not in values.dims:
+        values = values.drop_vars(SAMPLE, errors="ignore").expand_dims(SAMPLE)
+    return values.transpose(SAMPLE, Y, X)
+
+
+def latent_dims(values: xr.DataArray) -> xr.DataArray:
+    """Return masks or labels whose locations are called source_y and source_x, and come last.
+
+    Raises:
+        InputError: They are of several samples or timesteps.
+    """
+    values = _renamed(values, _LATENT)
+    for dim, example in ((SAMPLE, ".isel(sample=0)"), (TIMESTEP, ".sel(timestep=281)")):
+        values = _only(values, dim, example)
+    there = {SOURCE_Y, SOURCE_X} <= set(values.dims)
+    return values.transpose(..., SOURCE_Y, SOURCE_X) if there else values
+
+
+def _only(values: xr.DataArray, dim: str, example: str) -> xr.DataArray:
+    if dim not in values.dims:
+        return values
+    if values.sizes[dim] != 1:
+        raise InputError(
+            f"an array has {values.sizes[dim]} of dim {dim}; choose one, as in {example}"
+        )
+    return values.isel({dim: 0})
+
+
+def _renamed(values: xr.DataArray, names: dict[str, str]) -> xr.DataArray:
+    wanted = {old: new for old, new in names.items() if old in values.dims}
+    # Without dims of their own the new names are places that something was chosen at.
+    return values.drop_vars(list(wanted.values()), errors="ignore").rename(wanted)

@@ -1,0 +1,50 @@
+"""Scores of segmentations against the truth; each number carries its protocol's name.
+
+Labels and truth are integers of one size, as NumPy arrays (y, x) or as DataArrays.
+"""
+
+from emerdiff_probe.metrics.boundaries import boundary_f, boundary_iou
+from emerdiff_probe.metrics.confusion import Confusion
+from emerdiff_probe.metrics.miou import (
+    ClassMeans,
+    class_mean_miou,
+    dataset_hungarian_classes,
+    dataset_hungarian_miou,
+    image_hungarian_classes,
+    image_hungarian_miou,
+    majority_class_miou,
+    majority_classes,
+    miou,
+    pixel_accuracy,
+    present_miou,
+)
+from emerdiff_probe.metrics.partitions import (
+    achievable_accuracy,
+    adjusted_mutual_information,
+    adjusted_rand,
+    normalised_mutual_information,
+)
+from emerdiff_probe.metrics.scores import Labels, Score
+
+__all__ = [
+    "ClassMeans",
+    "Confusion",
+    "Labels",
+    "Score",
+    "achievable_accuracy",
+    "adjusted_mutual_information",
+    "adjusted_rand",
+    "boundary_f",
+    "boundary_iou",
+    "class_mean_miou",
+    "dataset_hungarian_classes",
+    "dataset_hungarian_miou",
+    "image_hungarian_classes",
+    "image_hungarian_miou",
+    "majority_class_miou",
+    "majority_classes",
+    "miou",
+    "normalised_mutual_information",
+    "pixel_accuracy",
+    "present_miou",
+]

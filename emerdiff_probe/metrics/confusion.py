@@ -1,0 +1,133 @@
+"""How many pixels of each label are of each class: what every mIoU is computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.metrics.scores import Labels, counted
+
+__all__ = ["Confusion"]
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """Pixels of each label in each class, over one picture or many.
+
+    Facts, never changed: ``update`` and ``+`` give new ones.
+
+    Attributes:
+        counts: int64 (label, class).
+        ignore: A value of the truth whose pixels do not count.
+
+    >>> one = Confusion.of(np.array([[0, 0, 1]]), np.array([[0, 1, 1]]), n_classes=2)
+    >>> one.counts.tolist()
+    [[1, 1], [0, 1]]
+    >>> (one + one).counts.sum()
+    np.int64(6)
+    """
+
+    counts: NDArray[np.int64]
+    ignore: int | None = None
+
+    @classmethod
+    def empty(cls, n_classes: int, ignore: int | None = None) -> Confusion:
+        """Of no picture yet.
+
+        Args:
+            n_classes: How many classes there are.
+            ignore: A value of the truth whose pixels do not count.
+        """
+        return cls(np.zeros((0, n_classes), np.int64), ignore)
+
+    @classmethod
+    def of(
+        cls, labels: Labels, truth: Labels, n_classes: int, ignore: int | None = None
+    ) -> Confusion:
+        """Of one picture.
+
+        Args:
+            labels: Segments or classes, from 0 up.
+            truth: Classes, from 0 to ``n_classes - 1``.
+            n_classes: How many classes there are.
+            ignore: A value of the truth whose pixels do not count.
+
+        Raises:
+            InputError: Arrays of different shape, not of integers, or out of range; or all pixels
+                are ignored.
+        """
+        ours, theirs = counted(labels, truth, ignore)
+        for what, values, end in (("labels", ours, None), ("truth", theirs, n_classes)):
+            if values.min() < 0 or (end is not None and values.max() >= end):
+                span = "from 0 up" if end is None else f"from 0 to {end - 1}, or ignore="
+                raise InputError(
+                    f"{what} runs from {values.min()} to {values.max()}; it goes {span}"
+                )
+        rows = int(ours.max()) + 1
+        cells = ours.astype(np.int64) * n_classes + theirs
+        counts = np.bincount(cells, minlength=rows * n_classes).reshape(rows, n_classes)
+        return cls(counts, ignore)
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are."""
+        return self.counts.shape[1]
+
+    def update(self, labels: Labels, truth: Labels) -> Confusion:
+        """With the pixels of one more picture. Arguments and errors as of :meth:`of`."""
+        return self + Confusion.of(labels, truth, self.n_classes, self.ignore)
+
+    def __add__(self, other: Confusion) -> Confusion:
+        if other.n_classes != self.n_classes:
+            raise InputError(
+                f"one counts {self.n_classes} classes and the other {other.n_classes}; "
+                "add those of one data set"
+            )
+        rows = max(len(self.counts), len(other.counts))
+        padded = [
+            np.pad(each.counts, ((0, rows - len(each.counts)), (0, 0))) for each in (self, other)
+        ]
+        return replace(self, counts=padded[0] + padded[1])
+
+    def assigned(self, classes: ArrayLike) -> Confusion:
+        """With classes in place of labels.
+
+        Args:
+            classes: The class of each label; -1 for a label that is of none.
+
+        Returns:
+            Counts (class + 1, class): a row for each class that pixels were given, and last those
+            that were given none.
+        """
+        given = np.asarray(classes)
+        counts = np.zeros((self.n_classes + 1, self.n_classes), np.int64)
+        np.add.at(counts, given, self.counts)
+        return replace(self, counts=counts)
+
+    def iou(self) -> NDArray[np.float64]:
+        """Of each class, where labels are classes: intersection over union (the Jaccard index).
+
+        Returns:
+            (class,): NaN for a class that occurs neither in the truth nor among the labels; 0 for
+            one that occurs in one of the two alone.
+
+        Source: Everingham et al., IJCV 88, 2010, section 4.2.
+        """
+        correct, union = self._correct(), self.counts.sum(0).astype(np.float64)
+        given = self.counts.sum(1)[: self.n_classes]
+        union[: len(given)] += given
+        union -= correct
+        return np.divide(correct, union, out=np.full(len(union), np.nan), where=union > 0)
+
+    def accuracy(self) -> float:
+        """Share of all pixels that have their class, where labels are classes."""
+        return float(self._correct().sum() / self.counts.sum())
+
+    def _correct(self) -> NDArray[np.float64]:
+        diagonal = np.zeros(self.n_classes)
+        own = self.counts.diagonal()
+        diagonal[: len(own)] = own
+        return diagonal

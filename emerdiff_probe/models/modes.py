@@ -1,0 +1,26 @@
+"""Training and evaluation: networks are used in evaluation, and left in the mode they were in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+__all__ = ["evaluating"]
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Has networks and all their modules in evaluation mode while open.
+
+    A pipeline from diffusers is in evaluation; one that is being trained has dropout.
+    """
+    training = [module for each in networks for module in each.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,169 @@
+"""Files and folders of this machine: as a user names them, made at once, held by one writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from io import FileIO
+from pathlib import Path
+
+from emerdiff_probe.errors import StoreError
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Held", "is_free", "local", "made_at_once"]
+
+
+def local(path: str | os.PathLike[str]) -> Path:
+    """Return a path as its user means it: ``~`` is their home.
+
+    >>> local("~/run.zarr") == Path.home() / "run.zarr"
+    True
+    """
+    return Path(path).expanduser()
+
+
+def is_free(path: Path) -> bool:
+    """Return whether something new can get this name: nothing is there, or an empty folder."""
+    if path.is_symlink() or not path.is_dir():
+        return not os.path.lexists(path)
+    return not any(path.iterdir())
+
+
+@contextmanager
+def made_at_once(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a name to make a file or folder by, which then gets its own: it is never half of one.
+
+    An empty folder that has the name gives way to a new folder.
+
+    Args:
+        path: The name in the end. That to make it by has the same ending.
+        replace: Whether something that has the name already gives way; it stays where the new one
+            does not come to its end.
+
+    Raises:
+        StoreError: It is there already, is being made by another process, or cannot be written;
+            what was half made is removed.
+    """
+    if not (replace or is_free(path)):
+        raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
+    making, old = (path.with_name(f".{state}-{path.name}") for state in ("making", "old"))
+    with Held(path):
+        # One that was killed in the middle leaves them behind.
+        _remove(making)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        try:
+            yield making
+            if making.is_dir() and path.is_dir():  # only files are replaced in one step
+                path.rename(old)
+            try:
+                making.replace(path)
+            except BaseException:
+                if old.exists():
+                    old.rename(path)
+                raise
+        except OSError as error:
+            raise StoreError(
+                f"'{path}' could not be written: {error}; make room or choose another place, and "
+                "call this again"
+            ) from error
+        finally:
+            _remove(making)
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class Held:
+    """The right to write to a file or folder, which one has at a time.
+
+    It is a lock on a hidden file beside, which the operating system ends with the process that has
+    it, however that ends. Windows has no such locks; there nobody is refused.
+
+    Args:
+        path: What is written to; it need not be there yet.
+
+    Raises:
+        StoreError: Somebody else writes there; names the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = path.with_name(f".{path.name}.lock")
+        self._file: FileIO | None = None
+        if sys.platform == "win32":
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while self._file is None:
+                self._take(path)
+        except OSError as error:
+            # Where nothing can be written there is nobody to keep apart; and what is finished can
+            # be read there.
+            if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC):
+                raise StoreError(f"'{path}' cannot be written to: {error}") from error
+            return
+        _held.add(self)
+
+    def _take(self, path: Path) -> None:
+        file = self._lock.open("a+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode() or "another process"
+            raise StoreError(
+                f"'{path}' is being written to by {holder}; wait until "
+                "it has ended, or choose another name"
+            ) from None
+        # One that ended a moment ago took its file with it.
+        if self._lock.exists() and os.path.samestat(os.fstat(file.fileno()), self._lock.stat()):
+            self._file = file
+            now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+            holder = f"process {os.getpid()} on {socket.gethostname()} since {now}"
+            with suppress(OSError):  # a full disk
+                file.truncate(0)
+                file.write(holder.encode())
+        else:
+            file.close()
+
+    def close(self) -> None:
+        """Let others write there."""
+        if self._file is not None:
+            self._lock.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_held: weakref.WeakSet[Held] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """A forked process does not write, and must not keep what its parent has."""
+    for each in _held:
+        if each._file is not None:
+            each._file.close()
+            each._file = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)

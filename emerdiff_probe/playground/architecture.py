@@ -1,0 +1,238 @@
+"""The untrained parts of the bundled model, and how they make a Stable Diffusion pipeline.
+
+A latent diffusion model (Rombach et al. 2022, arXiv 2112.10752): an autoencoder that shrinks a
+picture by 4, a UNet that denoises its latents, a text encoder that steers the UNet. In the UNet
+``up_blocks.1`` is the upward 16 x 16 block with three cross-attention layers, as it is in Stable
+Diffusion 1, and the block above it, at 32 x 32, has attention too.
+"""
+
+import itertools
+from collections.abc import Iterable
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from emerdiff_probe.playground.padding import pad_by_reflection
+from emerdiff_probe.playground.settings import Sizes
+
+__all__ = ["FACTOR", "SIDE", "assemble", "autoencoder", "denoiser", "scheduler", "text_encoder"]
+__all__ += ["standardise", "tokenizer"]
+
+SIDE = 128
+"""Height and width of a picture in pixels."""
+
+FACTOR = 4
+"""How many times smaller the sides of the latents are."""
+
+CHANNELS = 4
+"""Channels of the latents."""
+
+CAPTION_DEVIATION = 0.5
+"""How much captions differ in what the text encoder gives, beside single words' 1 to 2."""
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def autoencoder(sizes: Sizes) -> AutoencoderKL:
+    """An untrained autoencoder: (batch, 3, 128, 128) in [-1, 1] to (batch, 4, 32, 32) and back.
+
+    It has no attention in the middle, so that what it learns on crops holds for whole pictures.
+    """
+    levels = len(sizes.autoencoder_channels)
+    model = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=sizes.autoencoder_channels,
+        layers_per_block=1,
+        latent_channels=CHANNELS,
+        norm_num_groups=8,
+        sample_size=SIDE,
+        force_upcast=False,
+        mid_block_add_attention=False,
+    )
+    # Begin with latents that are nearly certain: from the usual start, a standard deviation of 1,
+    # the decoder first sees mostly noise.
+    with torch.no_grad():
+        model.quant_conv.weight[CHANNELS:] *= 0.1
+        model.quant_conv.bias[CHANNELS:] = -6
+    return model
+
+
+def denoiser(sizes: Sizes) -> UNet2DConditionModel:
+    """Return an untrained UNet on latents (batch, 4, 32, 32), which pads by reflection.
+
+    Attention at 32 x 32 costs as much as all else at that level; the way down does without it and
+    the level has one layer less than the others.
+    """
+    unet = UNet2DConditionModel(
+        sample_size=SIDE // FACTOR,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        layers_per_block=(1, 2, 2),
+        block_out_channels=sizes.denoiser_channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=sizes.text_width,
+        # Named against its meaning in diffusers: here it is the number of heads at each level.
+        attention_head_dim=tuple(
+            channels // sizes.head_width for channels in sizes.denoiser_channels
+        ),
+        norm_num_groups=sizes.groups,
+    )
+    pad_by_reflection(unet)
+    return unet
+
+
+def tokenizer(texts: Iterable[str], sizes: Sizes) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows each word of some texts as one token.
+
+    Any other word still comes out as several tokens, down to single characters.
+
+    Args:
+        texts: Words, or captions made of words.
+        sizes: Gives the length of a prompt in tokens.
+    """
+    alphabet = _byte_alphabet()
+    vocabulary = [*alphabet, *(character + "</w>" for character in alphabet)]
+    merges: dict[tuple[str, str], int] = {}
+    for word in sorted(_words(texts)):
+        # A merge added now ranks behind all those that build the words before, so it never acts
+        # while one of theirs still can: every word so far stays one token.
+        tokens = _merged([*word[:-1], word[-1] + "</w>"], merges)
+        while len(tokens) > 1:
+            merges[tokens[0], tokens[1]] = len(merges)
+            vocabulary.append(tokens[0] + tokens[1])
+            tokens = _merged(tokens, merges)
+    vocabulary = [*dict.fromkeys(vocabulary), BEGIN, END]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(vocabulary)},
+        merges=list(merges),
+        model_max_length=sizes.text_length,
+    )
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    # CLIP's own way of cutting a text, in whose letters each stands for one byte.
+    cutter = CLIPTokenizer().backend_tokenizer
+    return {
+        word
+        for text in texts
+        for word, _ in cutter.pre_tokenizer.pre_tokenize_str(cutter.normalizer.normalize_str(text))
+    }
+
+
+def _byte_alphabet() -> list[str]:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return sorted(ByteLevel.alphabet())
+
+
+def _merged(tokens: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
+    """Byte-pair encoding of one word: the pair of lowest rank is merged until none is left."""
+    while True:
+        pairs = [pair for pair in itertools.pairwise(tokens) if pair in merges]
+        if not pairs:
+            return tokens
+        pair = min(pairs, key=merges.__getitem__)
+        joined: list[str] = []
+        for token in tokens:
+            if joined and (joined[-1], token) == pair:
+                joined[-1] += token
+            else:
+                joined.append(token)
+        tokens = joined
+
+
+def text_encoder(words: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
+    """Return an untrained text encoder: ids (batch, tokens) to (batch, tokens, text_width)."""
+    model = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=sizes.text_width,
+            intermediate_size=sizes.text_width * 4,
+            projection_dim=sizes.text_width,
+            num_hidden_layers=sizes.text_layers,
+            num_attention_heads=max(1, sizes.text_width // 32),
+            max_position_embeddings=sizes.text_length,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+        )
+    )
+    # CLIP's own start, a deviation of 0.02, would hardly be seen beside what the layers add.
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    places = next(p for name, p in model.named_parameters() if "position_embedding" in name)
+    torch.nn.init.normal_(places, std=0.3)
+    return model
+
+
+@torch.no_grad()
+def standardise(text: CLIPTextModel, tokens: Tensor) -> None:
+    """Scales what a text encoder gives so that captions differ by more than they have in common.
+
+    Afterwards the mean over the tokens of a caption has, over captions, a mean of 0 and a standard
+    deviation of `CAPTION_DEVIATION`. Else the part that all captions share is several times as
+    large as what tells them apart, and the UNet learns to look away from both.
+
+    Args:
+        text: Its last layer's normalisation is changed.
+        tokens: int64 (captions, tokens). If all are alike nothing is changed.
+    """
+    # Not by their outputs, which need not be the same to the last bit in parts of another size.
+    if (tokens == tokens[0]).all():
+        return
+    means = torch.cat([text(input_ids=part).last_hidden_state.mean(1) for part in tokens.split(64)])
+    scale = CAPTION_DEVIATION / means.std(0, correction=0).mean()
+    # Its place in the model has changed between versions of transformers.
+    last = next(part for name, part in text.named_modules() if "final_layer_norm" in name)
+    last.weight *= scale
+    last.bias -= means.mean(0) * scale
+
+
+def scheduler() -> DDPMScheduler:
+    """The noise schedule of Stable Diffusion, but that nothing of the picture is left at its end.
+
+    Fifty steps visit 981, 961, ..., 1. The UNet predicts the velocity, as that of Stable Diffusion
+    2. Stable Diffusion leaves a little of the picture at t = 999 (a signal-to-noise ratio of
+    0.005); of pictures as small and flat as these that is enough to read their colours off, and
+    captions are then not needed. Lin et al. 2024, arXiv 2305.08891, take it away.
+    """
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+    )
+
+
+def assemble(
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    words: CLIPTokenizer,
+) -> StableDiffusionPipeline:
+    """The parts as a pipeline, without a safety checker."""
+    return StableDiffusionPipeline(
+        vae=vae,
+        unet=unet,
+        text_encoder=text,
+        tokenizer=words,
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

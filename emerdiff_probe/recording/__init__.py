@@ -1,0 +1,12 @@
+"""Recordings: `record` runs the model itself, `probe` watches any call of a pipeline."""
+
+from emerdiff_probe.recording import reducers
+from emerdiff_probe.recording.probes import Recorder, probe
+from emerdiff_probe.recording.recording import record
+
+__all__ = [
+    "Recorder",
+    "probe",
+    "record",
+    "reducers",
+]

@@ -1,0 +1,229 @@
+"""Runs of which nobody knows beforehand how long they are: steps as they come, then a tree."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from emerdiff_probe import schema
+from emerdiff_probe.errors import CaptureError
+from emerdiff_probe.recording.callers import Caller, Target
+from emerdiff_probe.recording.reducer_chains import Reduction, kept_tokens
+from emerdiff_probe.sites import Site
+from emerdiff_probe.store import (
+    IMAGE,
+    LATENTS,
+    Growing,
+    Leaf,
+    Plan,
+    block_length,
+    open_recording,
+    widened,
+)
+
+__all__ = ["Form", "Run"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What must not change within a run.
+
+    Attributes:
+        key: Of the caller.
+        rows: "sample", or "batch" where nobody knows what rows are.
+        samples: Rows of a call, or with guidance of one part of it.
+        guidance: Labels of the parts; none without.
+        latents: Shape (channel, y, x).
+        tokens: Length of a text.
+        masked: Whether attention was kept from some of its keys.
+    """
+
+    key: object
+    rows: str
+    samples: int
+    guidance: tuple[str, ...]
+    latents: tuple[int, ...]
+    tokens: int
+    masked: bool
+
+
+@dataclass(eq=False)
+class Run:
+    """The steps of one run.
+
+    Attributes:
+        form: Of all of them.
+        target: What was probed.
+        config: All that decides the values, beside the timesteps.
+        source: What made them.
+        interventions: That are active.
+        prompts: Of the samples.
+        texts: Of the tokens, or None where they are not known.
+        reduced: What is done to the values of each site.
+        file: Where values go; None: memory.
+        timesteps: Of the steps.
+        steps: Their positions among all steps of the caller.
+        values: Of each leaf, an array a step; of a file those that are not in it yet.
+        image: The pictures that the run ended with, if the caller gave any.
+        nbytes: Of all values.
+        ended: Whether there will be no more.
+    """
+
+    form: Form
+    target: Target
+    config: Mapping[str, Any]
+    source: str
+    interventions: list[str]
+    prompts: tuple[str, ...]
+    texts: NDArray[np.str_] | None
+    reduced: Mapping[Site, Reduction]
+    file: Growing | None = None
+    timesteps: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    values: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+    image: NDArray[np.uint8] | None = None
+    nbytes: int = 0
+    ended: bool = False
+    _tree: xr.DataTree | None = None
+
+    @classmethod
+    def begun(
+        cls,
+        form: Form,
+        caller: Caller,
+        target: Target,
+        config: Mapping[str, Any],
+        interventions: list[str],
+        reduced: Mapping[Site, Reduction],
+        file: Growing | None,
+    ) -> Run:
+        """A run of which nothing is known but who makes it."""
+        texts = None
+        if form.rows == schema.SAMPLE:
+            texts = caller.tokens(form.samples, form.tokens, bool(form.guidance))
+        if texts is not None:
+            texts = texts[..., kept_tokens(reduced, form.tokens)]
+        prompts = caller.prompts(form.samples)
+        source = caller.source
+        return cls(form, target, config, source, interventions, prompts, texts, reduced, file)
+
+    def add(self, timestep: float, step: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """Takes what one step gave."""
+        self._tree = None
+        self.timesteps.append(timestep)
+        self.steps.append(step)
+        self.nbytes += sum(array.nbytes for array in values.values())
+        for path, array in values.items():
+            self.values.setdefault(path, []).append(array)
+        if self.file is not None:
+            count = len(self.values[LATENTS])
+            # As long as blocks of a run of any length may be.
+            if count == block_length(self._bytes_of_a_step, sys.maxsize):
+                self._write(self.file)
+
+    @property
+    def _bytes_of_a_step(self) -> int:
+        """Of one sample."""
+        return self.nbytes // (len(self.steps) * self.form.samples)
+
+    def end(self, image: NDArray[np.uint8]) -> None:
+        """Takes the pictures that the run ended with."""
+        self._tree, self.image = None, image
+
+    def close(self) -> None:
+        """Ends the run, and with it the file."""
+        self.ended = True
+        if self.file is not None:
+            if self.values[LATENTS]:
+                self._write(self.file)
+            self.file.finish(self._plan(), self.image)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures in pixels."""
+        _, height, width = self.form.latents
+        return height * self.target.factor, width * self.target.factor
+
+    def tree(self) -> xr.DataTree:
+        """The run so far, as a recording; built once, until more comes.
+
+        Raises:
+            CaptureError: It goes to a file and has not ended.
+            StoreError: The file could not be written.
+        """
+        if self.file is not None and not self.ended:
+            raise CaptureError(
+                f"a run is being written to '{self.file.path}'; it can be opened when it has "
+                "ended: after the pipeline's call, or after the block"
+            )
+        if self._tree is None:
+            self._tree = self._built() if self.file is None else open_recording(self.file.path)
+        return self._tree
+
+    def _built(self) -> xr.DataTree:
+        plan = self._plan()
+        leaves = {
+            leaf.path: xr.Dataset({"value": self._variable(leaf, plan)}, coords=plan.coords(leaf))
+            for leaf in plan.leaves
+        }
+        return xr.DataTree.from_dict({"/": plan.root(), **leaves})
+
+    def _plan(self) -> Plan:
+        known = self.form.rows == schema.SAMPLE
+        timesteps = self.timesteps
+        if all(float(each).is_integer() for each in timesteps):
+            timesteps = list(map(int, timesteps))
+        about = [
+            {"prompt": prompt, "seed": -1, "source": self.source} if known else {}
+            for prompt in self.prompts
+        ]
+        model = {**self.target.about, "interventions": self.interventions}
+        return Plan(
+            leaves=self._leaves(),
+            samples=tuple(about),
+            guidance=self.form.guidance,
+            timesteps=tuple(timesteps),
+            steps=tuple(self.steps),
+            tokens=self.texts,
+            size=self.size(),
+            config={**self.config, "timesteps": timesteps, "masked": self.form.masked},
+            about={"model": model, "versions": schema.package_versions()},
+            row=self.form.rows,
+        )
+
+    def _leaves(self) -> tuple[Leaf, ...]:
+        places = (schema.Y, schema.X)
+        channels, *grid = self.form.latents
+        leaves = [each.leaf(self.config["dtype"]) for each in self.reduced.values()]
+        dims = (*places, schema.CHANNEL)
+        leaves.append(Leaf(LATENTS, dims, (*grid, channels), "float32", guided=False))
+        if self.image is not None:
+            dims, shape = (*places, schema.RGB), self.image.shape[1:]
+            leaves.append(Leaf(IMAGE, dims, shape, "uint8", guided=False, timed=False))
+        return tuple(leaves)
+
+    def _variable(self, leaf: Leaf, plan: Plan) -> tuple[tuple[str, ...], Any]:
+        dims = plan.dims(leaf)
+        if not leaf.timed:
+            assert self.image is not None
+            return dims, self.image
+        axis = dims.index(schema.TIMESTEP)
+        stacked = np.stack(self.values[leaf.path], axis=axis)
+        # The single arrays are let go, leaf by leaf, so that memory does not hold all twice.
+        self.values[leaf.path] = list(np.moveaxis(stacked, axis, 0))
+        return dims, widened(stacked)
+
+    def _write(self, file: Growing) -> None:
+        plan = self._plan()
+        leaves = {leaf.path: leaf for leaf in plan.leaves}
+        block = {
+            path: np.stack(arrays, axis=plan.dims(leaves[path]).index(schema.TIMESTEP))
+            for path, arrays in self.values.items()
+        }
+        self.values = {path: [] for path in self.values}
+        file.write(plan, block)

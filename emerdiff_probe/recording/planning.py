@@ -1,0 +1,146 @@
+"""What a recording of runs will hold, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emerdiff_probe import checks, schema
+from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.inputs import Prompt
+from emerdiff_probe.models.identity import identity
+from emerdiff_probe.recording.callers import HALVES
+from emerdiff_probe.recording.reducer_chains import Reduction, kept_tokens
+from emerdiff_probe.runs import Prepared, Run, Trajectory
+from emerdiff_probe.sites import Site
+from emerdiff_probe.store import IMAGE, LATENTS, Leaf, Plan
+
+__all__ = ["Sample", "plan_recording", "wanted_timesteps"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample of a recording.
+
+    Attributes:
+        prepared: An input, ready for its model.
+        name: By which it is selected.
+        run: Its run, if that is made already.
+    """
+
+    prepared: Prepared
+    name: str
+    run: Run | None = None
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """All timesteps of its run."""
+        return self.prepared.timesteps if self.run is None else self.run.trajectory.timesteps
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The trajectory of its run."""
+        return self.prepared.trajectory if self.run is None else self.run.trajectory
+
+    @property
+    def interventions(self) -> tuple[Any, ...]:
+        """Those that its run is under."""
+        return () if self.run is None else self.run.interventions
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Prompt, seed and source, for the recording's coordinates and its identity."""
+        prepared = self.prepared
+        source = f"{prepared.about}, {prepared.fit}"
+        if isinstance(prepared.source, Prompt) and prepared.drawn:
+            source = prepared.source.described
+        return {"prompt": prepared.prompt, "seed": prepared.seed, "source": source}
+
+
+def wanted_timesteps(sample: Sample, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the timesteps to record, from the most noise to the least.
+
+    Raises:
+        ConfigError: None, or one that the run does not visit.
+    """
+    visited = sample.timesteps
+    if asked is None:
+        return visited
+    wanted = tuple(sorted(set(checks.timesteps("timesteps", asked)), reverse=True))
+    if unknown := sorted(set(wanted) - set(visited)):
+        raise ConfigError(
+            f"timesteps {unknown} are not on the grid of {sample.prepared.settings.steps} steps: "
+            f"{', '.join(map(str, reversed(visited)))}"
+        )
+    if not wanted:
+        raise ConfigError("timesteps is empty; leave it out to record all of them")
+    return tuple(map(int, wanted))
+
+
+def plan_recording(
+    samples: Sequence[Sample],
+    reduced: Mapping[Site, Reduction],
+    timesteps: tuple[int, ...],
+    batch: int,
+    dtype: str,
+    further: Mapping[str, Any],
+) -> Plan:
+    """Return what a recording will hold.
+
+    Args:
+        samples: Of one model, size and number of guidance halves.
+        reduced: What is done to the values of each site.
+        timesteps: Which are recorded.
+        batch: Samples in one UNet call.
+        dtype: Of the values.
+        further: What else decides the values.
+    """
+    first = samples[0].prepared
+    model, settings, (height, width) = first.model, first.settings, first.size
+    guided = first.condition.halves == 2
+    conditions = [each.prepared.condition for each in samples]
+    tokens = np.array(
+        [[each.unconditional_tokens, each.tokens] if guided else each.tokens for each in conditions]
+    )
+    _, channels, *grid = model.latent_shape(height, width)
+    places = (schema.Y, schema.X)
+    leaves = [reduction.leaf(dtype) for reduction in reduced.values()]
+    leaves += [
+        Leaf(LATENTS, (*places, schema.CHANNEL), (*grid, channels), "float32", guided=False),
+        Leaf(IMAGE, (*places, schema.RGB), (height, width, 3), "uint8", guided=False, timed=False),
+    ]
+    config: dict[str, Any] = {
+        "sources": {str(number): each.about for number, each in enumerate(samples)},
+        "sites": list(map(str, reduced)),
+        "steps": settings.steps,
+        "timesteps": list(timesteps),
+        "guidance": first.condition.guidance,
+        "batch": batch,
+        "dtype": dtype,
+        **further,
+    }
+    if not first.drawn:
+        config["inversion"] = settings.inversion
+        if settings.inversion != "edit_friendly":
+            config["start"] = settings.start
+    if under := samples[0].interventions:
+        config["interventions"] = list(map(repr, under))
+    visited = samples[0].timesteps
+    return Plan(
+        leaves=tuple(leaves),
+        samples=tuple(each.about for each in samples),
+        names=tuple(each.name for each in samples),
+        guidance=HALVES if guided else (),
+        timesteps=timesteps,
+        steps=tuple(visited.index(t) for t in timesteps),
+        tokens=tokens[..., kept_tokens(reduced, tokens.shape[-1])],
+        size=first.own_size,
+        config=config,
+        about={
+            "model": identity(model),
+            "versions": schema.package_versions(),
+        },
+    )

@@ -1,0 +1,234 @@
+"""`record()`: what happens inside a model, at chosen sites and timesteps, as a labelled tree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import xarray as xr
+
+from emerdiff_probe import checks
+from emerdiff_probe.errors import ConfigError, InputError
+from emerdiff_probe.inputs import Photo, as_input, cropped, input_name, unique_names
+from emerdiff_probe.models import Denoiser, Model, as_model
+from emerdiff_probe.recording.casting import (
+    Sites,
+    ValueType,
+    pattern_of,
+    torch_dtype,
+)
+from emerdiff_probe.recording.planning import Sample, plan_recording, wanted_timesteps
+from emerdiff_probe.recording.reducer_chains import (
+    Reducers,
+    as_tuple,
+    described,
+    reductions,
+)
+from emerdiff_probe.recording.run_recorder import RunRecorder
+from emerdiff_probe.runs import Inversion, Prepared, Run, prepare
+from emerdiff_probe.sites import Site
+from emerdiff_probe.store import (
+    Memory,
+    Plan,
+    Streamed,
+    local_folder,
+    open_recording,
+)
+
+__all__ = ["record", "record_runs"]
+
+
+def record(
+    model: Model,
+    source: Any,
+    sites: Sites = "blocks",
+    *,
+    steps: int | None = None,
+    timesteps: Sequence[int] | None = None,
+    guidance: float | None = None,
+    inversion: Inversion | None = None,
+    seed: int | None = None,
+    crop: bool = False,
+    batch: int = 1,
+    dtype: ValueType = "float16",
+    reduce: Reducers = (),
+    store: str | os.PathLike[str] | None = None,
+    plan: bool = False,
+    progress: bool = True,
+    **settings: Any,
+) -> xr.DataTree | Plan:
+    """Record the tensors at sites while a model draws prompts or denoises images.
+
+    What is recorded is the run of ``ep.generate(model, prompt)`` or ``ep.invert(model, image)``: a
+    prompt is drawn with DDPM, an image is inverted and denoised with the empty prompt. For one
+    input it is short for their ``.record(...)``, and takes no calls beside those it records.
+
+    Args:
+        model: From `emerdiff_probe.load`, or a diffusers pipeline.
+        source: A prompt (a text or `emerdiff_probe.Prompt`), an image (a file, a Pillow image, an
+            array or `emerdiff_probe.Photo`) or `emerdiff_probe.Latents`; or a list of one of the
+            three kinds.
+        sites: A pattern as `model.sites` reads it, or several, or a table that it gave. "blocks"
+            is the output of every block, "semantic" the queries of the upward block that the paper
+            reads, "attention" all ports of all attentions, "*" everything.
+        steps: Of the sampling grid; by default what fits the model.
+        timesteps: Which of the grid are recorded; by default all.
+        guidance: Scale of classifier-free guidance for prompts, by default what fits the model;
+            above 1 both halves are recorded.
+        inversion: Of images and latents; see `emerdiff_probe.runs.inversion_trajectory`.
+        seed: Of all noise; by default a prompt's own, else 0.
+        crop: Cut images to the part in their middle that fits the smallest height and width among
+            them, so that they have one size.
+        batch: Samples in one UNet call. When memory runs out it is halved for the samples that did
+            not fit.
+        dtype: What values are cast to.
+        reduce: What makes values smaller before they are kept; see `emerdiff_probe.reduce`.
+        store: A folder to stream to; memory then stays the same however long the run. The same
+            call resumes one that was interrupted, to values equal to the last bit on the same
+            machine. Without it all is kept in memory.
+        plan: Only says what would be recorded, and how large it would be.
+        progress: Shows a bar with the time left.
+        **settings: Further settings of the run; see `emerdiff_probe.runs.RunSettings`.
+
+    Returns:
+        A tree with a leaf for each site, whose variable ``value`` has dims (sample[, guidance],
+        timestep, then those of the site), and leaves "latents" and "image"; `emerdiff_probe.site`
+        takes one out with all its labels. ``y`` and ``x`` are pixels of the images in their own
+        size; ``sample`` has their names, as in ``.sel(sample="cat.jpg")``. With a store values are
+        read when they are needed. Images of several sizes, which have no pixels in common, give a
+        tree with a recording for each size, named as "480x640" (height x width), in folders of
+        these names in the store.
+
+    Raises:
+        InputError: An input cannot be used.
+        ConfigError: Settings that do not go together, or other ones than the store was begun with.
+        SiteError: The model has no such site.
+        CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
+        StoreError: The store is something else, or the disk has too little room.
+    """
+    asked = {"steps": steps, "guidance": guidance, "inversion": inversion}
+    settings |= {name: value for name, value in asked.items() if value is not None}
+    samples = [
+        Sample(each, name)
+        for each, name in _prepared(as_model(model), source, crop, seed, settings)
+    ]
+    return _recorded(
+        samples,
+        sites,
+        timesteps=timesteps,
+        batch=batch,
+        dtype=dtype,
+        reduce=reduce,
+        store=store,
+        plan=plan,
+        progress=progress,
+    )
+
+
+def record_runs(runs: Sequence[Run], sites: Sites = "blocks", **options: Any) -> xr.DataTree | Plan:
+    """Record runs that are made; see `record`.
+
+    Args:
+        runs: Of one model.
+        sites: As `record` takes them.
+        **options: ``timesteps``, ``batch``, ``dtype``, ``reduce``, ``store``, ``plan`` and
+            ``progress``, as `record` takes them.
+    """
+    samples = [
+        Sample(run.prepared, name, run)
+        for run, name in zip(runs, unique_names(run.prepared.name for run in runs), strict=True)
+    ]
+    return _recorded(samples, sites, **options)
+
+
+def _prepared(
+    model: Denoiser, source: Any, crop: bool, seed: int | None, settings: dict[str, Any]
+) -> list[tuple[Prepared, str]]:
+    """All inputs, ready for the model, each with a name of its own."""
+    several = isinstance(source, list | tuple)
+    sources = [as_input(each) for each in (source if several else [source])]
+    kinds = {type(each) for each in sources}
+    if len(kinds) != 1:
+        found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
+        raise InputError(
+            "inputs are prompts, images (ep.Photo) or ep.Latents, all of one kind; not "
+            f"{found}. Record them one by one"
+        )
+    names = unique_names(input_name(each) for each in sources)
+    if crop:
+        photos = [each for each in sources if isinstance(each, Photo)]
+        if len(photos) < len(sources):
+            raise InputError("crop is for images; leave it out for prompts and latents")
+        sources = [*cropped(photos)]
+    return [
+        (prepare(model, each, seed=seed, **settings), name)
+        for each, name in zip(sources, names, strict=True)
+    ]
+
+
+def _recorded(
+    samples: Sequence[Sample],
+    sites: Sites,
+    *,
+    timesteps: Sequence[int] | None = None,
+    batch: int = 1,
+    dtype: ValueType = "float16",
+    reduce: Reducers = (),
+    store: str | os.PathLike[str] | None = None,
+    plan: bool = False,
+    progress: bool = True,
+) -> xr.DataTree | Plan:
+    groups: dict[tuple[int, int], list[Sample]] = {}
+    for each in samples:
+        groups.setdefault(each.prepared.own_size, []).append(each)
+    if len(groups) == 1:
+        return _of_one_size(samples, sites, timesteps, batch, dtype, reduce, store, plan, progress)
+    if plan:
+        raise ConfigError(
+            f"images have several sizes {sorted(groups)} (height, width), of which each is a "
+            "recording with a plan of its own; plan them one by one, or give crop=True"
+        )
+    found = {}
+    for (height, width), alike in groups.items():
+        name = f"{height}x{width}"
+        folder = None if store is None else Path(store) / name
+        tree = _of_one_size(alike, sites, timesteps, batch, dtype, reduce, folder, False, progress)
+        found[name] = cast(xr.DataTree, tree)
+    return xr.DataTree(children=found)
+
+
+def _of_one_size(
+    samples: Sequence[Sample],
+    sites: Sites,
+    timesteps: Sequence[int] | None,
+    batch: int,
+    dtype: ValueType,
+    reduce: Reducers,
+    store: str | os.PathLike[str] | None,
+    plan: bool,
+    progress: bool,
+) -> xr.DataTree | Plan:
+    """A recording of samples whose images have one size."""
+    kind = torch_dtype(dtype)
+    batch = checks.integer("batch", batch, 1)
+    first = samples[0].prepared
+    height, width = first.size
+    rows = first.model.sites(pattern_of(sites), height=height, width=width)
+    reducers = as_tuple(reduce)
+    reduced = reductions(rows, first.own_size, reducers)
+    wanted = wanted_timesteps(samples[0], timesteps)
+    layout = plan_recording(samples, reduced, wanted, batch, dtype, described(reducers))
+    if plan:
+        return layout
+    path = None if store is None else local_folder(store)
+    sink: Memory | Streamed = Memory(layout) if path is None else Streamed(path, layout)
+    shapes = {Site.parse(name): shape for name, shape in rows["shape"].items()}
+    recorder = RunRecorder(samples, shapes, reduced, wanted, batch, kind, sink)
+    try:
+        with recorder.intervened():
+            recorder.run(progress)
+    finally:
+        sink.close()
+    return open_recording(path) if path is not None else cast(Memory, sink).tree()

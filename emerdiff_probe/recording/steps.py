@@ -1,0 +1,120 @@
+"""Steps of a run that is watched: one UNet call, or one for each part of its guidance.
+
+Most pipelines give the parts of classifier-free guidance to the UNet in one call. Others, and many
+loops of one's own, call it once for each: with the same latents, at the same timestep, and with
+other text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emerdiff_probe.recording.callers import HALVES, Caller, OwnLoop
+from emerdiff_probe.schema import BATCH, SAMPLE
+from emerdiff_probe.store import LATENTS
+
+__all__ = ["Call", "Step", "step_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What one UNet call was given and gave.
+
+    Attributes:
+        caller: Who made it.
+        guidance: Labels of the parts of its rows; none where all are samples; None: not known.
+        timestep: It is at.
+        text: Shape (row, token, channel).
+        masked: Whether attention was kept from some of its keys.
+        values: Of each leaf, (row[, guidance], ...).
+    """
+
+    caller: Caller
+    guidance: tuple[str, ...] | None
+    timestep: float
+    text: Tensor
+    masked: bool
+    values: Mapping[str, NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return sum(array.nbytes for array in self.values.values())
+
+    def continues(self, earlier: Sequence[Call]) -> bool:
+        """Return whether this is a further part of a step of which there are some calls."""
+        first = earlier[0]
+        return (
+            not self.guidance
+            and self.guidance == first.guidance
+            and self.timestep == first.timestep
+            and self.caller.alternates_with(first.caller)
+            and np.array_equal(self.values[LATENTS], first.values[LATENTS])
+            and not any(torch.equal(self.text, each.text) for each in earlier)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The calls of one step, as a recording keeps them.
+
+    Attributes:
+        caller: Who made them.
+        rows: "sample", or "batch" where nobody knows what rows are.
+        guidance: Labels of the parts; none where there are none.
+        timestep: It is at.
+        tokens: How long texts are.
+        masked: Whether attention was kept from some of its keys.
+        values: Of each leaf, (row[, guidance], ...).
+    """
+
+    caller: Caller
+    rows: str
+    guidance: tuple[str, ...]
+    timestep: float
+    tokens: int
+    masked: bool
+    values: Mapping[str, NDArray[Any]]
+
+
+def step_of(calls: Sequence[Call], is_empty: Callable[[Call], bool]) -> Step:
+    """Join the calls of one step.
+
+    Args:
+        calls: In their order.
+        is_empty: Whether the text of a call is known to be what stands for no prompt. Where that
+            tells two calls apart they are "uncond" and "cond"; else they are numbered.
+    """
+    caller, guidance = calls[0].caller, calls[0].guidance
+    known = guidance is not None
+    if len(calls) > 1:
+        empty = [is_empty(call) for call in calls]
+        halves = len(calls) == 2 and sum(empty) == 1
+        if halves:
+            calls = calls if empty[0] else calls[::-1]
+            caller = calls[1].caller
+        guidance = HALVES if halves else tuple(f"call {n}" for n in range(1, len(calls) + 1))
+        known = halves and not isinstance(caller, OwnLoop)
+    return Step(
+        caller,
+        SAMPLE if known else BATCH,
+        guidance or (),
+        calls[0].timestep,
+        calls[0].text.shape[1],
+        any(call.masked for call in calls),
+        calls[0].values if len(calls) == 1 else _side_by_side(calls),
+    )
+
+
+def _side_by_side(calls: Sequence[Call]) -> dict[str, NDArray[Any]]:
+    return {
+        path: values if path == LATENTS else np.stack([each.values[path] for each in calls], 1)
+        for path, values in calls[0].values.items()
+    }

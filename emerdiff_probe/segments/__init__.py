@@ -1,0 +1,65 @@
+"""Segments from features and difference maps, what is done with them, and rival methods."""
+
+from emerdiff_probe.segments.assignment import Balance, assign, balanced, smooth
+from emerdiff_probe.segments.clustering import (
+    Normalisation,
+    as_masks,
+    cluster,
+    embeddings,
+    normalised,
+    one_hot,
+)
+from emerdiff_probe.segments.diffcut import DiffCutConfig, diffcut
+from emerdiff_probe.segments.diffseg import (
+    DiffSegConfig,
+    aggregate_attention,
+    diffseg,
+    diffseg_recorded,
+    merge_attention,
+)
+from emerdiff_probe.segments.merging import MergeBy, dendrogram, merge, normalised_cut, silhouettes
+from emerdiff_probe.segments.upsampling import (
+    bilinear_features,
+    bilinear_masks,
+    guided_filter,
+    nearest,
+)
+from emerdiff_probe.segments.vocabulary import (
+    PixelEmbedder,
+    mask_pool,
+    name_by_attention,
+    name_segments,
+)
+
+__all__ = [
+    "Balance",
+    "DiffCutConfig",
+    "DiffSegConfig",
+    "MergeBy",
+    "Normalisation",
+    "PixelEmbedder",
+    "aggregate_attention",
+    "as_masks",
+    "assign",
+    "balanced",
+    "bilinear_features",
+    "bilinear_masks",
+    "cluster",
+    "dendrogram",
+    "diffcut",
+    "diffseg",
+    "diffseg_recorded",
+    "embeddings",
+    "guided_filter",
+    "mask_pool",
+    "merge",
+    "merge_attention",
+    "name_by_attention",
+    "name_segments",
+    "nearest",
+    "normalised",
+    "normalised_cut",
+    "one_hot",
+    "silhouettes",
+    "smooth",
+]

@@ -1,0 +1,247 @@
+"""DiffSeg: segments from self-attention maps, merged where they are alike; a rival method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from emerdiff_probe import checks
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers.attention import KEY_X, KEY_Y, attention
+from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, extent, pixel_centres
+from emerdiff_probe.segments.upsampling import linear_weights
+from emerdiff_probe.sites import Site
+from emerdiff_probe.store import IMAGE, site, sites_of, with_samples
+from emerdiff_probe.timesteps import one_position
+
+__all__ = ["DiffSegConfig", "aggregate_attention", "diffseg", "diffseg_recorded"]
+__all__ += ["merge_attention"]
+
+_Maps = NDArray[np.float32]
+
+_TINY: Final = 1e-12
+
+
+@dataclass(frozen=True)
+class DiffSegConfig:
+    """What DiffSeg leaves to choose.
+
+    Attributes:
+        anchors: Rows and columns of the grid of anchors (M; 16 in the paper); at most one a place.
+        threshold: Distance below which two maps are merged (tau; 0.7 to 1.1 in the paper, by data
+            set).
+        iterations: Of the merging, the first of them with the anchors (N; 3 in the paper).
+    """
+
+    anchors: int = 16
+    threshold: float = 1.0
+    iterations: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("anchors", checks.integer("anchors", self.anchors, 1, error=InputError)),
+            ("threshold", checks.number("threshold", self.threshold, error=InputError)),
+            ("iterations", checks.integer("iterations", self.iterations, 1, error=InputError)),
+        ):
+            object.__setattr__(self, name, value)
+
+
+def aggregate_attention(layers: Sequence[NDArray[Any]]) -> _Maps:
+    """Self-attention maps of all layers as one, on the largest grid.
+
+    Each layer's maps are interpolated bilinearly over the attended places, repeated over the
+    attending ones, and weighted by the side of its grid.
+
+    Args:
+        layers: (y, x, attended y, attended x), each map summing to 1 (averaged over heads).
+
+    Returns:
+        (y, x, attended y, attended x), float32; each map sums to 1.
+
+    Raises:
+        InputError: No layer, or one that is not square in places, or larger grids that are no
+            multiples of smaller.
+
+    Source: Tian et al., CVPR 2024 (arXiv 2308.12469), section 3.2 (attention aggregation).
+    """
+    if not layers:
+        raise InputError("no attention maps; give those of at least one layer")
+    rows, columns = max(each.shape[:2] for each in layers)
+    total = np.zeros((rows, columns, rows, columns), np.float32)
+    whole = sum(each.shape[0] for each in layers)
+    for maps in layers:
+        height, width = maps.shape[:2]
+        if maps.shape != (height, width) * 2 or rows % height or columns % width:
+            raise InputError(
+                f"attention of shape {maps.shape}; expected (y, x, y, x) on a grid that divides "
+                f"{rows} x {columns}"
+            )
+        down = linear_weights(pixel_centres(height, rows), pixel_centres(rows, rows))
+        across = linear_weights(pixel_centres(width, columns), pixel_centres(columns, columns))
+        large = np.einsum("ip,jq,yxpq->yxij", down, across, maps, optimize=True)
+        large /= large.sum((2, 3), keepdims=True)
+        weight = np.float32(height / whole)
+        total += weight * large.repeat(rows // height, 0).repeat(columns // width, 1)
+    return total
+
+
+def merge_attention(attention: NDArray[Any], config: DiffSegConfig = DiffSegConfig()) -> _Maps:
+    """Proposals of objects: maps of anchors, merged where they are alike.
+
+    In the first iteration every anchor becomes the mean of all maps within the threshold of it. In
+    the following each proposal that is left, in order, is merged with all that are within the
+    threshold of it. The distance is the symmetric Kullback-Leibler divergence (natural logarithm).
+
+    Args:
+        attention: (y, x, attended y, attended x), each map summing to 1.
+        config: How.
+
+    Returns:
+        (proposal, attended y, attended x).
+
+    Raises:
+        InputError: Settings out of range.
+
+    Source: Tian et al., CVPR 2024 (arXiv 2308.12469), section 3.3 and algorithm 1 (iterative
+    attention merging). The authors' code (diffseg/segmentor.py of github.com/google/diffseg) has
+    the same distance; it begins its grid of anchors a place nearer to the corner, lets a proposal
+    that is merged already count in later means again, and can refine the result by k-means, which
+    the paper's algorithm does not.
+    """
+    rows, columns = attention.shape[:2]
+    maps = attention.reshape(rows * columns, -1).astype(np.float32)
+    y, x = (
+        ((np.arange(count) + 0.5) * size / count).astype(int)
+        for size in (rows, columns)
+        for count in [min(config.anchors, size)]
+    )
+    anchors = (y[:, None] * columns + x).ravel()
+    near = _distances(maps[anchors], maps) < config.threshold
+    near[np.arange(len(anchors)), anchors] = True  # whatever rounding says
+    proposals = near.astype(np.float32) @ maps / near.sum(1, keepdims=True, dtype=np.float32)
+    for _ in range(config.iterations - 1):
+        proposals = _merged(proposals, config.threshold)
+    return proposals.reshape(-1, rows, columns)
+
+
+def diffseg(
+    layers: Sequence[NDArray[Any]],
+    size: tuple[int, int],
+    config: DiffSegConfig = DiffSegConfig(),
+) -> xr.DataArray:
+    """DiffSeg: each pixel takes the proposal whose map is largest there.
+
+    Args:
+        layers: Self-attention maps (y, x, attended y, attended x), as for
+            :func:`aggregate_attention`.
+        size: Height and width of the picture.
+        config: How.
+
+    Returns:
+        ``labels`` (y, x), int16, numbered from 0 without a gap, with places in pixels.
+
+    Raises:
+        InputError: As :func:`aggregate_attention` and :func:`merge_attention`.
+
+    Source: Tian et al., CVPR 2024 (arXiv 2308.12469), section 3.4 (non-maximum suppression).
+    """
+    proposals = merge_attention(aggregate_attention(layers), config)
+    height, width = size
+    y, x = pixel_centres(height, height), pixel_centres(width, width)
+    down = linear_weights(pixel_centres(proposals.shape[1], height), y).astype(np.float32)
+    across = linear_weights(pixel_centres(proposals.shape[2], width), x).astype(np.float32)
+    best = np.full(size, -np.inf, np.float32)
+    labels = np.zeros(size, np.int64)
+    for number, proposal in enumerate(proposals):
+        plane = down @ proposal @ across.T
+        labels[plane > best] = number
+        best = np.maximum(best, plane)
+    numbered = np.unique(labels, return_inverse=True)[1].reshape(size).astype(np.int16)
+    return xr.DataArray(numbered, dims=(Y, X), coords={Y: y, X: x}, name="labels")
+
+
+def diffseg_recorded(
+    run: xr.DataTree,
+    timestep: float,
+    *,
+    step: int | None = None,
+    sample: int = 0,
+    attentions: Sequence[str] | None = None,
+    config: DiffSegConfig = DiffSegConfig(),
+) -> xr.DataArray:
+    """DiffSeg of a recording, from the queries and keys of its self-attentions.
+
+    Args:
+        run: A recording that has ``query`` and ``key`` of self-attentions, as one of the sites
+            ``"*attn1:query, *attn1:key"``.
+        timestep: One that was recorded.
+        step: Which call at this timestep, where it was visited twice.
+        sample: Position of the picture.
+        attentions: Paths of self-attentions, as
+            ``mid_block.attentions.0.transformer_blocks.0.attn1``; by default all that were
+            recorded.
+        config: How.
+
+    Returns:
+        ``labels`` (y, x), int16, in the picture's own size. Of guidance's two halves
+        it is that of the empty prompt, as in the paper.
+
+    Raises:
+        SiteError: The recording has not both of an attention.
+        InputError: It has no self-attention, or not this sample or timestep; or as
+            :func:`diffseg`.
+    """
+    run = with_samples(run)
+    paths = list(attentions or _self_attentions(run))
+    if not paths:
+        raise InputError(
+            "this recording has queries and keys of no self-attention; record them, as with "
+            "sites='*attn1:query, *attn1:key'"
+        )
+    picture = site(run, IMAGE)
+    if not 0 <= sample < picture.sizes[SAMPLE]:
+        raise InputError(f"sample {sample} of {picture.sizes[SAMPLE]}; they count from 0")
+    layers = []
+    for path in paths:
+        paid = attention(run, path).isel({SAMPLE: sample})
+        if KEY_Y not in paid.dims:
+            raise InputError(f"{path!r} is no self-attention; choose from {_self_attentions(run)}")
+        paid = paid.isel({TIMESTEP: one_position(paid, timestep, step)})
+        if GUIDANCE in paid.dims:
+            paid = paid.sel({GUIDANCE: "uncond"})
+        layers.append(paid.mean(HEAD).transpose(Y, X, KEY_Y, KEY_X).values)
+    size = round(extent(picture[Y])), round(extent(picture[X]))
+    return diffseg(layers, size, config)
+
+
+def _self_attentions(run: xr.DataTree) -> list[str]:
+    """Paths of those whose queries and keys were recorded."""
+    known = set(sites_of(run))
+    keys = [each.path for each in sites_of(run) if each.port == "key"]
+    return [
+        path for path in keys if Site(path, "query") in known and Y in site(run, f"{path}:key").dims
+    ]
+
+
+def _merged(proposals: _Maps, threshold: float) -> _Maps:
+    """Each proposal that is left, in order, merged with those near to it."""
+    left, merged = proposals, []
+    while len(left):
+        near = _distances(left[:1], left)[0] < threshold
+        near[0] = True
+        merged.append(left[near].mean(0))
+        left = left[~near]
+    return np.stack(merged)
+
+
+def _distances(one: _Maps, other: _Maps) -> _Maps:
+    """The mean of both Kullback-Leibler divergences between all rows."""
+    p, q = np.maximum(one, _TINY), np.maximum(other, _TINY)
+    log_p, log_q = np.log(p), np.log(q)
+    entropies = (p * log_p).sum(1)[:, None] + (q * log_q).sum(1)
+    return (entropies - p @ log_q.T - log_p @ q.T) / 2

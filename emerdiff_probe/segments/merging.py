@@ -1,0 +1,173 @@
+"""Over-segmentation: masks merged by what they have in common, and how many there should be.
+
+The paper names it as a limit: homogeneous regions, such as sky, are split by colour and position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal, get_args
+
+import numpy as np
+import xarray as xr
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist
+from sklearn.cluster import spectral_clustering
+from sklearn.metrics import silhouette_score
+
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.schema import CHANNEL, MASK, SEGMENTATION
+from emerdiff_probe.segments.clustering import (
+    Normalisation,
+    by_first_appearance,
+    cluster,
+    normalised,
+)
+
+__all__ = ["MergeBy", "dendrogram", "merge", "normalised_cut", "silhouettes"]
+
+MergeBy = Literal["embeddings", "responses"]
+
+_VARIABLES: Final = {"embeddings": "embeddings", "responses": "difference"}
+
+
+def dendrogram(result: xr.Dataset, by: MergeBy = "embeddings") -> xr.DataArray:
+    """In which order masks merge, and at what distance.
+
+    Average linkage (Sokal and Michener 1958) of cosine distances, in [0, 2].
+
+    Args:
+        result: A segmentation.
+        by: "embeddings", the masks' mean features; or "responses", the masks' difference maps: two
+            masks are alike that move the same pixels.
+
+    Returns:
+        ``linkage`` (merge, column), as `scipy.cluster.hierarchy` has it: columns "first", "second"
+        (masks, or from the number of masks on, earlier merges), "distance" and "count" of masks.
+
+    Raises:
+        InputError: There are fewer than two masks, or no such ``by``.
+    """
+    if by not in get_args(MergeBy):
+        raise InputError(f"by is {by!r}; choose one of {', '.join(get_args(MergeBy))}")
+    expect(result, SEGMENTATION)
+    values = result[_VARIABLES[by]].transpose(MASK, ...).values
+    points = values.reshape(len(values), -1).astype(np.float64)
+    if len(points) < 2:
+        raise InputError(f"there is {len(points)} mask, and nothing to merge it with")
+    # Of a mask that moves nothing the cosine is not defined: it is like no other.
+    distances = np.nan_to_num(pdist(points, "cosine"), nan=1.0)
+    tree = linkage(distances, "average")
+    columns = ["first", "second", "distance", "count"]
+    return xr.DataArray(tree, dims=("merge", "column"), coords={"column": columns}, name="linkage")
+
+
+def merge(
+    result: xr.Dataset,
+    *,
+    count: int | None = None,
+    distance: float | None = None,
+    by: MergeBy = "embeddings",
+) -> xr.Dataset:
+    """Merges the masks of a segmentation that are most alike.
+
+    Args:
+        result: A segmentation.
+        count: How many are to be left at most; or
+        distance: up to which cosine distance masks are merged.
+        by: See `dendrogram`.
+
+    Returns:
+        ``labels`` (y, x) and ``low_res`` (source_y, source_x) of the merged masks, int16, numbered
+        by their first mask; and ``merged`` (mask), the new number of every old mask.
+
+    Raises:
+        InputError: Neither or both of count and distance, or a value out of range.
+    """
+    if (count is None) == (distance is None):
+        raise InputError("give either count or distance")
+    masks = result.sizes[MASK]
+    if count is not None and not 1 <= count <= masks:
+        raise InputError(f"count is {count}; there are {masks} masks, so choose 1 to {masks}")
+    if distance is not None and not distance >= 0:
+        raise InputError(f"distance is {distance}; choose 0 or more, 2 merges all")
+    tree = dendrogram(result, by).values
+    if count is not None:
+        groups = fcluster(tree, count, "maxclust")
+    else:
+        groups = fcluster(tree, distance, "distance")
+    merged = by_first_appearance(groups)
+    found = result[["labels", "low_res"]]
+    for name in ("labels", "low_res"):
+        found[name] = result[name].copy(data=merged[result[name].values])
+    found["merged"] = (MASK, merged)
+    return found
+
+
+def normalised_cut(
+    features: xr.DataArray, masks: int, *, sharpness: float = 10.0, seed: int = 0
+) -> xr.DataArray:
+    """Low-resolution masks by normalised cuts, in place of k-means.
+
+    scikit-learn's spectral clustering: eigenvectors of the normalised Laplacian (Shi and Malik
+    2000), brought to labels by their discretisation (Yu and Shi 2003).
+
+    Args:
+        features: As `emerdiff_probe.segments.normalised` takes them.
+        masks: How many.
+        sharpness: Two locations' affinity is their cosine, brought to [0, 1], to this power.
+        seed: Of the start of the eigenvectors and of the discretisation.
+
+    Returns:
+        ``low_res`` (source_y, source_x), int16, numbered by first appearance.
+
+    Raises:
+        InputError: A number of masks out of range, or unusable features.
+    """
+    values = normalised(features, "l2")
+    points = values.values.reshape(-1, values.sizes[CHANNEL])
+    if not 2 <= masks < len(points):
+        raise InputError(f"masks={masks}; choose 2 to {len(points) - 1}")
+    affinity = np.clip((1 + points @ points.T) / 2, 0, 1) ** sharpness
+    found = spectral_clustering(
+        affinity, n_clusters=masks, assign_labels="discretize", random_state=seed
+    )
+    labels = by_first_appearance(found).reshape(values.shape[:2])
+    return values.isel({CHANNEL: 0}, drop=True).copy(data=labels).rename("low_res").drop_attrs()
+
+
+def silhouettes(
+    features: xr.DataArray,
+    counts: Iterable[int],
+    *,
+    normalise: Normalisation = "none",
+    restarts: int = 10,
+    seed: int = 0,
+) -> xr.DataArray:
+    """How well k-means separates features, by the number of masks: a choice of K.
+
+    The mean silhouette (Rousseeuw 1987), in [-1, 1]: how much nearer a location is to its own mask
+    than to the next. ``int(silhouettes(features, range(2, 21)).idxmax())`` is the best K.
+
+    Args:
+        features: As `emerdiff_probe.segments.normalised` takes them.
+        counts: Numbers of masks to try, from 2.
+        normalise, restarts, seed: As for `cluster`.
+
+    Returns:
+        ``silhouette`` (count).
+
+    Raises:
+        InputError: A count out of range.
+    """
+    values = normalised(features, normalise)
+    points = values.values.reshape(-1, values.sizes[CHANNEL])
+    counts = list(counts)
+    if not counts or min(counts) < 2 or max(counts) >= len(points):
+        raise InputError(f"counts are {counts}; choose from 2 to {len(points) - 1}")
+    scores = [
+        silhouette_score(points, cluster(values, each, restarts=restarts, seed=seed).values.ravel())
+        for each in counts
+    ]
+    return xr.DataArray(scores, dims="count", coords={"count": counts}, name="silhouette")

@@ -1,0 +1,79 @@
+"""Recordings of runs of which nobody knows beforehand how long they are: labels come last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emerdiff_probe.paths import made_at_once
+from emerdiff_probe.store.chunks import write_chunk
+from emerdiff_probe.store.making import lay_out
+from emerdiff_probe.store.plan import IMAGE, Plan
+
+__all__ = ["Growing"]
+
+
+class Growing:
+    """A recording in a folder that gets its name when the run has ended.
+
+    What ends the process before leaves nothing that could be taken for a recording.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        StoreError: It is there already, or somebody else writes to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._blocks = 0
+        self._failed = False
+        self._open = ExitStack()
+        self._making = self._open.enter_context(made_at_once(path))
+
+    def write(self, plan: Plan, values: Mapping[str, NDArray[Any]]) -> None:
+        """Take a block of timesteps of all samples.
+
+        Args:
+            plan: What is recorded so far, this block with it.
+            values: Of every leaf that has timesteps, (sample[, guidance], timestep, ...).
+
+        Raises:
+            StoreError: It could not be written; what was written before is removed.
+        """
+        try:
+            for leaf in plan.leaves:
+                if leaf.timed:
+                    self._write(plan, leaf.path, self._blocks, values[leaf.path])
+        except OSError as error:
+            self._failed = True
+            # What is half made is removed with an error that says what to do.
+            self._open.__exit__(type(error), error, error.__traceback__)
+        self._blocks += 1
+
+    def finish(self, plan: Plan, image: NDArray[np.uint8] | None) -> None:
+        """Take the pictures, if there are any, and give the folder its name.
+
+        Nothing is done where something could not be written before.
+        """
+        if self._failed:
+            return
+        with self._open:
+            self._making.mkdir(exist_ok=True)
+            if image is not None:
+                self._write(plan, IMAGE, 0, image)
+            lay_out(self._making, plan, resumable=False)
+
+    def _write(self, plan: Plan, path: str, block: int, values: NDArray[Any]) -> None:
+        leaf = next(each for each in plan.leaves if each.path == path)
+        array = self._making / path / "value"
+        array.mkdir(parents=True, exist_ok=True)
+        for sample in range(len(values)):
+            index = plan.chunk_index(leaf, sample, block)
+            write_chunk(array, index, values[sample : sample + 1], plan.chunks(leaf))
