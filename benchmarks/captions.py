@@ -9,7 +9,6 @@ ones.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -33,6 +32,7 @@ __all__ = [
     "examples",
     "follow",
     "judge",
+    "prompt_for",
     "train_classifier",
 ]
 
@@ -41,8 +41,6 @@ STEPS: Final = 25
 """Of drawing a picture."""
 
 _BATCH: Final = 16
-
-_THING: Final = re.compile(f"({'|'.join(COLOURS)}) ({'|'.join(KINDS)})")
 
 
 class Classifier(nn.Module):
@@ -86,13 +84,13 @@ def _layer(before: int, after: int, stride: int = 1) -> nn.Module:
 
 
 class Examples(NamedTuple):
-    """Scenes as a model's autoencoder shows them, and what their captions say.
+    """Scenes as a model's autoencoder shows them, and what is to be seen in them.
 
     Attributes:
         pictures: uint8 (scene, 3, 128, 128).
-        kinds: float32 (scene, kind), 1 where a kind is named.
+        kinds: float32 (scene, kind), 1 where a kind is seen.
         colours: int64 (scene, kind), the index of the kind's colour; -1 where the kind is not
-            named, or named in several colours.
+            seen, or seen in several colours.
         kind_at: int64 (scene, 32, 32), 1 + the index of the kind that is there; 0 for no thing.
         colour_at: int64 (scene, 32, 32), the index of that thing's colour, -1 for no thing.
     """
@@ -115,8 +113,8 @@ def examples(model: StableDiffusion, seeds: Sequence[int]) -> Examples:
         image = torch.from_numpy(each.image / 255.0).float().permute(2, 0, 1)[None]
         pictures.append(_bytes(model.decode(model.encode(image))))
         named: dict[str, set[str]] = {}
-        for colour, kind in _THING.findall(each.caption):
-            named.setdefault(kind, set()).add(colour)
+        for thing in each.things:
+            named.setdefault(thing.kind, set()).add(thing.colour)
         kinds.append([float(kind in named) for kind in KINDS])
         single = [sorted(named.get(kind, ())) for kind in KINDS]
         colours.append([COLOUR_NAMES.index(s[0]) if len(s) == 1 else -1 for s in single])
@@ -128,14 +126,13 @@ def examples(model: StableDiffusion, seeds: Sequence[int]) -> Examples:
 
 
 def _places(each: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Kind and colour at every fourth pixel; captions name things in the order of instances."""
+    """Kind and colour at every fourth pixel."""
     kind = np.zeros(each.instances.shape, np.int64)
     colour = np.full(each.instances.shape, -1, np.int64)
-    seen = np.bincount(each.instances.ravel())
-    named = [number for number in range(1, len(seen)) if seen[number] >= NAMED_FROM]
-    for number, (its_colour, its_kind) in zip(named, _THING.findall(each.caption), strict=True):
-        kind[each.instances == number] = 1 + KINDS.index(its_kind)
-        colour[each.instances == number] = COLOUR_NAMES.index(its_colour)
+    for thing in each.things:
+        seen = each.instances == thing.instance
+        kind[seen] = 1 + KINDS.index(thing.kind)
+        colour[seen] = COLOUR_NAMES.index(thing.colour)
     return kind[2::4, 2::4], colour[2::4, 2::4]
 
 
@@ -174,12 +171,12 @@ def train_classifier(known: Examples, *, epochs: int = 10, seed: int = 0) -> Cla
 
 
 def judge(classifier: Classifier, unseen: Examples) -> dict[str, float]:
-    """How well a classifier reads captions off pictures that it has not learnt from.
+    """Measure how well a classifier knows pictures that it has not learnt from.
 
     Returns:
-        Shares in [0, 1]: of things named in one colour those ``kind seen``, ``colour seen`` (the
-        kind's likeliest colour is the caption's) and ``both seen``; of kinds that are not named
-        those ``seen without being named``.
+        Shares in [0, 1]: of kinds that are there in one colour those ``kind seen``, ``colour seen``
+        (the likeliest colour is the true one) and ``both seen``; of kinds that are not there those
+        ``seen without being there``.
     """
     there, likeliest = _seen(classifier, unseen.pictures)
     named = unseen.colours >= 0
@@ -188,7 +185,7 @@ def judge(classifier: Classifier, unseen: Examples) -> dict[str, float]:
         "kind seen": there[named],
         "colour seen": right[named],
         "both seen": (there & right)[named],
-        "seen without being named": there[unseen.kinds == 0],
+        "seen without being there": there[unseen.kinds == 0],
     }
     return {name: float(values.float().mean()) for name, values in shares.items()}
 
@@ -209,7 +206,7 @@ def follow(
     asked = list(itertools.product(seeds, KINDS, COLOUR_NAMES))
     rows = []
     for seed, kind, colour in tqdm(asked, desc="drawing", unit="picture"):
-        prompt = f"{'an' if colour == 'orange' else 'a'} {colour} {kind}"
+        prompt = prompt_for(kind, colour)
         there, likeliest = _seen(classifier, draw(model, prompt, seed=seed, guidance=guidance))
         number = KINDS.index(kind)
         kind_seen = bool(there[0, number])
@@ -225,6 +222,12 @@ def follow(
             }
         )
     return pd.DataFrame(rows)
+
+
+def prompt_for(kind: str, colour: str) -> str:
+    """Name one thing as captions do."""
+    coloured = f"{'an' if colour == 'orange' else 'a'} {colour}"
+    return f"a person in {coloured} shirt" if kind == "person" else f"{coloured} {kind}"
 
 
 def draw(model: StableDiffusion, prompt: str, *, seed: int, guidance: float) -> Tensor:

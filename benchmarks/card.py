@@ -164,7 +164,7 @@ Unchosen: seed 0, guidance {guidance:g}, {captions.STEPS} steps. Rows:
 A classifier trained on scenes (seen through this autoencoder) says how often
 {len(followed)} pictures, {followed["seed"].nunique()} of each kind in each colour, show what was
 asked for. The last row is what it finds of the things in scenes that it has not learnt from; it
-claims {reference["seen without being named"]:.0%} of the kinds that are not named there.
+claims {reference["seen without being there"]:.0%} of the kinds that are not named there.
 
 {reports.to_markdown((by_kind * 100).round(0).astype(int).astype(str) + " %")}
 

@@ -158,7 +158,9 @@ def _parts(pattern: str) -> Iterator[tuple[str, bool]]:
 def _hint(glob: str, names: Iterable[str]) -> str:
     """What is close to the first word of a pattern that no name has, or to the whole of it."""
     names = list(names)
-    unknown = [w for w in re.findall(r"\w+", glob) if not any(w in name for name in names)]
+    # A number that there is not is no slip of spelling: then names as a whole are compared.
+    told = [word for word in re.findall(r"\w+", glob) if not word.isdecimal()]
+    unknown = [word for word in told if not any(word in name for name in names)]
     words = (word for name in names for word in re.split("[.:]", name))
     return closest(unknown[0], words) if unknown else closest(glob, names)
 

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import pandas as pd
@@ -23,6 +23,7 @@ __all__ = [
     "chosen",
     "is_laid_out_as_playground",
     "known_inputs",
+    "text_width",
     "unwrapped",
 ]
 
@@ -159,7 +160,27 @@ def known_inputs(unet: Any) -> dict[str, Any]:
                 f"a UNet whose {name} is {config[name]!r} reads {reads} does, and is not "
                 "supported; those of Stable Diffusion v1, v2 and XL are"
             )
+    text_width(config["cross_attention_dim"])
     return config
+
+
+def text_width(widths: int | Sequence[int]) -> int:
+    """Return the channels of the text that all blocks read, from a UNet's ``cross_attention_dim``.
+
+    diffusers lets them be named block by block.
+
+    Raises:
+        ModelError: Blocks read texts of different widths.
+    """
+    if isinstance(widths, int):
+        return widths
+    first, *further = dict.fromkeys(widths)
+    if further:
+        raise ModelError(
+            f"a UNet whose cross_attention_dim is {list(widths)} reads texts of several widths, "
+            "and is not supported; those whose blocks all read one text are"
+        )
+    return first
 
 
 def _kind(site: Site, modules: dict[str, Any]) -> str | None:
@@ -201,7 +222,7 @@ def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
                 lambda _m, inputs, mix=mix: shapes.update({mix: tuple(inputs[0].shape)})
             )
     with torch.inference_mode(), torch.device("meta"):
-        text = torch.empty(1, tokens, copy.config.cross_attention_dim)
+        text = torch.empty(1, tokens, text_width(copy.config.cross_attention_dim))
         copy(torch.empty(latents), 1, text, return_dict=False, **_further_inputs(copy.config))
     return shapes
 

@@ -21,6 +21,7 @@ from emerdiff_probe.models.catalogue import (
     catalogue,
     chosen,
     is_laid_out_as_playground,
+    text_width,
     unwrapped,
 )
 from emerdiff_probe.models.denoiser import Condition, Family
@@ -255,7 +256,7 @@ class StableDiffusion:
             text, tokens = self._read(prompt.text)
             return self._in_dtype(self.text.encode(text, self.device, prompt.clip_skip)), tokens
         length = self.text.tokenizer.model_max_length
-        wanted = (length, self.unet.config.cross_attention_dim)
+        wanted = (length, text_width(self.unet.config.cross_attention_dim))
         if prompt.prompt_embeds.shape != wanted or self._is_xl != (
             prompt.pooled_prompt_embeds is not None
         ):

@@ -18,7 +18,7 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.inputs import Prompt, as_input
 from emerdiff_probe.models import Model, as_model
 from emerdiff_probe.models.identity import identity
-from emerdiff_probe.runs.features import labelled_features
+from emerdiff_probe.runs.features import feature_grid, labelled_features
 from emerdiff_probe.runs.inversion import noise_diagnostics
 from emerdiff_probe.runs.preparation import Prepared, prepare
 from emerdiff_probe.runs.run import Run
@@ -170,6 +170,9 @@ def _passed(
 ) -> tuple[list[Step], dict[tuple[Site, float], Any]]:
     """All steps of the unmodulated run, and the features that were read on the way."""
     model, steps, features = prepared.model, [], {}
+    grids = {
+        site: feature_grid(model, site, prepared.size) for each in harvest.values() for site in each
+    }
     run = trajectory.run(model)
     for timestep in tqdm(trajectory.timesteps, words, disable=not progress, unit="step"):
         sites = harvest.get(timestep, ())
@@ -179,7 +182,7 @@ def _passed(
         if taps is not None:
             for site, tensor in taps.take().items():
                 features[site, timestep] = labelled_features(
-                    tensor, step.latents, site, prepared.own_size
+                    tensor, site, grids[site], prepared.own_size
                 )
     return steps, features
 

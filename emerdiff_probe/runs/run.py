@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.models.identity import identity
-from emerdiff_probe.runs.features import labelled_features
+from emerdiff_probe.runs.features import feature_grid, labelled_features
 from emerdiff_probe.runs.preparation import Prepared
 from emerdiff_probe.runs.settings import RunSettings
 from emerdiff_probe.runs.showing import run_html, run_text
@@ -165,10 +165,11 @@ class Run:
         """
         site = Site.parse(str(site))
         if (site, timestep) not in self._features:
+            grid = feature_grid(self.model, site, self.model_size)
             latents = self.trajectory.since(timestep).start
             with self.intervened([timestep]), capture(self.model.unet, [site]) as taps:
                 self.model.predict(latents, timestep, self.condition)
-            found = labelled_features(taps.take()[site], latents, site, self.size)
+            found = labelled_features(taps.take()[site], site, grid, self.size)
             self._features[site, timestep] = found
         return self._features[site, timestep]
 

@@ -6,7 +6,7 @@
 ((128, 128, 3), 'sky', 'train')
 """
 
-from emerdiff_probe.scenes.captions import CAPTION_WORDS
+from emerdiff_probe.scenes.captions import CAPTION_WORDS, Thing
 from emerdiff_probe.scenes.classes import (
     OBJECT_OF_PART,
     OBJECTS,
@@ -36,6 +36,7 @@ __all__ = [
     "TRAIN",
     "VALIDATION",
     "Scene",
+    "Thing",
     "scene",
     "split_of",
 ]

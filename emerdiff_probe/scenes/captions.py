@@ -67,6 +67,7 @@ class Thing:
     """A thing that is seen.
 
     Attributes:
+        instance: Its number in the scene's `instances`.
         kind: A name in `KINDS`.
         main: The material that its colour is told by.
         parts: The materials of the parts seen, by part class.
@@ -74,11 +75,17 @@ class Thing:
         depth: near, far, or nothing to say.
     """
 
+    instance: int
     kind: str
     main: Material
     parts: dict[str, Material]
     where: str
     depth: str
+
+    @property
+    def colour(self) -> str:
+        """The word in `COLOURS` that a caption has for it."""
+        return self.main.name
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class Scene:
         objects: uint8, shape (128, 128), indices into `OBJECTS`.
         instances: uint8, shape (128, 128); 0 for the landscape, things count from 1 in the order
             in which they were painted (far to near).
+        things: What the caption is made from, far to near: each thing of which at least
+            `NAMED_FROM` pixels are seen. A short caption names fewer.
         caption: What the picture shows, in `CAPTION_WORDS`.
         dissociation: Whether it is of the subset in which colour tells nothing.
     """
@@ -62,6 +64,7 @@ class Scene:
     parts: NDArray[np.uint8]
     objects: NDArray[np.uint8]
     instances: NDArray[np.uint8]
+    things: tuple[Thing, ...]
     caption: str
     dissociation: bool
 
@@ -115,6 +118,7 @@ def scene(seed: int, *, dissociation: bool = False) -> Scene:
         parts=canvas.parts,
         objects=canvas.objects,
         instances=canvas.instances,
+        things=tuple(things),
         caption=caption(dice, things, _landscape(canvas, view, wide)),
         dissociation=dissociation,
     )
@@ -298,6 +302,7 @@ def _seen(canvas: Canvas, view: _View, thing: _Painted) -> Thing | None:
         if counts[part_index(part)] >= PART_NAMED_FROM
     }
     return Thing(
+        instance=thing.instance,
         kind=thing.kind,
         main=thing.materials[MAIN_PARTS[thing.kind]],
         parts=parts,

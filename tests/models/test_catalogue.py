@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import emerdiff_probe as ep
-from emerdiff_probe.errors import SiteError
+from emerdiff_probe.errors import ModelError, SiteError
 from emerdiff_probe.models.catalogue import KINDS
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 from emerdiff_probe.taps import attentions, capture, hooked
@@ -128,3 +128,14 @@ def test_a_skip_can_be_replaced(model):
         assert torch.equal(model.predict(x, 281, condition), before)
     with hooked(model.unet, {site: torch.zeros_like}):
         assert not torch.allclose(model.predict(x, 281, condition), before, atol=1e-3)
+
+
+def test_the_width_of_texts_may_be_named_block_by_block():
+    plain, each = (
+        ep.load(stable_diffusion("v1", cross_attention_dim=width)) for width in (32, [32] * 4)
+    )
+    assert each.sites().equals(plain.sites())
+    assert each.condition("a tree").tokens == plain.condition("a tree").tokens
+    several = stable_diffusion("v1", cross_attention_dim=[32, 32, 32, 64])
+    with pytest.raises(ModelError, match="texts of several widths"):
+        ep.load(several)

@@ -351,3 +351,34 @@ def test_inputs_are_taken_where_no_confusion_is_possible(model, tmp_path):
     with pytest.raises(InputError, match="not float64 array"):
         ep.invert(model, PICTURE / 255, **QUIET)
     assert ep.generate(model, ep.Prompt("cat.png"), steps=2, **QUIET).prepared.name == "cat.png"
+
+
+def test_tokens_of_a_text_are_no_places_whatever_their_number(runs, model):
+    """64 tokens would fit 8 x 8 places; only the site tells what they are."""
+    run = runs["prompt"]
+    assert model.text.tokenizer.model_max_length == 64
+    with counted(model) as calls:
+        for port in ("key", "value"):
+            with pytest.raises(SiteError, match=f"attn2:{port}' has dims token x head x channel"):
+                run.features(f"up_blocks.1.attentions.0.transformer_blocks.0.attn2:{port}", 201)
+    assert not calls
+    own = run.features("up_blocks.1.attentions.0.transformer_blocks.0.attn1:key", 201)
+    whole = run.features("up_blocks.1.attentions.0", 201)
+    assert own.shape[:2] == whole.shape[:2] == (16, 16)
+
+
+def test_features_are_the_recorded_ones_wherever_they_lie(runs):
+    """Rows and columns of an oblong image, of tokens and of maps."""
+    run = runs["photograph"]
+    sites = ["mid_block", "up_blocks.1.attentions.0.transformer_blocks.0.attn1:query"]
+    recorded = run.record(", ".join(sites), timesteps=[201], dtype="float32", progress=False)
+    for site in sites:
+        found = run.features(site, 201)
+        of_site = ep.site(recorded, site).isel(
+            sample=0, guidance=-1, timestep=0, missing_dims="ignore"
+        )
+        if "head" in of_site.dims:
+            of_site = of_site.stack(all=("head", "channel"))
+        np.testing.assert_allclose(of_site.values, found.values, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(of_site["y"], found["source_y"])
+        np.testing.assert_array_equal(of_site["x"], found["source_x"])
