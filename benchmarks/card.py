@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
 from plotly.subplots import make_subplots
@@ -31,15 +32,34 @@ LIMITS: Final = """\
   autoencoder, but their features mean little.
 - It knows the words of the scenes' captions; other words are spelt in letters that mean nothing
   to it.
-- It was trained for little more than an hour on two cores. What it draws from noise are patches in
-  the prompt's colours, seldom a thing that a person would recognise; the table above counts them.
-  Denoising a scene from t = 800 or less, which is what inversion and modulation do, it predicts
-  sensible pictures.
-- Its features say more of the place in the picture than of what is there: clusters of them match
-  the scenes' parts poorly (`docs/results/settings.md`). Its correspondences between latent
-  locations and pixels are sharp (`docs/results/quality.md`, "true masks")."""
+- It has seen few pictures next to published models; the table above says what it draws of what it
+  is asked for, `docs/results/quality.md` what its features and correspondences are worth."""
 
-SHEET_COLOURS: Final = ("red", "yellow", "blue", "white")
+PROMPTS: Final = (
+    "a red house",
+    "a white house with a blue roof and a red door , green grass , a blue sky",
+    "a green tree",
+    "a tree with orange leaves on the left , a white house on the right",
+    "a blue car",
+    "a yellow car on the right , a grey road , green hills , a white sky with grey clouds",
+    "a person in a red shirt",
+    "two people , yellow grass , a blue pond , in the evening",
+    "a brown horse",
+    "a black and white cow on the left near , green grass , a brown fence",
+    "a white dog",
+    "a brown and white dog , a white house with a brown roof , a field , at sunrise",
+    "a red boat",
+    "a white boat with a yellow sail , blue water , a blue sky with white clouds",
+    "an empty landscape , purple hills , green grass , at noon",
+    "a house , a black sky , a yellow moon , dark green grass , at night",
+)
+"""Short ones as people write them, long ones as captions are."""
+
+_COLUMNS: Final = 8
+
+
+PARTS: Final = {"autoencoder": "autoencoder", "text_encoder": "text encoder", "denoiser": "UNet"}
+"""What is trained, in this order."""
 
 
 def autoencoder_psnr(model: StableDiffusion, seeds: range) -> NDArray[np.float64]:
@@ -53,9 +73,9 @@ def autoencoder_psnr(model: StableDiffusion, seeds: range) -> NDArray[np.float64
 
 
 def curves(record: dict[str, Any]) -> go.Figure:
-    """Loss by time of both trainings, of a model's ``training.json``."""
-    parts = ("autoencoder", "denoiser")
-    figure = make_subplots(1, 2, subplot_titles=parts)
+    """Loss by time of every part's training, of a model's ``training.json``."""
+    parts = [part for part in PARTS if part in record]
+    figure = make_subplots(1, len(parts), subplot_titles=[PARTS[part] for part in parts])
     for column, part in enumerate(parts, start=1):
         points = pd.DataFrame(record[part]["curve"])
         for name, colour in (("training_loss", "#999999"), ("validation_loss", "#0072B2")):
@@ -70,19 +90,18 @@ def curves(record: dict[str, Any]) -> go.Figure:
             )
         figure.update_xaxes(title="minutes", row=1, col=column)
         figure.update_yaxes(type="log", row=1, col=column)
-    return figure.update_layout(width=1000, height=360, template="plotly_white")
+    return figure.update_layout(width=1200, height=360, template="plotly_white")
 
 
 def sample_sheet(model: StableDiffusion, guidance: float) -> Image.Image:
-    """What the model draws, unchosen: a row for each colour, a column for each kind; seed 0."""
-    rows = []
-    for colour in SHEET_COLOURS:
-        pictures = [
-            captions.draw(model, f"a {colour} {kind}", seed=0, guidance=guidance)[0]
-            for kind in scenes.KINDS
-        ]
-        rows.append(torch.cat(pictures, dim=2))
-    return Image.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).numpy())
+    """What the model draws, unchosen: `PROMPTS` row by row, each with seeds 0 and 1."""
+    pictures = [
+        captions.draw(model, prompt, seed=seed, guidance=guidance)[0]
+        for prompt in PROMPTS
+        for seed in (0, 1)
+    ]
+    sheet = rearrange(torch.stack(pictures), "(r n) c y x -> (r y) (n x) c", n=_COLUMNS)
+    return Image.fromarray(sheet.numpy())
 
 
 def write_card(
@@ -94,7 +113,7 @@ def write_card(
     reference: dict[str, float],
     psnr: NDArray[np.float64],
 ) -> None:
-    """Writes ``README.md``, ``curves.png`` and ``samples.png`` into a model's folder.
+    """Writes ``README.md``, ``curves.png`` and ``samples.webp`` into a model's folder.
 
     Args:
         folder: With the model's ``training.json``.
@@ -106,7 +125,7 @@ def write_card(
     """
     record = json.loads((folder / "training.json").read_text())
     reports.draw(folder / "curves.png", curves(record))
-    sample_sheet(model, guidance).save(folder / "samples.png")
+    sample_sheet(model, guidance).save(folder / "samples.webp", quality=90)
     (folder / "README.md").write_text(_text(record, model, guidance, followed, reference, psnr))
 
 
@@ -123,9 +142,11 @@ def _text(
     by_kind.loc["**all**"] = followed[seen].mean()
     by_kind.loc["scenes not learnt from"] = [reference[name] for name in seen]
     mean, low, high = mean_with_interval(psnr)
-    runs = [("autoencoder", record["autoencoder"])]
-    runs += [("UNet, an earlier run", part) for part in record.get("earlier", [])]
-    runs += [("UNet, the last run", record["denoiser"])]
+    runs = [(PARTS[part], record[part]) for part in PARTS if part in record]
+    earlier = [("UNet, an earlier run", part) for part in record.get("earlier", [])]
+    runs[-1:] = [*earlier, (f"UNet{', the last run' * bool(earlier)}", record["denoiser"])]
+    settings = record["settings"]
+    prompts = "\n".join(f"{number}. {prompt}" for number, prompt in enumerate(PROMPTS, start=1))
     parts = "\n".join(
         f"| {name} | {part['parameters'] / 1e6:.2f} M | {part['updates']:,} | {part['samples']:,} "
         f"| {part['seconds'] / 60:.0f} |"
@@ -148,23 +169,28 @@ caption; {record["pictures"]["validation"]} validation seeds). Labels were not u
 | --- | --- | --- | --- | --- |
 {parts}
 
-Each run of the UNet began with the weights of the one before. The text encoder was drawn at random
-and not trained. Settings, curves and versions: `training.json`. The weights are those with the
-lowest validation loss of the last run, whose curve is on the right.
+The text encoder learns to tell the captions of encoded scenes from each other and from captions
+with other colours, and is then left as it is. The UNet's weights are an average over its updates,
+those with the lowest validation loss. Settings, curves and versions: `training.json`. Made by
+
+    emerdiff-probe train --minutes {settings["minutes"]:g} --out FOLDER
+
+which goes on where it was stopped.
 
 ![Loss by time](curves.png)
 
 ## What it draws
 
-Unchosen: seed 0, guidance {guidance:g}, {captions.STEPS} steps. Rows:
-{", ".join(SHEET_COLOURS)}; columns: {", ".join(scenes.KINDS)}.
+Unchosen: seeds 0 and 1 of each prompt, guidance {guidance:g}, {captions.STEPS} steps, row by row:
 
-![Samples](samples.png)
+{prompts}
+
+![Samples](samples.webp)
 
 A classifier trained on scenes (seen through this autoencoder) says how often
 {len(followed)} pictures, {followed["seed"].nunique()} of each kind in each colour, show what was
 asked for. The last row is what it finds of the things in scenes that it has not learnt from; it
-claims {reference["seen without being there"]:.0%} of the kinds that are not named there.
+claims {reference["seen without being there"]:.0%} of the kinds that are not there.
 
 {reports.to_markdown((by_kind * 100).round(0).astype(int).astype(str) + " %")}
 

@@ -50,6 +50,7 @@ def test_tables_and_pictures(model, tmp_path, monkeypatch):
         [ep.Photo(each.image) for each in subjects],
         chosen[:1],
         timesteps=[281],
+        steps=50,
         batch=8,
         progress=False,
     )
