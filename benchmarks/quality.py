@@ -17,9 +17,10 @@ from emerdiff_probe.evaluation.journal import SEGMENTS, Segmentor, run
 from emerdiff_probe.evaluation.methods import METHOD, from_the_same_masks
 from emerdiff_probe.evaluation.scoring import Segments, paired, summary, verdicts
 from emerdiff_probe.inputs import Photo
+from emerdiff_probe.layers import cluster
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.scenes import Scene, scene
-from emerdiff_probe.segments import assign, balanced, cluster
+from emerdiff_probe.segments import assign, balanced
 
 __all__ = [
     "benchmark",

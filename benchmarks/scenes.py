@@ -17,17 +17,11 @@ from emerdiff_probe.evaluation import reports, rivals
 from emerdiff_probe.evaluation.journal import SEGMENTS, Segmentor, run
 from emerdiff_probe.evaluation.scoring import Segments, summary
 from emerdiff_probe.inputs import Photo
+from emerdiff_probe.layers import cluster, normalised
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.scenes import SIZE, Scene, scene
 from emerdiff_probe.schema import SOURCE_X, SOURCE_Y, pixel_centres
-from emerdiff_probe.segments import (
-    bilinear_features,
-    bilinear_masks,
-    cluster,
-    embeddings,
-    normalised,
-    one_hot,
-)
+from emerdiff_probe.segments import bilinear_features, bilinear_masks, embeddings, one_hot
 
 __all__ = ["benchmark", "world"]
 

@@ -16,13 +16,14 @@ from emerdiff_probe.emerdiff import EmerDiffConfig
 from emerdiff_probe.evaluation import reports
 from emerdiff_probe.evaluation.journal import SEGMENTS, Journal, Row
 from emerdiff_probe.inputs import Photo
+from emerdiff_probe.layers import cluster
 from emerdiff_probe.metrics import boundary_f, majority_class_miou
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.runs import prepare
 from emerdiff_probe.runs.making import made
 from emerdiff_probe.scenes import PARTS, Scene, scene
 from emerdiff_probe.schema import pixel_centres
-from emerdiff_probe.segments import Balance, bilinear_masks, cluster, one_hot, smooth
+from emerdiff_probe.segments import Balance, bilinear_masks, one_hot, smooth
 from emerdiff_probe.sites import Site
 
 __all__ = [

@@ -7,7 +7,9 @@ and source_x.
 
 from __future__ import annotations
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import (
@@ -24,7 +26,7 @@ from emerdiff_probe.schema import (
 )
 
 __all__ = ["at_one_timestep", "by_location", "grouped_pictures", "joined_heads", "latent_dims"]
-__all__ += ["of_one_picture", "on_latent_grid"]
+__all__ += ["linear_weights", "of_one_picture", "on_latent_grid"]
 
 _PIXELS = {SOURCE_Y: Y, SOURCE_X: X}
 _LATENT = {Y: SOURCE_Y, X: SOURCE_X}
@@ -118,6 +120,20 @@ def latent_dims(values: xr.DataArray) -> xr.DataArray:
         values = _only(values, dim, example)
     there = {SOURCE_Y, SOURCE_X} <= set(values.dims)
     return values.transpose(..., SOURCE_Y, SOURCE_X) if there else values
+
+
+def linear_weights(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return linear interpolation as a matrix (target, source); beyond the ends values continue.
+
+    Args:
+        source: Positions of the known values, rising.
+        target: Positions asked for, in the same units.
+
+    >>> linear_weights(np.array([0.5, 1.5]), np.array([0.0, 0.75]))
+    array([[1.  , 0.  ],
+           [0.75, 0.25]])
+    """
+    return np.stack([np.interp(target, source, unit) for unit in np.eye(len(source))], axis=1)
 
 
 def _only(values: xr.DataArray, dim: str, example: str) -> xr.DataArray:

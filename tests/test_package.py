@@ -26,7 +26,7 @@ def loaded_by(code):
     "code",
     [
         "import emerdiff_probe as ep; ep.Prompt('a house'); ep.Photo('cat.jpg'); dir(ep)",
-        "import emerdiff_probe as ep; ep.scenes.scene(0); ep.segments.cluster; ep.views.overview",
+        "import emerdiff_probe as ep; ep.scenes.scene(0); ep.layers.cluster; ep.views.overview",
         "import emerdiff_probe as ep; ep.widgets.Inspector",
         "import emerdiff_probe.cli, emerdiff_probe.exports, emerdiff_probe.schema",
     ],

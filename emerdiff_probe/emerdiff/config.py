@@ -12,11 +12,12 @@ import pandas as pd
 
 from emerdiff_probe import checks
 from emerdiff_probe.errors import ConfigError, ModelError
+from emerdiff_probe.layers import Normalisation
 from emerdiff_probe.models import Model, as_model
 from emerdiff_probe.models.denoiser import Family
 from emerdiff_probe.runs import RunSettings
 from emerdiff_probe.runs.settings import from_ as _from
-from emerdiff_probe.segments import Balance, Normalisation
+from emerdiff_probe.segments import Balance
 from emerdiff_probe.sites import Site, reading_block
 
 __all__ = ["EmerDiffConfig"]

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers import cluster
 from emerdiff_probe.schema import SOURCE_X, SOURCE_Y
-from emerdiff_probe.segments import as_masks, cluster, one_hot, silhouettes
+from emerdiff_probe.segments import as_masks, one_hot, silhouettes
 
 __all__ = ["AUTO", "Masks", "low_resolution_masks"]
 

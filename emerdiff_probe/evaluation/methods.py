@@ -13,6 +13,7 @@ from emerdiff_probe.emerdiff import EmerDiffConfig, segment
 from emerdiff_probe.evaluation.evaluate import Method
 from emerdiff_probe.evaluation.scoring import Segments
 from emerdiff_probe.inputs import Photo
+from emerdiff_probe.layers import normalised
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.segments import (
     bilinear_features,
@@ -20,7 +21,6 @@ from emerdiff_probe.segments import (
     embeddings,
     guided_filter,
     nearest,
-    normalised,
 )
 
 __all__ = ["METHOD", "emerdiff_and_baselines", "from_the_same_masks"]

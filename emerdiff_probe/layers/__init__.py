@@ -7,7 +7,7 @@ Everything takes features of places: arrays with y, x, channel, and perhaps samp
 from emerdiff_probe.layers.atlas import atlas
 from emerdiff_probe.layers.attention import attention_probabilities
 from emerdiff_probe.layers.cka import CKA, cka
-from emerdiff_probe.layers.clusters import agreement, cluster_layer
+from emerdiff_probe.layers.clusters import Normalisation, agreement, cluster, normalised
 from emerdiff_probe.layers.components import (
     Components,
     effective_rank,
@@ -49,6 +49,7 @@ __all__ = [
     "LinearProbe",
     "MEASURES",
     "Measure",
+    "Normalisation",
     "PCK",
     "PairMeasure",
     "Principal",
@@ -61,7 +62,7 @@ __all__ = [
     "attention_probabilities",
     "average_draws",
     "cka",
-    "cluster_layer",
+    "cluster",
     "cosine_similarity",
     "effective_rank",
     "explained",
@@ -71,6 +72,7 @@ __all__ = [
     "linear_probe",
     "match_points",
     "mutual_matches",
+    "normalised",
     "principal_colours",
     "principal_components",
     "resized",

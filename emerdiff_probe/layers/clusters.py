@@ -1,57 +1,117 @@
-"""Clusters of any layer, over all samples at once, and how well those of two layers agree."""
+"""Groups of locations: k-means over one picture or many, and how well two groupings agree."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Literal
+
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.features import GRID
-from emerdiff_probe.locations import at_one_timestep, grouped_pictures
+from emerdiff_probe.locations import at_one_timestep, grouped_pictures, of_one_picture
 from emerdiff_probe.metrics import (
     Score,
     adjusted_mutual_information,
     adjusted_rand,
     normalised_mutual_information,
 )
-from emerdiff_probe.schema import CHANNEL, SAMPLE, SOURCE_X, SOURCE_Y, X, Y
-from emerdiff_probe.segments.clustering import Normalisation, cluster
+from emerdiff_probe.schema import BATCH, CHANNEL, SAMPLE, SOURCE_X, SOURCE_Y, X, Y
 
-__all__ = ["agreement", "cluster_layer"]
+__all__ = ["Normalisation", "agreement", "by_first_appearance", "cluster", "normalised"]
+
+Normalisation = Literal["none", "l2", "standard"]
 
 
-def cluster_layer(
+def normalised(features: xr.DataArray, how: Normalisation) -> xr.DataArray:
+    """Return features as clustering compares them, in float64.
+
+    Args:
+        features: At one timestep, with y, x (or source_y, source_x) and channel, and perhaps
+            sample, guidance and heads, in any order; finite.
+        how: "none"; "l2": every location's vector has length 1 (zeros stay zeros); "standard":
+            every channel has mean 0 and variance 1 over all locations (constant ones become 0).
+
+    Returns:
+        Features with dims (sample, y, x, channel), without a sample where they had none, and with
+        locations that are called as they were.
+
+    Raises:
+        InputError: Other dimensions, several timesteps, or values that are not finite.
+    """
+    features = _as_given(features)
+    values = features.values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"features have {np.count_nonzero(~np.isfinite(values))} values that are not finite; "
+            "record them in float32"
+        )
+    if how == "l2":
+        length = np.linalg.norm(values, axis=-1, keepdims=True)
+        values = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
+    elif how == "standard":
+        axis = tuple(range(values.ndim - 1))
+        values = values - values.mean(axis)
+        spread = values.std(axis)
+        values = np.divide(values, spread, out=np.zeros_like(values), where=spread > 0)
+    elif how != "none":
+        raise InputError(f"no normalisation {how!r}; choices: 'none', 'l2', 'standard'")
+    return features.copy(data=values)
+
+
+def cluster(
     features: xr.DataArray,
-    count: int,
+    masks: int,
     *,
     normalise: Normalisation = "none",
     restarts: int = 10,
     seed: int = 0,
 ) -> xr.DataArray:
-    """Places of one layer at one timestep, grouped by k-means over all samples together.
+    """Group locations by k-means (Lloyd's, from k-means++) into low-resolution masks.
 
-    A cluster so means the same in every picture. For one picture alone this is
-    `emerdiff_probe.segments.cluster`, which does the work.
+    This is EmerDiff's second step. What the paper leaves open is a parameter here: it gives
+    neither the normalisation nor the initialisation. The locations of several samples are grouped
+    together, so that a mask means the same in every picture.
 
     Args:
-        features: With y, x, channel, and perhaps sample.
-        count: How many clusters.
-        normalise, restarts, seed: See `emerdiff_probe.segments.cluster`.
+        features: As `normalised` takes them.
+        masks: How many masks, from 1 to the number of locations.
+        normalise: See `normalised`.
+        restarts: Starts of k-means; the one with the least inertia wins.
+        seed: Of the starts.
 
     Returns:
-        ``clusters`` (sample, y, x), int16 from 0 to ``count - 1``.
+        ``low_res``, the dims of `normalised` without channel, int16 from 0 to ``masks - 1``, all of
+        them in use and numbered by first appearance, row by row from the top left.
 
     Raises:
-        InputError: Several timesteps, or as `emerdiff_probe.segments.cluster`.
+        InputError: A number of masks out of range, unusable features, or fewer different features
+            than masks.
+
+    Source: Namekata et al., ICLR 2024 (arXiv 2401.11739).
     """
-    values = at_one_timestep(features)
-    tall = xr.DataArray(
-        values.values.reshape(-1, values.sizes[X], values.sizes[CHANNEL]),
-        dims=(SOURCE_Y, SOURCE_X, CHANNEL),
-    )
-    found = cluster(tall, count, normalise=normalise, restarts=restarts, seed=seed)
-    one = values.isel({CHANNEL: 0}, drop=True)
-    return one.copy(data=found.values.reshape(one.shape)).rename("clusters").drop_attrs()
+    values = normalised(features, normalise)
+    points = values.values.reshape(-1, values.sizes[CHANNEL])
+    if not 1 <= masks <= len(points):
+        raise InputError(
+            f"masks={masks} on {' x '.join(map(str, values.shape[:-1]))} locations; choose 1 to "
+            f"{len(points)}"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # too few clusters: an error below
+        found = KMeans(masks, n_init=restarts, random_state=seed).fit_predict(points)
+    labels = by_first_appearance(found)
+    if labels.max() + 1 < masks:
+        raise InputError(
+            f"only {labels.max() + 1} of masks={masks} could be told apart, the features of the "
+            "other locations being the same; ask for that many or fewer"
+        )
+    low_res = values.isel({CHANNEL: 0}, drop=True).copy(data=labels.reshape(values.shape[:-1]))
+    return low_res.rename("low_res").drop_attrs()
 
 
 def agreement(one: xr.DataArray, other: xr.DataArray) -> dict[str, Score]:
@@ -86,3 +146,20 @@ def agreement(one: xr.DataArray, other: xr.DataArray) -> dict[str, Score]:
         "ami": adjusted_mutual_information(first, second),
         "nmi": normalised_mutual_information(first, second),
     }
+
+
+def by_first_appearance(labels: NDArray[np.integer]) -> NDArray[np.int16]:
+    """The same groups, numbered from 0 in the order in which they first occur.
+
+    >>> by_first_appearance(np.array([7, 7, 2, 7, 4]))
+    array([0, 0, 1, 0, 2], dtype=int16)
+    """
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int16)
+
+
+def _as_given(features: xr.DataArray) -> xr.DataArray:
+    """Features at one timestep, with a sample and names of locations as they came."""
+    several = SAMPLE in features.dims or BATCH in features.dims
+    values = at_one_timestep(features) if several else of_one_picture(features)
+    return values.rename({Y: SOURCE_Y, X: SOURCE_X}) if SOURCE_Y in features.dims else values

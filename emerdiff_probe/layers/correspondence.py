@@ -11,9 +11,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.locations import of_one_picture
+from emerdiff_probe.locations import linear_weights, of_one_picture
 from emerdiff_probe.schema import CHANNEL, X, Y
-from emerdiff_probe.segments.upsampling import linear_weights
 
 __all__ = ["POINT", "PCK", "average_draws", "match_points", "mutual_matches"]
 

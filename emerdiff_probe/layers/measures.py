@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.cka import CKA, minibatches, similarity_vectors
-from emerdiff_probe.layers.clusters import agreement, cluster_layer
+from emerdiff_probe.layers.clusters import Normalisation, agreement, cluster
 from emerdiff_probe.layers.components import effective_rank, principal_components
 from emerdiff_probe.layers.explained import explained
 from emerdiff_probe.layers.features import Labels, as_points, labels_on, resized
 from emerdiff_probe.layers.linear_probes import linear_probe
 from emerdiff_probe.schema import SAMPLE, X, Y
-from emerdiff_probe.segments.clustering import Normalisation
 
 __all__ = [
     "MEASURES",
@@ -193,7 +192,7 @@ class ClustersAndLabels:
 
     Attributes:
         count: How many clusters.
-        normalise, restarts, seed: See `emerdiff_probe.segments.cluster`.
+        normalise, restarts, seed: See `emerdiff_probe.layers.cluster`.
     """
 
     count: int = 12
@@ -209,7 +208,7 @@ class ClustersAndLabels:
             features.sizes[X],
             about.ignore,
         )
-        found = cluster_layer(
+        found = cluster(
             features,
             self.count,
             normalise=self.normalise,
@@ -257,7 +256,7 @@ class ClustersBetween:
 
     Attributes:
         count: How many clusters.
-        normalise, restarts, seed: See `emerdiff_probe.segments.cluster`.
+        normalise, restarts, seed: See `emerdiff_probe.layers.cluster`.
     """
 
     count: int = 12
@@ -267,7 +266,7 @@ class ClustersBetween:
 
     def summary(self, features: xr.DataArray, about: Surroundings) -> NDArray[Any]:
         """See `PairMeasure`."""
-        return cluster_layer(
+        return cluster(
             resized(features, *about.grid),
             self.count,
             normalise=self.normalise,

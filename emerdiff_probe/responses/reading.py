@@ -19,7 +19,8 @@ from sklearn.utils.extmath import randomized_svd
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import expect
-from emerdiff_probe.locations import latent_dims
+from emerdiff_probe.layers.clusters import Normalisation, cluster
+from emerdiff_probe.locations import latent_dims, linear_weights
 from emerdiff_probe.schema import (
     COMPRESSED,
     MASK,
@@ -35,8 +36,7 @@ from emerdiff_probe.schema import (
     pixel_centres,
 )
 from emerdiff_probe.segments.assignment import assign, balanced, smooth
-from emerdiff_probe.segments.clustering import Normalisation, as_masks, cluster, one_hot
-from emerdiff_probe.segments.upsampling import linear_weights
+from emerdiff_probe.segments.masks import as_masks, one_hot
 
 __all__ = [
     "additivity_error",

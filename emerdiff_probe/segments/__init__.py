@@ -1,14 +1,6 @@
 """Segments from features and difference maps, what is done with them, and rival methods."""
 
 from emerdiff_probe.segments.assignment import Balance, assign, balanced, smooth
-from emerdiff_probe.segments.clustering import (
-    Normalisation,
-    as_masks,
-    cluster,
-    embeddings,
-    normalised,
-    one_hot,
-)
 from emerdiff_probe.segments.diffcut import DiffCutConfig, diffcut
 from emerdiff_probe.segments.diffseg import (
     DiffSegConfig,
@@ -17,6 +9,7 @@ from emerdiff_probe.segments.diffseg import (
     diffseg_recorded,
     merge_attention,
 )
+from emerdiff_probe.segments.masks import as_masks, embeddings, one_hot
 from emerdiff_probe.segments.merging import MergeBy, dendrogram, merge, normalised_cut, silhouettes
 from emerdiff_probe.segments.upsampling import (
     bilinear_features,
@@ -36,7 +29,6 @@ __all__ = [
     "DiffCutConfig",
     "DiffSegConfig",
     "MergeBy",
-    "Normalisation",
     "PixelEmbedder",
     "aggregate_attention",
     "as_masks",
@@ -44,7 +36,6 @@ __all__ = [
     "balanced",
     "bilinear_features",
     "bilinear_masks",
-    "cluster",
     "dendrogram",
     "diffcut",
     "diffseg",
@@ -57,7 +48,6 @@ __all__ = [
     "name_by_attention",
     "name_segments",
     "nearest",
-    "normalised",
     "normalised_cut",
     "one_hot",
     "silhouettes",

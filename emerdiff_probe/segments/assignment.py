@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.locations import linear_weights
 from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, SOURCE_X, SOURCE_Y, X, Y
-from emerdiff_probe.segments.upsampling import linear_weights
 
 __all__ = ["Balance", "assign", "balanced", "smooth"]
 

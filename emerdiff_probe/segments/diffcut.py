@@ -12,8 +12,9 @@ from scipy.linalg import eigh
 
 from emerdiff_probe.checks import integer, number
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers.clusters import by_first_appearance, normalised
+from emerdiff_probe.locations import on_latent_grid
 from emerdiff_probe.schema import CHANNEL
-from emerdiff_probe.segments.clustering import by_first_appearance, normalised
 
 __all__ = ["DiffCutConfig", "diffcut", "ncut"]
 
@@ -57,13 +58,13 @@ def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> 
     each part again, until a cut would cost as much as the threshold.
 
     Args:
-        features: As `emerdiff_probe.segments.normalised` takes them. The paper takes the output of
+        features: As `emerdiff_probe.layers.normalised` takes them. The paper takes the output of
             the last self-attention block of the encoder.
         config: How.
 
     Returns:
         ``low_res`` (source_y, source_x), int16, numbered by first appearance, as
-        `emerdiff_probe.segments.cluster` gives it.
+        `emerdiff_probe.layers.cluster` gives it.
 
     Raises:
         InputError: Unusable features, or settings out of range.
@@ -73,7 +74,7 @@ def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> 
     diffcut/recursive_normalized_cut.py of github.com/PaulCouairon/DiffCut; the recursive cut is Shi
     and Malik's, IEEE TPAMI 22(8), 2000.
     """
-    units = normalised(features, "l2")
+    units = normalised(on_latent_grid(features), "l2")
     points = units.values.reshape(-1, units.sizes[CHANNEL])
     cosines = points @ points.T
     low, high = cosines.min(), cosines.max()

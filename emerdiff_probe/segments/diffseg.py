@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from emerdiff_probe import checks
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.attention import KEY_X, KEY_Y, attention
+from emerdiff_probe.locations import linear_weights
 from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, extent, pixel_centres
-from emerdiff_probe.segments.upsampling import linear_weights
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import IMAGE, site, sites_of, with_samples
 from emerdiff_probe.timesteps import one_position

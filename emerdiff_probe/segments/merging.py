@@ -17,13 +17,9 @@ from sklearn.metrics import silhouette_score
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import expect
+from emerdiff_probe.layers.clusters import Normalisation, by_first_appearance, cluster, normalised
+from emerdiff_probe.locations import on_latent_grid
 from emerdiff_probe.schema import CHANNEL, MASK, SEGMENTATION
-from emerdiff_probe.segments.clustering import (
-    Normalisation,
-    by_first_appearance,
-    cluster,
-    normalised,
-)
 
 __all__ = ["MergeBy", "dendrogram", "merge", "normalised_cut", "silhouettes"]
 
@@ -114,7 +110,7 @@ def normalised_cut(
     2000), brought to labels by their discretisation (Yu and Shi 2003).
 
     Args:
-        features: As `emerdiff_probe.segments.normalised` takes them.
+        features: As `emerdiff_probe.layers.normalised` takes them.
         masks: How many.
         sharpness: Two locations' affinity is their cosine, brought to [0, 1], to this power.
         seed: Of the start of the eigenvectors and of the discretisation.
@@ -125,7 +121,7 @@ def normalised_cut(
     Raises:
         InputError: A number of masks out of range, or unusable features.
     """
-    values = normalised(features, "l2")
+    values = normalised(on_latent_grid(features), "l2")
     points = values.values.reshape(-1, values.sizes[CHANNEL])
     if not 2 <= masks < len(points):
         raise InputError(f"masks={masks}; choose 2 to {len(points) - 1}")
@@ -151,7 +147,7 @@ def silhouettes(
     than to the next. ``int(silhouettes(features, range(2, 21)).idxmax())`` is the best K.
 
     Args:
-        features: As `emerdiff_probe.segments.normalised` takes them.
+        features: As `emerdiff_probe.layers.normalised` takes them.
         counts: Numbers of masks to try, from 2.
         normalise, restarts, seed: As for `cluster`.
 
@@ -161,7 +157,7 @@ def silhouettes(
     Raises:
         InputError: A count out of range.
     """
-    values = normalised(features, normalise)
+    values = normalised(on_latent_grid(features), normalise)
     points = values.values.reshape(-1, values.sizes[CHANNEL])
     counts = list(counts)
     if not counts or min(counts) < 2 or max(counts) >= len(points):

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.locations import latent_dims, on_latent_grid
+from emerdiff_probe.locations import latent_dims, linear_weights, on_latent_grid
 from emerdiff_probe.schema import CHANNEL, MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
 
-__all__ = ["bilinear_features", "bilinear_masks", "guided_filter", "linear_weights", "nearest"]
+__all__ = ["bilinear_features", "bilinear_masks", "guided_filter", "nearest"]
 
 _Floats = NDArray[np.float64]
 
@@ -132,20 +132,6 @@ def guided_filter(
 
     planes = masks.transpose(MASK, SOURCE_Y, SOURCE_X).values
     return _labelled(_largest(filtered(down @ plane @ across.T) for plane in planes), y, x)
-
-
-def linear_weights(source: _Floats, target: _Floats) -> _Floats:
-    """Linear interpolation as a matrix (target, source); beyond the ends the values continue.
-
-    Args:
-        source: Positions of the known values, rising.
-        target: Positions asked for, in the same units.
-
-    >>> linear_weights(np.array([0.5, 1.5]), np.array([0.0, 0.75]))
-    array([[1.  , 0.  ],
-           [0.75, 0.25]])
-    """
-    return np.stack([np.interp(target, source, unit) for unit in np.eye(len(source))], axis=1)
 
 
 def _window_sums(plane: _Floats, radius: int) -> _Floats:

@@ -10,11 +10,10 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.locations import of_one_picture
+from emerdiff_probe.locations import linear_weights, of_one_picture
 from emerdiff_probe.metrics import Labels
 from emerdiff_probe.metrics.scores import as_labels
 from emerdiff_probe.schema import CHANNEL, TOKEN, X, Y, pixel_centres
-from emerdiff_probe.segments.upsampling import linear_weights
 
 __all__ = ["PixelEmbedder", "mask_pool", "name_by_attention", "name_segments"]
 

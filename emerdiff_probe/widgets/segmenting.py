@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import expect
+from emerdiff_probe.layers import normalised
 from emerdiff_probe.responses import response_of, segment_from
 from emerdiff_probe.schema import (
     MASK,
@@ -39,7 +40,6 @@ from emerdiff_probe.segments import (
     guided_filter,
     merge,
     nearest,
-    normalised,
     smooth,
 )
 

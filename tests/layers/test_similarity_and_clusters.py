@@ -3,8 +3,13 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity as reference
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.layers import agreement, cluster_layer, cosine_similarity, similarity_to_point
-from emerdiff_probe.segments import cluster
+from emerdiff_probe.layers import (
+    agreement,
+    cluster,
+    cosine_similarity,
+    normalised,
+    similarity_to_point,
+)
 from tests.recordings import layer
 
 RNG = np.random.default_rng(0)
@@ -39,21 +44,28 @@ def grouped():
 
 def test_a_cluster_means_the_same_in_every_picture():
     truth, values = grouped()
-    found = cluster_layer(values, 3)
+    found = cluster(values, 3)
     names = [set(found.values[truth == number]) for number in range(3)]
     assert all(len(each) == 1 for each in names)
     assert len(set.union(*names)) == 3
     assert found.dims == ("sample", "y", "x")
     single = cluster(values.isel(sample=0).rename(y="source_y", x="source_x"), 3)
-    alone = cluster_layer(values.isel(sample=[0]), 3)
+    assert single.dims == ("source_y", "source_x")
+    alone = cluster(values.isel(sample=[0]), 3)
     assert np.array_equal(alone.isel(sample=0), single)
+    # Normalised over all pictures together, too.
+    standard = normalised(values, "standard")
+    assert standard.dims == ("sample", "y", "x", "channel")
+    np.testing.assert_allclose(standard.mean(("sample", "y", "x")), 0, atol=1e-9)
+    np.testing.assert_allclose(standard.std(("sample", "y", "x")), 1)
+    assert abs(standard.isel(sample=0).mean(("y", "x"))).max() > 1e-3
     with pytest.raises(InputError, match="2 of dim timestep; choose one"):
-        cluster_layer(layer(RNG.random((1, 2, 3, 3, 2))), 2)
+        cluster(layer(RNG.random((1, 2, 3, 3, 2))), 2)
 
 
 def test_agreement_is_one_for_renamed_clusters_and_nothing_for_shuffled():
     truth, values = grouped()
-    found = cluster_layer(values, 3)
+    found = cluster(values, 3)
     renamed = found.copy(data=(found.values + 1) % 3)
     for same in (renamed, found.copy(data=truth)):
         assert list(agreement(found, same).values()) == pytest.approx([1, 1, 1])

@@ -1,105 +1,18 @@
-"""Low-resolution masks: from features by k-means, or the user's own; and their embeddings."""
+"""Low-resolution masks: from labels, or the user's own; and their embeddings."""
 
-import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.locations import latent_dims, on_latent_grid
 from emerdiff_probe.schema import CHANNEL, MASK, SOURCE_X, SOURCE_Y
 
-__all__ = ["Normalisation", "as_masks", "by_first_appearance", "cluster", "embeddings"]
-__all__ += ["normalised", "one_hot"]
-
-Normalisation = Literal["none", "l2", "standard"]
+__all__ = ["as_masks", "embeddings", "one_hot"]
 
 _MASKS = (MASK, SOURCE_Y, SOURCE_X)
-
-
-def normalised(features: xr.DataArray, how: Normalisation) -> xr.DataArray:
-    """Features as clustering compares them, in float64.
-
-    Args:
-        features: Of one picture at one timestep, as recorded (y, x, channel, and perhaps heads) or
-            (source_y, source_x, channel), in any order; finite.
-        how: "none"; "l2": every location's vector has length 1 (zeros stay zeros); "standard":
-            every channel has mean 0 and variance 1 over the locations (constant ones become 0).
-
-    Raises:
-        InputError: Other dimensions, or values that are not finite.
-    """
-    features = on_latent_grid(features)
-    values = features.values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise InputError(
-            f"features have {np.count_nonzero(~np.isfinite(values))} values that are not finite; "
-            "record them in float32"
-        )
-    if how == "l2":
-        length = np.linalg.norm(values, axis=-1, keepdims=True)
-        values = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
-    elif how == "standard":
-        values = values - values.mean((0, 1))
-        spread = values.std((0, 1))
-        values = np.divide(values, spread, out=np.zeros_like(values), where=spread > 0)
-    elif how != "none":
-        raise InputError(f"no normalisation {how!r}; choices: 'none', 'l2', 'standard'")
-    return features.copy(data=values)
-
-
-def cluster(
-    features: xr.DataArray,
-    masks: int,
-    *,
-    normalise: Normalisation = "none",
-    restarts: int = 10,
-    seed: int = 0,
-) -> xr.DataArray:
-    """Group latent locations by k-means (Lloyd's, from k-means++) into low-resolution masks.
-
-    This is EmerDiff's second step. What the paper leaves open is a parameter here: it gives
-    neither the normalisation nor the initialisation.
-
-    Args:
-        features: As :func:`normalised` takes them.
-        masks: How many masks, from 1 to the number of locations.
-        normalise: See :func:`normalised`.
-        restarts: Starts of k-means; the one with the least inertia wins.
-        seed: Of the starts.
-
-    Returns:
-        ``low_res`` (source_y, source_x), int16 from 0 to ``masks - 1``, all of them in use and
-        numbered by first appearance, row by row from the top left.
-
-    Raises:
-        InputError: A number of masks out of range, unusable features, or fewer different features
-            than masks.
-
-    Source: Namekata et al., ICLR 2024 (arXiv 2401.11739).
-    """
-    values = normalised(features, normalise)
-    points = values.values.reshape(-1, values.sizes[CHANNEL])
-    if not 1 <= masks <= len(points):
-        raise InputError(
-            f"masks={masks} on {values.sizes[SOURCE_Y]} x {values.sizes[SOURCE_X]} latent "
-            f"locations; choose 1 to {len(points)}"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # too few clusters: an error below
-        found = KMeans(masks, n_init=restarts, random_state=seed).fit_predict(points)
-    labels = by_first_appearance(found)
-    if labels.max() + 1 < masks:
-        raise InputError(
-            f"only {labels.max() + 1} of masks={masks} could be told apart, the features of the "
-            "other locations being the same; ask for that many or fewer"
-        )
-    low_res = values.isel({CHANNEL: 0}, drop=True).copy(data=labels.reshape(values.shape[:2]))
-    return low_res.rename("low_res").drop_attrs()
 
 
 def one_hot(low_res: xr.DataArray, masks: int) -> xr.DataArray:
@@ -126,7 +39,7 @@ def embeddings(features: xr.DataArray, masks: xr.DataArray) -> xr.DataArray:
     """The mean feature inside each mask, weighted by the mask.
 
     Args:
-        features: As :func:`normalised` takes them.
+        features: Of one picture, as `emerdiff_probe.layers.normalised` takes them.
         masks: (mask, source_y, source_x), weights from 0 up, on the same locations.
 
     Returns:
@@ -225,13 +138,3 @@ def _check_weights(stack: NDArray[Any]) -> None:
             f"masks of {stack.dtype} with values outside [0, 1] or none at all (NaN); "
             "give bools, or weights from 0 to 1"
         )
-
-
-def by_first_appearance(labels: NDArray[np.integer]) -> NDArray[np.int16]:
-    """The same groups, numbered from 0 in the order in which they first occur.
-
-    >>> by_first_appearance(np.array([7, 7, 2, 7, 4]))
-    array([0, 0, 1, 0, 2], dtype=int16)
-    """
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].astype(np.int16)
