@@ -24,20 +24,20 @@ from torch.overrides import TorchFunctionMode
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError, closest
 from emerdiff_probe.models.caches import refuse_caching
 from emerdiff_probe.models.catalogue import unwrapped
-from emerdiff_probe.models.locks import around, eagerly, of_this_thread, turn
+from emerdiff_probe.models.locks import around, eagerly, exclusively, of_this_thread
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 
 __all__ = [
     "Call",
     "Capture",
     "attentions",
-    "called",
+    "current_call",
     "capture",
     "given",
     "hooked",
     "modules_at",
     "prefix",
-    "processed",
+    "with_processors",
     "restored_after_errors",
     "watched",
 ]
@@ -114,7 +114,7 @@ def _refuse_fused(path: str, module: nn.Module) -> None:
 @contextmanager
 def _tapping(unet: nn.Module) -> Iterator[ExitStack]:
     """Has the model for this thread alone, uncompiled; what is put on the stack is undone."""
-    with turn(unet), eagerly(), ExitStack() as stack:
+    with exclusively(unet), eagerly(), ExitStack() as stack:
         yield stack
 
 
@@ -278,7 +278,7 @@ def _skip_hook(edit: Edit, index: int) -> Callable[[nn.Module, Any, Any], Any]:
 
 
 @contextmanager
-def processed(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
+def with_processors(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
     """Has attention modules, given by path, computed by other processors than their own."""
     modules = attentions(unet)
 
@@ -311,7 +311,7 @@ class Call:
 
 
 @contextmanager
-def called(
+def current_call(
     unet: nn.Module, halves: Callable[[Tensor], int | None] = lambda latents: 1
 ) -> Iterator[Call]:
     """Follows the timesteps at which a UNet is called.

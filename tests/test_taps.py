@@ -12,7 +12,7 @@ import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError, ModelError, SiteError
 from emerdiff_probe.interventions import InjectAttention, Shift, intervene, products_captured
 from emerdiff_probe.sites import Site
-from emerdiff_probe.taps import attentions, called, capture, hooked, processed
+from emerdiff_probe.taps import attentions, capture, current_call, hooked, with_processors
 from tests.checkpoints import image_adapted, tiny_playground
 
 QUERY = Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query")
@@ -163,10 +163,10 @@ def test_processors_are_swapped_one_by_one_and_nest(model, call):
 
         return {path: processor}
 
-    with processed(model.unet, scaling(3.0)), capture(model.unet, [OUT]) as taps:
+    with with_processors(model.unet, scaling(3.0)), capture(model.unet, [OUT]) as taps:
         call()
         once = taps.take()[OUT]
-        with processed(model.unet, scaling(0.0)):
+        with with_processors(model.unet, scaling(0.0)):
             call()
             assert not taps.take()[OUT].any()
         call()
@@ -181,7 +181,7 @@ def test_processors_are_swapped_one_by_one_and_nest(model, call):
 def test_taps_may_end_in_another_order_than_they_began(model, call):
     before, stance = call(), eval_frame._stance
     doubled = {OUT.path: lambda *_arguments, **_named: torch.zeros(2, 256, 24)}
-    first, second = processed(model.unet, doubled), processed(model.unet, doubled)
+    first, second = with_processors(model.unet, doubled), with_processors(model.unet, doubled)
     first.__enter__()
     second.__enter__()
     during = call()
@@ -207,9 +207,9 @@ def test_code_of_other_threads_is_neither_seen_nor_changed(model):
     with (
         ThreadPoolExecutor(1) as other,
         intervene(model, [Shift(str(OUT), 100.0)]),
-        processed(model.unet, nothing),
+        with_processors(model.unet, nothing),
         capture(model.unet, [Site("mid_block")]) as taps,
-        called(model.unet) as calls,
+        current_call(model.unet) as calls,
     ):
         assert torch.equal(other.submit(bare).result(), before)
         assert not calls.seen

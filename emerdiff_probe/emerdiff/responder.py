@@ -20,7 +20,7 @@ from emerdiff_probe.emerdiff.engines import ENGINES, decoded, engine_for, prepar
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.emerdiff.responses import cast, frame, latent_grid, located
 from emerdiff_probe.errors import ConfigError, InputError
-from emerdiff_probe.models.locks import turn
+from emerdiff_probe.models.locks import exclusively
 from emerdiff_probe.runs import Run
 from emerdiff_probe.store import single
 
@@ -203,7 +203,7 @@ class Responder:
             self._urgent += urgent
             self._calm.wait_for(lambda: urgent or not self._urgent)
         try:
-            with turn(self._model.unet):
+            with exclusively(self._model.unet):
                 yield
         finally:
             with self._calm:

@@ -29,7 +29,7 @@ from emerdiff_probe.interventions import Shift, intervene
 from emerdiff_probe.models.denoiser import Condition, Denoiser
 from emerdiff_probe.runs import Trajectory
 from emerdiff_probe.sites import Site
-from emerdiff_probe.taps import attentions, capture, given, prefix, processed
+from emerdiff_probe.taps import attentions, capture, given, prefix, with_processors
 
 __all__ = ["Watched", "branches", "modulate", "watch"]
 
@@ -216,7 +216,7 @@ def _shared(unet: nn.Module, watched: Watched, config: EmerDiffConfig) -> Iterat
     if site.port == "mix" and isinstance(processors[site.path], _Known):
         # What is shifted lies before the output projection, which therefore must run.
         processors[site.path] = _Known(known[site], project=True)
-    with processed(unet, processors):
+    with with_processors(unet, processors):
         yield
 
 

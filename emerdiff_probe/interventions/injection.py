@@ -17,8 +17,8 @@ from emerdiff_probe.taps import (
     Call,
     Capture,
     attentions,
-    called,
     capture,
+    current_call,
     hooked,
 )
 from emerdiff_probe.timesteps import same
@@ -121,7 +121,7 @@ def attention_kept(
     unet = getattr(model, "unet", model)
     kept: dict[float, list[dict[Site, Tensor]]] = {}
     wanted = None if timesteps is None else checks.timesteps("timesteps", timesteps)
-    with called(unet) as call:
+    with current_call(unet) as call:
 
         def keeper(site: Site) -> Callable[[Tensor], None]:
             def keep(tensor: Tensor) -> None:

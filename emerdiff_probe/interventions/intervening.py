@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import CaptureError
 from emerdiff_probe.models.active import activated
 from emerdiff_probe.recording.calling import callers
-from emerdiff_probe.taps import Call, called, restored_after_errors
+from emerdiff_probe.taps import Call, current_call, restored_after_errors
 from emerdiff_probe.timesteps import text
 
 __all__ = ["Intervention", "acting_at", "intervene"]
@@ -73,7 +73,7 @@ def intervene(
     wanted = list(interventions) if isinstance(interventions, Iterable) else [interventions]
     with ExitStack() as stack:
         stack.enter_context(restored_after_errors(model))
-        call = stack.enter_context(called(unet, stack.enter_context(_halves(model, guided))))
+        call = stack.enter_context(current_call(unet, stack.enter_context(_halves(model, guided))))
         counts = {each: stack.enter_context(each.installed(unet, call)) for each in wanted}
         stack.enter_context(activated(unet, wanted))
         yield

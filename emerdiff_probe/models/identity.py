@@ -21,7 +21,7 @@ from emerdiff_probe.errors import ModelError
 from emerdiff_probe.models.active import active
 from emerdiff_probe.models.catalogue import unwrapped
 from emerdiff_probe.models.denoiser import Denoiser
-from emerdiff_probe.models.locks import eagerly, silenced, turn
+from emerdiff_probe.models.locks import eagerly, exclusively, silenced
 from emerdiff_probe.models.weights import content_hash, stored_tensors
 from emerdiff_probe.schema import package_versions
 
@@ -68,7 +68,7 @@ def identity(model: Denoiser) -> dict[str, Any]:
     """
     schedule = model.schedule
     places = np.linspace(0, schedule.length - 1, _NUMBERS).round().astype(int)
-    with turn(model.unet):
+    with exclusively(model.unet):
         return {
             "name": model.name,
             "dtype": str(model.dtype).removeprefix("torch."),

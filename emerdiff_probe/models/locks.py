@@ -19,7 +19,7 @@ from torch import nn
 
 from emerdiff_probe.models.catalogue import unwrapped
 
-__all__ = ["around", "eagerly", "of_this_thread", "original", "silenced", "turn"]
+__all__ = ["around", "eagerly", "of_this_thread", "original", "silenced", "exclusively"]
 
 _LOCKS: Final[WeakKeyDictionary[nn.Module, AbstractContextManager[Any]]] = WeakKeyDictionary()
 
@@ -27,8 +27,8 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Given a function: what is called in its place."""
 
 
-def turn(unet: nn.Module) -> AbstractContextManager[Any]:
-    """Waits for other threads to be done with a UNet, and keeps them waiting while open; nests."""
+def exclusively(unet: nn.Module) -> AbstractContextManager[Any]:
+    """Have a UNet for this thread alone, after others are done with it; nests."""
     return _LOCKS.setdefault(unwrapped(unet), threading.RLock())
 
 

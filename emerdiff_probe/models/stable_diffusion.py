@@ -26,7 +26,7 @@ from emerdiff_probe.models.catalogue import (
 )
 from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.identity import unet_weights
-from emerdiff_probe.models.locks import turn
+from emerdiff_probe.models.locks import exclusively
 from emerdiff_probe.models.modes import evaluating
 from emerdiff_probe.models.refusals import check_parts, say_unused
 from emerdiff_probe.models.schedule import Schedule
@@ -327,7 +327,7 @@ class StableDiffusion:
             float32, of the latents' shape.
         """
         with (
-            turn(self.unet),
+            exclusively(self.unet),
             evaluating(self.unet),
             torch.set_grad_enabled(latents.requires_grad),
         ):

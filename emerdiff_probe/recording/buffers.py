@@ -27,7 +27,7 @@ from emerdiff_probe.store import (
     widened,
 )
 
-__all__ = ["Form", "Run"]
+__all__ = ["Buffer", "Form"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Form:
 
 
 @dataclass(eq=False)
-class Run:
-    """The steps of one run.
+class Buffer:
+    """The values of one run of a probed model, while it goes on.
 
     Attributes:
         form: Of all of them.
@@ -102,8 +102,8 @@ class Run:
         interventions: list[str],
         reduced: Mapping[Site, Reduction],
         file: Growing | None,
-    ) -> Run:
-        """A run of which nothing is known but who makes it."""
+    ) -> Buffer:
+        """Begin a buffer of which nothing is known but who fills it."""
         texts = None
         if form.rows == schema.SAMPLE:
             texts = caller.tokens(form.samples, form.tokens, bool(form.guidance))

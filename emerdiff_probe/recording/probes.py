@@ -25,7 +25,7 @@ from emerdiff_probe.models.active import active
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.models.locks import around
 from emerdiff_probe.paths import is_free
-from emerdiff_probe.recording.buffers import Form, Run
+from emerdiff_probe.recording.buffers import Buffer, Form
 from emerdiff_probe.recording.callers import Caller, OwnLoop, PipelineCall, Prediction, Target
 from emerdiff_probe.recording.casting import (
     Sites,
@@ -175,8 +175,8 @@ class Recorder:
         self._caller: Caller | None = None
         self._steps = 0  # of the caller
         self._calls: list[Call] = []  # of the step under way
-        self._open: Run | None = None
-        self._runs: list[Run] = []
+        self._open: Buffer | None = None
+        self._runs: list[Buffer] = []
         # Latents, timestep, text and whether there is a mask, of the call under way.
         self._given: tuple[Tensor, float, Tensor, bool]
         self._layouts: dict[tuple[object, ...], _Layout] = {}
@@ -344,7 +344,7 @@ class Recorder:
                 "sites, use reduce=, or allow more"
             )
 
-    def _begun(self, step: Step, form: Form) -> Run:
+    def _begun(self, step: Step, form: Form) -> Buffer:
         config = {
             "sites": list(self._sites),
             "dtype": str(self._dtype).removeprefix("torch."),
@@ -355,7 +355,9 @@ class Recorder:
             number = f"-{len(self._runs) + 1}" if self._runs else ""
             file = Growing(self._path.with_stem(f"{self._path.stem}{number}"))
         reduced = self._layouts[form.latents, form.tokens].reduced
-        run = Run.begun(form, step.caller, self._target, config, self._interventions, reduced, file)
+        run = Buffer.begun(
+            form, step.caller, self._target, config, self._interventions, reduced, file
+        )
         self._runs.append(run)
         return run
 

@@ -18,7 +18,7 @@ from emerdiff_probe.scenes.classes import (
     split_of,
 )
 from emerdiff_probe.scenes.keypoints import KeyPoint
-from emerdiff_probe.scenes.materials import COLOURS
+from emerdiff_probe.scenes.materials import COLOURS, Material
 from emerdiff_probe.scenes.things import KINDS
 from emerdiff_probe.scenes.world import NAMED_FROM, Scene, scene
 
@@ -27,6 +27,7 @@ __all__ = [
     "COLOURS",
     "KINDS",
     "KeyPoint",
+    "Material",
     "NAMED_FROM",
     "OBJECTS",
     "OBJECT_OF_PART",

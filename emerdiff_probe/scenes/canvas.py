@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.scenes.classes import OBJECT_OF_PART, SIZE, part_index
 from emerdiff_probe.scenes.dice import Dice, smooth_noise
-from emerdiff_probe.scenes.materials import Material, Place
+from emerdiff_probe.scenes.materials import Material, Place, painted
 from emerdiff_probe.scenes.shapes import Shape
 
 __all__ = ["Canvas"]
@@ -59,7 +59,7 @@ class Canvas:
         if window is None:
             return
         box, bits, x, y = window
-        colours = material.paint(self._place(shape, box, x, y))
+        colours = painted(material, self._place(shape, box, x, y))
         if shade:
             width = max(shape.right - shape.left, 1)
             depth = x - shape.left if self._light_from_left else shape.right - 1 - x
@@ -77,7 +77,7 @@ class Canvas:
             return
         box, bits, x, y = window
         bits = bits & (self.parts[box] == part_index(over))
-        colours = material.paint(self._place(shape, box, x, y))
+        colours = painted(material, self._place(shape, box, x, y))
         self.colours[box][bits] = colours[bits]
 
     def light(self, shape: Shape, factor: int) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.scenes.dice import Dice
 
-__all__ = ["COLOURS", "PATTERNS", "SURFACES", "Material", "Palette", "Place", "Surface"]
+__all__ = ["COLOURS", "PATTERNS", "SURFACES", "Material", "Palette", "Place", "Surface", "painted"]
 
 Colour = tuple[int, int, int]
 Field = NDArray[np.int32]
@@ -124,12 +124,6 @@ class Material:
     period: int
     phase: int
 
-    def paint(self, place: Place) -> NDArray[np.int32]:
-        """Return the colours at some pixels: shape (h, w, 3), integers 0..255."""
-        share = PATTERNS[self.pattern](place, self.period, self.phase)[..., None]
-        base = np.array(self.base, np.int32)
-        return base + (((np.array(self.second, np.int32) - base) * share) >> 8)
-
 
 @dataclass(frozen=True)
 class Place:
@@ -146,6 +140,13 @@ class Place:
     width: int
     height: int
     noise: Field
+
+
+def painted(material: Material, place: Place) -> NDArray[np.int32]:
+    """Return the colours of a material at some pixels: shape (h, w, 3), integers 0..255."""
+    share = PATTERNS[material.pattern](place, material.period, material.phase)[..., None]
+    base = np.array(material.base, np.int32)
+    return base + (((np.array(material.second, np.int32) - base) * share) >> 8)
 
 
 def _full(on: NDArray[np.bool_], place: Place) -> Field:

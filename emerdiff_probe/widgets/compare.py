@@ -15,9 +15,9 @@ from emerdiff_probe.timesteps import matching
 from emerdiff_probe.views.comparison import matched
 from emerdiff_probe.views.panels import png
 from emerdiff_probe.views.segments import thinned
+from emerdiff_probe.widgets.explorer import Explorer, with_static, written
 from emerdiff_probe.widgets.inspector import Inspector
 from emerdiff_probe.widgets.overlay import stained
-from emerdiff_probe.widgets.parts import Explorer, with_static, written
 from emerdiff_probe.widgets.picture import Picture
 
 __all__ = ["Compare", "CompareSegments"]

@@ -15,8 +15,8 @@ from emerdiff_probe.schema import MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.maps import extent
 from emerdiff_probe.views.panels import as_bytes, png, spaced
 from emerdiff_probe.widgets.answers import Answers, LiveAnswers, StoredAnswers
+from emerdiff_probe.widgets.explorer import Explorer
 from emerdiff_probe.widgets.overlay import stained
-from emerdiff_probe.widgets.parts import Explorer
 from emerdiff_probe.widgets.picture import Picture, map_file, photo_file
 
 __all__ = ["CorrespondenceExplorer"]

@@ -24,7 +24,7 @@ from emerdiff_probe.views.maps import (
     places,
 )
 from emerdiff_probe.views.panels import as_bytes, png, site_text
-from emerdiff_probe.widgets.parts import Explorer
+from emerdiff_probe.widgets.explorer import Explorer
 from emerdiff_probe.widgets.picture import Picture, map_file
 
 __all__ = ["Inspector"]

@@ -16,8 +16,8 @@ from emerdiff_probe.errors import InputError
 from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.panels import png
 from emerdiff_probe.views.segments import thinned
+from emerdiff_probe.widgets.explorer import Explorer
 from emerdiff_probe.widgets.overlay import stained
-from emerdiff_probe.widgets.parts import Explorer
 from emerdiff_probe.widgets.picture import Picture, map_file
 from emerdiff_probe.widgets.segmenting import BASELINES, Segmenter, covered
 

@@ -12,7 +12,7 @@ import traitlets
 from emerdiff_probe.errors import SiteError
 from emerdiff_probe.sites import PRESETS, Site, select
 from emerdiff_probe.store import size_text
-from emerdiff_probe.widgets.parts import styles
+from emerdiff_probe.widgets.explorer import styles
 from emerdiff_probe.widgets.tree import Tree
 
 __all__ = ["SiteBrowser"]

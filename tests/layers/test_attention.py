@@ -8,7 +8,7 @@ import zarr
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, SiteError
 from emerdiff_probe.runs import sample
-from emerdiff_probe.taps import attentions, processed
+from emerdiff_probe.taps import attentions, with_processors
 from tests.checkpoints import stable_diffusion, tiny_playground
 
 HOUSE, CAR = ep.Prompt("a red house", seed=1), ep.Prompt("a house and a house", seed=2)
@@ -45,7 +45,7 @@ def plain_probabilities(model, prompt, guidance):
     noting = {path: Noting() for path in attentions(model.unet)}
     condition = model.condition(prompt.text, guidance)
     side = model.image_size
-    with torch.inference_mode(), processed(model.unet, noting):
+    with torch.inference_mode(), with_processors(model.unet, noting):
         steps = [
             step.timestep
             for step in sample(model, condition, steps=5, seed=prompt.seed, height=side, width=side)
