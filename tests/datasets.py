@@ -122,9 +122,13 @@ _PLAIN = json.dumps(
 )
 
 
-def responses(height=16, width=32, grid=(2, 4), **attrs):
-    """Each location moves the pixels of its own cell, and a little those of the first row."""
+def responses(height=16, width=32, grid=(2, 4), size=None, **attrs):
+    """Each location moves the pixels of its own cell, and a little those of the first row.
+
+    Positions are in pixels of an image of ``size``, by default that which the model sees.
+    """
     rows, columns = grid
+    tall, wide = size or (height, width)
     rng = np.random.default_rng(0)
     response = np.zeros((rows, columns, 3, height, width), np.float16)
     down, across = height // rows, width // columns
@@ -154,10 +158,10 @@ def responses(height=16, width=32, grid=(2, 4), **attrs):
             ),
         },
         coords={
-            "y": pixel_centres(height, height),
-            "x": pixel_centres(width, width),
-            "source_y": pixel_centres(rows, height),
-            "source_x": pixel_centres(columns, width),
+            "y": pixel_centres(height, tall),
+            "x": pixel_centres(width, wide),
+            "source_y": pixel_centres(rows, tall),
+            "source_x": pixel_centres(columns, wide),
             "rgb": ["r", "g", "b"],
         },
         attrs={"model": "playground", "source": "photo 'cat'", "config": _PLAIN} | attrs,

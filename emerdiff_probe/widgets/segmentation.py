@@ -91,8 +91,8 @@ class SegmentationExplorer(Explorer):
         names = ("result",) if responses is None else ("result", "responses")
         super().__init__(self._controls(), pictures, usual=usual, names=names)
         self.files.children = (*self.files.children, *self._exporting())
-        first = {name: usual[name] for name in ("masks", "merged", "sigma")}
-        self.begin(**{**first, **state})
+        # With the masks comes how many are left after merging: all.
+        self.begin(**{"masks": count, "sigma": usual["sigma"], **state})
         for name, control in self._menus.items():
             traitlets.link((self, name), (control, "value"))
         for each in (self._segments, self._beside):
@@ -206,6 +206,13 @@ class SegmentationExplorer(Explorer):
             self.selection = min(self.selection, self.merged - 1)
         finally:
             self._ready = ready
+
+    def state(self) -> dict[str, Any]:
+        """The traits that are not as usual; ``merged`` where fewer than all masks are left."""
+        found = {**super().state(), "merged": self.merged}
+        if self.merged == self.masks:
+            del found["merged"]
+        return found
 
     def segments(self) -> xr.Dataset:
         """The present segments at all pixels of the photograph.

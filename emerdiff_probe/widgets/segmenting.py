@@ -17,17 +17,19 @@ from numpy.typing import ArrayLike, NDArray
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import expect
 from emerdiff_probe.layers import normalised
-from emerdiff_probe.responses import response_of, segment_from
+from emerdiff_probe.responses import latent_grid, response_of, segment_from
 from emerdiff_probe.schema import (
     MASK,
     MODEL_X,
     MODEL_Y,
+    RESPONSES,
     RGB,
     SEGMENTATION,
     SOURCE_X,
     SOURCE_Y,
     X,
     Y,
+    extent,
     pixel_centres,
 )
 from emerdiff_probe.segments import (
@@ -62,10 +64,15 @@ class Segmenter:
     Attributes:
         count: Masks of the result.
         sigma: Of the filter that the result's difference maps went through.
+
+    Raises:
+        InputError: Responses of an image of another size, or of other latent locations.
     """
 
     def __init__(self, result: xr.Dataset, responses: xr.Dataset | None) -> None:
         expect(result, SEGMENTATION)
+        if responses is not None:
+            _check_pair(result, responses)
         self._result, self._responses = result, responses
         self._config = json.loads(result.attrs.get("config", "{}"))
         self.count: int = result.sizes[MASK]
@@ -99,10 +106,10 @@ class Segmenter:
 
     def _clustered(self, masks: int) -> xr.Dataset:
         assert self._responses is not None
-        how = {
-            name: self._config[name] for name in ("normalise", "restarts") if name in self._config
-        }
-        found = segment_from(self._responses, masks, **how)
+        names = ("normalise", "restarts", "seed")
+        how = {name: self._config[name] for name in names if name in self._config}
+        # Not filtered yet: `_filtered` does that, with the sigma that is chosen.
+        found = segment_from(self._responses, masks, **how, sigma=0)
         weights = found["masks"]
         found["embeddings"] = embeddings(self._responses["features"], weights)
         return found[["low_res", "masks", "embeddings", "difference"]]
@@ -219,6 +226,26 @@ class Segmenter:
         if what not in self._kept or self._kept[what][0] != key:
             self._kept[what] = key, compute()
         return self._kept[what][1]
+
+
+def _check_pair(result: xr.Dataset, responses: xr.Dataset) -> None:
+    """See that a result and responses lie on the same pixels and locations."""
+    expect(responses, RESPONSES)
+    pairs = {
+        "an image of {} x {} pixels": [
+            tuple(round(extent(each[dim])) for dim in (Y, X)) for each in (responses, result)
+        ],
+        "{} x {} latent locations": [
+            latent_grid(responses),
+            (result.sizes[SOURCE_Y], result.sizes[SOURCE_X]),
+        ],
+    }
+    for words, (of_responses, of_result) in pairs.items():
+        if of_responses != of_result:
+            raise InputError(
+                f"the responses are of {words.format(*of_responses)}, the result of "
+                f"{words.format(*of_result)}; give those of one run"
+            )
 
 
 def covered(

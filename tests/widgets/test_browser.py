@@ -20,7 +20,7 @@ from tests.datasets import bands, recording, responses, sites_table
 result = bands(96, 192, masks=4, grid=(2, 4), model_grid=(16, 32))
 result["embeddings"][:] = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.1, 1]]
 result["difference"][:] = responses()["response"].values[0].astype(float).std(1)
-segments = ep.widgets.SegmentationExplorer(result, responses())
+segments = ep.widgets.SegmentationExplorer(result, responses(size=(96, 192)))
 segments
 """,
     "compare": "compare = ep.widgets.Compare(recording(), recording(), samples=(0, 1))\ncompare",

@@ -65,8 +65,8 @@ def test_the_code_makes_the_same_view_again(result):
 
 @pytest.fixture
 def answers():
-    """Responses on the model's pixels, a third as many as the photograph has on each side."""
-    return responses(16, 32, (4, 8))
+    """Responses at the model's pixels, a third as many as the photograph has on each side."""
+    return responses(16, 32, (4, 8), size=(48, 96))
 
 
 @pytest.fixture
@@ -98,6 +98,48 @@ def test_another_number_of_masks_is_clustered_from_responses(explorer, answers):
     bare = SegmentationExplorer(bands())
     with pytest.raises(InputError, match="needs responses"):
         bare.masks = 3
+
+
+def test_another_number_of_masks_keeps_the_settings_of_the_result():
+    """Seed and filter are the result's, and difference maps are filtered once."""
+    settings = {"normalise": "l2", "restarts": 1, "seed": 3, "sigma": 1.5, "balance": "mean"}
+    plain = responses(16, 32, (4, 8), size=(48, 96))
+    noise = np.random.default_rng(0).normal(size=plain["features"].shape).astype(np.float32)
+    plain["features"] = plain["features"].copy(data=noise)
+    stated = json.loads(plain.attrs["config"]) | settings
+    answers = plain.assign_attrs(config=json.dumps(stated))
+    result = bands(48, 96, grid=(4, 8), model_grid=(16, 32), config=json.dumps(stated))
+    for given in (answers, plain):
+        explorer = SegmentationExplorer(result, given, masks=8)
+        assert explorer.error == ""
+        again = ep.responses.segment_from(answers, 8)
+        np.testing.assert_array_equal(explorer.segments()["labels"][1::3, 1::3], again["labels"])
+        np.testing.assert_array_equal(explorer.segments()["difference"], again["difference"])
+    for name in ("seed", "sigma", "balance"):
+        changed = {**stated, name: json.loads(plain.attrs["config"])[name]}
+        other = ep.responses.segment_from(plain.assign_attrs(config=json.dumps(changed)), 8)
+        assert not other["labels"].equals(again["labels"]), name
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_an_explorer_begins_with_another_number_of_masks(explorer, answers, count):
+    result = explorer._segmenter._result
+    begun = SegmentationExplorer(result, answers, masks=count)
+    assert (begun.masks, begun.merged, begun.error) == (count, count, "")
+    assert begun.code() == f"ep.widgets.SegmentationExplorer(result, responses, masks={count})"
+    more = SegmentationExplorer(result, answers, masks=6, merged=4)
+    again = eval(more.code(), {"ep": ep, "result": result, "responses": answers})
+    assert (again.masks, again.merged) == (6, 4)
+
+
+def test_responses_of_another_image_or_grid_are_refused():
+    result = bands(48, 96, grid=(4, 8), model_grid=(16, 32))
+    with pytest.raises(InputError, match="of 16 x 32 pixels, the result of an image of 48 x 96"):
+        SegmentationExplorer(result, responses(16, 32, (4, 8)))
+    with pytest.raises(InputError, match="2 x 4 latent locations, the result of 4 x 8"):
+        SegmentationExplorer(result, responses(16, 32, (2, 4), size=(48, 96)))
+    with pytest.raises(InputError, match="not responses"):
+        SegmentationExplorer(result, result)
 
 
 def test_merging_joins_the_likest_masks(explorer):
