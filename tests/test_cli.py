@@ -130,6 +130,25 @@ def test_prompts_and_pictures_in_one_call(run):
     assert re.fullmatch(r"photo 'cat' [0-9a-f]{16}", ds.attrs["source"])
 
 
+def test_how_prompts_are_drawn_can_be_told(run, tiny):
+    how = ["--guidance", 2.5, "--negative-prompt", "a tree", "--height", 64, "--width", 128]
+    assert run("segment", "-p", "a cow", "--masks", 2, *how, "--engine", "jump").exit_code == 0
+    ds = xr.open_zarr("segments/a-cow/dataset.zarr")
+    assert ds["picture"].shape == (64, 128, 3)
+    assert json.loads(ds.attrs["config"])["guidance"] == 2.5
+    assert ds.attrs["engine"] == "jump"
+    told = "prompt 'a cow', seed 0, negative 'a tree', 64 x 128 (height x width)"
+    assert ds.attrs["source"] == told
+    useless = ["--guidance", 1, "--negative-prompt", "a tree"]
+    assert "guidance" in run("segment", "-p", "a cow", *useless, "--out", "again").output
+    assert "guidance" in run("record", "-p", "a cow", *useless, "--store", "again").output
+    assert entries() == ["segments"]
+    options = ["--sites", "mid_block", "--steps", 2, "--clip-skip", 1, *how]
+    assert run("record", "-p", "a cow", *options).exit_code == 0
+    sizes = ep.site(ep.open("run.zarr"), "mid_block").sizes
+    assert sizes["x"] == 2 * sizes["y"]
+
+
 def test_the_seed_is_that_of_picture_and_settings(run):
     for seed in (0, 5):
         assert run("segment", "-p", "a cow", "--masks", 2, "--seed", seed, "--out", seed)

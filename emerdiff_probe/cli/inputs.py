@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -13,10 +14,17 @@ __all__ = ["described", "sources_of", "title"]
 
 
 def sources_of(
-    prompts: list[str] | None, images: list[Path] | None, seed: int
+    prompts: list[str] | None, images: list[Path] | None, seed: int, **drawn: Any
 ) -> list[Prompt | Photo]:
-    """Prompts, all of one seed, then pictures; at least one of either."""
-    sources = [Prompt(text, seed) for text in prompts or []]
+    """Return prompts, then pictures; at least one of either.
+
+    Args:
+        prompts: Texts.
+        images: Files.
+        seed: Of every prompt.
+        **drawn: What else a `Prompt` has: its negative prompt, its size.
+    """
+    sources = [Prompt(text, seed, **drawn) for text in prompts or []]
     pictures = [Photo(path) for path in images or []]
     if not sources and not pictures:
         raise typer.BadParameter("give a picture, or --prompt and a text")

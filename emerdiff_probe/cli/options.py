@@ -7,7 +7,19 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["MODELS", "Device", "Dtype", "RunDtype", "Seed"]
+__all__ = [
+    "MODELS",
+    "ClipSkip",
+    "Device",
+    "Dtype",
+    "Guidance",
+    "Height",
+    "NegativePrompt",
+    "RunDtype",
+    "Seed",
+    "Steps",
+    "Width",
+]
 
 
 class Dtype(StrEnum):
@@ -29,4 +41,31 @@ Device: TypeAlias = Annotated[
 RunDtype: TypeAlias = Annotated[
     Dtype | None,
     typer.Option(help="Type to run in.", show_default="float16 on cuda, else float32"),
+]
+Steps: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps of the sampling grid.", show_default="what fits the model"),
+]
+Guidance: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        min=1, help="Classifier-free guidance of prompts.", show_default="what fits the model"
+    ),
+]
+NegativePrompt: TypeAlias = Annotated[
+    str, typer.Option(help="What the prompts' guidance leads away from.", show_default=False)
+]
+Height: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of drawn pictures, in pixels.", show_default="that of the model"),
+]
+Width: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of drawn pictures, in pixels.", show_default="that of the model"),
+]
+ClipSkip: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Last layers of the text encoder that are left out.", show_default="none"
+    ),
 ]

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from emerdiff_probe.cli.inputs import sources_of
-from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
+from emerdiff_probe.cli.options import (
+    MODELS,
+    ClipSkip,
+    Device,
+    Guidance,
+    Height,
+    NegativePrompt,
+    RunDtype,
+    Seed,
+    Steps,
+    Width,
+)
 from emerdiff_probe.cli.report import reported
 
 __all__ = ["record"]
@@ -36,22 +47,16 @@ def record(
         ),
     ] = "blocks",
     model: Annotated[str, typer.Option(help=MODELS)] = "playground",
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps of the sampling grid.", show_default="what fits the model"),
-    ] = None,
+    steps: Steps = None,
     timestep: Annotated[
         list[int] | None,
         typer.Option(help="Only this timestep. Can be repeated.", show_default="all"),
     ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="Classifier-free guidance; above 1, both halves.",
-            show_default="what fits the model",
-        ),
-    ] = None,
+    guidance: Guidance = None,
+    negative_prompt: NegativePrompt = "",
+    height: Height = None,
+    width: Width = None,
+    clip_skip: ClipSkip = None,
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples in one call of the model.")] = 1,
     full: Annotated[
@@ -72,7 +77,8 @@ def record(
 
       emerdiff-probe record --prompt "a red house" --sites "*attn2:query" --store house.zarr
     """
-    sources = sources_of(prompt, images, seed)
+    drawn = {"negative_prompt": negative_prompt, "height": height, "width": width}
+    sources = sources_of(prompt, images, seed, **drawn, clip_skip=clip_skip)
     with reported():
         import emerdiff_probe as ep
 

@@ -10,7 +10,17 @@ import typer
 from rich.console import Console
 
 from emerdiff_probe.cli.inputs import described, sources_of, title
-from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
+from emerdiff_probe.cli.options import (
+    MODELS,
+    ClipSkip,
+    Device,
+    Guidance,
+    Height,
+    NegativePrompt,
+    RunDtype,
+    Seed,
+    Width,
+)
 from emerdiff_probe.cli.report import reported, say
 from emerdiff_probe.errors import InputError, ProbeError
 from emerdiff_probe.inputs import Photo, Prompt
@@ -32,6 +42,18 @@ def segment(
     seed: Seed = 0,
     model: Annotated[str, typer.Option(help=MODELS)] = "playground",
     masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
+    guidance: Guidance = None,
+    negative_prompt: NegativePrompt = "",
+    height: Height = None,
+    width: Width = None,
+    clip_skip: ClipSkip = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="[b]shared[/b], [b]literal[/b] (the paper's loop), [b]short[/b] or [b]jump[/b] "
+            "(fewer steps, approximate)."
+        ),
+    ] = "shared",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("segments"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace older results.", show_default=False)
@@ -51,7 +73,8 @@ def segment(
 
       emerdiff-probe segment cat.jpg dog.png --masks 20 --out animals
     """
-    sources = sources_of(prompt, images, seed)
+    drawn = {"negative_prompt": negative_prompt, "height": height, "width": width}
+    sources = sources_of(prompt, images, seed, **drawn, clip_skip=clip_skip)
     with reported() as console:
         from emerdiff_probe import exports as results
 
@@ -61,12 +84,14 @@ def segment(
 
         loaded = ep.load(model, device=device, dtype=dtype.value if dtype else None)
         config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed)
+        if guidance is not None:
+            config = config.replace(guidance=guidance)
         written, failed = [], 0
         for number, (source, folder) in enumerate(zip(sources, folders, strict=True), start=1):
             text = textwrap.shorten(described(source), 70, placeholder=" ...")
             say(console, f"{number} of {len(sources)}: {text}")
             try:
-                ds = ep.segment(loaded, source, masks=masks, config=config)
+                ds = ep.segment(loaded, source, masks=masks, config=config, engine=engine)
                 results.write(ds, folder, overwrite=overwrite)
             except ProbeError as error:
                 failed += 1
