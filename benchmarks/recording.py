@@ -32,8 +32,8 @@ from emerdiff_probe.runs import sample
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import info
 
-__all__ = ["ALL", "BARE", "NNSIGHT", "benchmark", "chart", "full_size", "peak", "race"]
-__all__ += ["record_alone", "table", "ways"]
+__all__ = ["ALL", "BARE", "LISTED", "MEMORY", "NNSIGHT", "alone", "benchmark", "chart", "costs"]
+__all__ += ["full_size", "peak", "race", "table", "ways"]
 
 PROMPT: Final = Prompt("a red house", seed=0)
 
@@ -42,6 +42,8 @@ EVERY: Final = "*, !*:skip"
 
 BARE: Final = "nothing recorded"
 ALL: Final = "all sites to Zarr"
+MEMORY: Final = "all sites in memory, as float32"
+LISTED: Final = "hooks, all sites in a list"
 NNSIGHT: Final = "nnsight, all sites in a list"
 
 QUERIES: Final = "*attn2:query"
@@ -68,11 +70,14 @@ def ways(model: StableDiffusion, steps: int) -> dict[str, Way | None]:
         def way(folder: Path) -> int:
             store = folder / "run"
             run = record(model, PROMPT, sites, steps=steps, guidance=1, store=store, progress=False)
-            assert isinstance(run, xr.DataTree)  # no plan was asked for
             # Values are kept in float16, and read as float32.
-            return int(sum(2 * leaf["value"].size for leaf in run.leaves))
+            return _size(run) * 2
 
         return way
+
+    def remembered(_: Path) -> int:
+        options: dict[str, Any] = {"steps": steps, "guidance": 1, "dtype": "float32"}
+        return _size(record(model, PROMPT, names, progress=False, **options)) * 4
 
     def listed(_: Path) -> int:
         kept: list[Tensor] = []
@@ -97,7 +102,8 @@ def ways(model: StableDiffusion, steps: int) -> dict[str, Way | None]:
         BARE: nothing,
         f"{len(few)} sites to Zarr": recorded(few),
         ALL: recorded(names),
-        "hooks, all sites in a list": listed,
+        MEMORY: remembered,
+        LISTED: listed,
         "hooks in a list, as float16, then torch.save": saved,
         NNSIGHT: traced if importlib.util.find_spec("nnsight") else None,
     }
@@ -108,6 +114,12 @@ def _draw(model: StableDiffusion, steps: int) -> None:
     side = model.image_size
     *_, last = sample(model, condition, steps=steps, seed=int(PROMPT.seed), height=side, width=side)
     model.decode(last.next_latents)
+
+
+def _size(run: object) -> int:
+    """How many values a recording holds."""
+    assert isinstance(run, xr.DataTree)  # no plan was asked for
+    return int(sum(leaf["value"].size for leaf in run.leaves))
 
 
 def _bytes(tensors: list[Tensor]) -> int:
@@ -227,29 +239,39 @@ def chart(timed: pd.DataFrame) -> go.Figure:
     )
 
 
-def peak(model: str, dtype: str, steps: int) -> int:
-    """Most bytes that a process held in memory that recorded all sites of a run to a store."""
-    code = (
-        "from benchmarks.recording import record_alone; "
-        f"record_alone({model!r}, {dtype!r}, {steps})"
-    )
+def costs(model: StableDiffusion, few: int, many: int, rounds: int) -> tuple[float, float]:
+    """Tell what a recording to Zarr costs once from what it costs a step.
+
+    Args:
+        model: The model.
+        few, many: Two numbers of steps.
+        rounds: In which a bare run and a recording take turns, at each number.
+
+    Returns:
+        Seconds a recording, and seconds a step, beside the bare run: the line through the medians.
+    """
+    more = []
+    for steps in (few, many):
+        both = {name: way for name, way in ways(model, steps).items() if name in (BARE, ALL)}
+        seconds = race(both, rounds).pivot_table(index="round", columns="way", values="seconds")
+        more.append(float((seconds[ALL] - seconds[BARE]).median()))
+    step = (more[1] - more[0]) / (many - few)
+    return more[0] - few * step, step
+
+
+def peak(model: str, dtype: str, steps: int, way: str = ALL) -> int:
+    """Return the most bytes that a process held in memory in which a run went one of the `ways`."""
+    code = f"from benchmarks.recording import alone; alone({model!r}, {dtype!r}, {steps}, {way!r})"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(child.stdout.split()[-1])
 
 
-def record_alone(name: str, dtype: Literal["float32", "bfloat16"], steps: int) -> None:
-    """Records all sites of a run and prints the most bytes that this process ever held."""
+def alone(name: str, dtype: Literal["float32", "bfloat16"], steps: int, way: str) -> None:
+    """Go one of the `ways` and print the most bytes that this process ever held."""
+    chosen = ways(load(name, dtype=dtype), steps)[way]
+    assert chosen is not None  # nobody asks for what is not installed
     with tempfile.TemporaryDirectory() as folder:
-        model = load(name, dtype=dtype)
-        record(
-            model,
-            PROMPT,
-            EVERY,
-            steps=steps,
-            guidance=1,
-            store=Path(folder) / "run",
-            progress=False,
-        )
+        chosen(Path(folder))
     print(_high_water())
 
 
@@ -309,7 +331,13 @@ def benchmark(task: Task) -> None:
     raced = ways(task.model, steps)
     timed = race(raced, rounds=3)
     few = max(steps // 10, 1)
+    once, step = costs(task.model, few, steps, rounds=3)
     memory = {n: peak(task.model.name, dtype, n) for n in (few, steps)}
+    held = {
+        name: f"{peak(task.model.name, dtype, steps, name) / 2**20:.0f}"
+        for name in (BARE, MEMORY, LISTED, NNSIGHT)
+        if raced[name] is not None
+    }
     large = full_size(task.model.dtype, steps=min(steps, 3))
     text = f"""# What recording costs
 
@@ -324,7 +352,14 @@ weights {task.model.weights}. Made by `make benchmark-recording`.
 
 ![The table as a picture](recording.png)
 
+To Zarr a recording of all sites costs {once:.2f} s once and {step * 1000:.1f} ms a step more than a
+bare run (the line through {few} and {steps} steps, taking turns with bare runs).
+
 ## Memory
+
+Most memory in MiB of a process of its own in which a run of {steps} steps went so:
+
+{reports.to_markdown(pd.DataFrame({"MiB": held}).rename_axis("way"))}
 
 Most memory of a process of its own that records all sites to a store: {memory[few] / 2**20:.0f} MiB
 in {few} steps, {memory[steps] / 2**20:.0f} MiB in {steps} steps, {memory[steps] / memory[few]:.2f}

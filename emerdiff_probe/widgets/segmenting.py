@@ -231,16 +231,12 @@ class Segmenter:
 def _check_pair(result: xr.Dataset, responses: xr.Dataset) -> None:
     """See that a result and responses lie on the same pixels and locations."""
     expect(responses, RESPONSES)
-    pairs = {
-        "an image of {} x {} pixels": [
-            tuple(round(extent(each[dim])) for dim in (Y, X)) for each in (responses, result)
-        ],
-        "{} x {} latent locations": [
-            latent_grid(responses),
-            (result.sizes[SOURCE_Y], result.sizes[SOURCE_X]),
-        ],
-    }
-    for words, (of_responses, of_result) in pairs.items():
+    images = [tuple(round(extent(each[dim])) for dim in (Y, X)) for each in (responses, result)]
+    grids = [latent_grid(responses), (result.sizes[SOURCE_Y], result.sizes[SOURCE_X])]
+    for words, (of_responses, of_result) in (
+        ("an image of {} x {} pixels", images),
+        ("{} x {} latent locations", grids),
+    ):
         if of_responses != of_result:
             raise InputError(
                 f"the responses are of {words.format(*of_responses)}, the result of "

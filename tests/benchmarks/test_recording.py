@@ -24,7 +24,8 @@ def test_ways_keep_all_that_they_say(model):
     kept = timed.set_index("way")["bytes"]
     step = model.sites(recording.EVERY)["bytes"].sum()
     assert kept[recording.BARE] == 0
-    assert kept["hooks, all sites in a list"] == 2 * step
+    assert kept[recording.LISTED] == 2 * step
+    assert 2 * step < kept[recording.MEMORY] < 2 * step + 2**21
     assert kept["hooks in a list, as float16, then torch.save"] == step
     # Metadata, latents and the picture come on top.
     assert step < kept[recording.ALL] < step + 2**21
@@ -57,6 +58,28 @@ def test_memory_is_that_of_a_process_of_its_own(tiny_folder):
     ballast = torch.ones(2**28)  # 1 GiB here
     found = recording.peak(str(tiny_folder), "float32", 1)
     assert 2**27 < found < ballast.nbytes
+
+
+def test_what_costs_once_is_told_from_what_costs_a_step(model, monkeypatch):
+    seconds = {(recording.BARE, 2): 3, (recording.ALL, 2): 10, (recording.BARE, 6): 7}
+    seconds[recording.ALL, 6] = 18
+    monkeypatch.setattr(
+        recording,
+        "ways",
+        lambda _, steps: {
+            name: lambda __, name=name: seconds[name, steps]
+            for name in (recording.BARE, recording.ALL)
+        },
+    )
+    monkeypatch.setattr(
+        recording,
+        "race",
+        lambda ways, rounds: pd.DataFrame(
+            {"round": 1, "way": name, "seconds": way(None)} for name, way in ways.items()
+        ),
+    )
+    # 7 seconds more in 2 steps, 11 in 6: one a step, and 5 once.
+    assert recording.costs(model, 2, 6, rounds=1) == (5.0, 1.0)
 
 
 def test_the_large_unet_is_as_large_as_the_published_one(monkeypatch):
