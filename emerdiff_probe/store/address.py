@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -16,9 +17,10 @@ from emerdiff_probe.errors import StoreError
 from emerdiff_probe.paths import local
 from emerdiff_probe.store.forks import reopened_in_forks
 
-__all__ = ["Address", "is_remote", "local_folder", "opened", "size_on_disk"]
+__all__ = ["Address", "by_size", "is_remote", "local_folder", "opened", "size_on_disk"]
 
 _METADATA: Final = "zarr.json"
+_SIZE: Final = re.compile(r"[1-9]\d*x[1-9]\d*")
 
 Address: TypeAlias = str | os.PathLike[str]
 """A folder, a zip file, or an address as ``s3://bucket/run.zarr``."""
@@ -53,12 +55,28 @@ def local_folder(address: Address) -> Path:
     return path
 
 
+def by_size(address: Address) -> dict[str, Path]:
+    """Return the folders of a recording of images of several sizes, by ``{height}x{width}``.
+
+    None where it is a recording of its own, or is not on this machine.
+    """
+    if is_remote(address) or not (path := local(address)).is_dir() or (path / _METADATA).exists():
+        return {}
+    folders = sorted(each for each in path.iterdir() if _SIZE.fullmatch(each.name))
+    return {each.name: each for each in folders if (each / _METADATA).exists()}
+
+
 def opened(address: Address) -> zarr.Group:
     """The root of a recording, for reading.
 
     Raises:
         StoreError: There is none, or it is of a form that this version does not know.
     """
+    if sizes := by_size(address):
+        raise StoreError(
+            f"'{address}' holds recordings of images of several sizes, {', '.join(sizes)}; choose "
+            f"one of them, as '{next(iter(sizes.values()))}'"
+        )
     try:
         store, folder = _store(address)
         root = zarr.open_group(store, path=folder, mode="r")

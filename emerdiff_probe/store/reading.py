@@ -14,7 +14,7 @@ from emerdiff_probe.errors import InputError, SiteError, closest
 from emerdiff_probe.kinds import expect
 from emerdiff_probe.schema import RECORDING, X, Y
 from emerdiff_probe.sites import Site, select
-from emerdiff_probe.store.address import Address, opened
+from emerdiff_probe.store.address import Address, by_size, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
 from emerdiff_probe.store.texts import readable, texts_of
 from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, values_of
@@ -23,16 +23,23 @@ __all__ = ["at", "gather", "leaf_nodes", "open_recording", "site", "sites_of"]
 
 
 def open_recording(address: Address) -> xr.DataTree:
-    """Opens a recording; values are read when they are needed, as float32.
+    """Open a recording; values are read when they are needed, as float32.
 
     Args:
         address: A folder, a zip file that `pack` made, or an address that fsspec knows, as
             ``s3://bucket/run.zarr``. It may still be written to: what is not committed yet is NaN.
 
+    Returns:
+        The recording; of images of several sizes a tree of them, by ``{height}x{width}``.
+
     Raises:
         StoreError: It is no recording. Later, when values are read: a chunk is damaged or lost;
             gives its file. All others can be read.
     """
+    if sizes := by_size(address):
+        return xr.DataTree(
+            children={name: open_recording(folder) for name, folder in sizes.items()}
+        )
     root = opened(address)
     arrays = {path: node for path, node in root.members(max_depth=None)}
     restart = restart_of(root)

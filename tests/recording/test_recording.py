@@ -13,7 +13,7 @@ from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteErr
 from emerdiff_probe.runs import sample
 from emerdiff_probe.scenes import scene
 from emerdiff_probe.sites import Site
-from emerdiff_probe.store import Streamed
+from emerdiff_probe.store import Streamed, info
 from emerdiff_probe.store import plan as plans
 from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
 from tests.store.recordings import equal
@@ -168,6 +168,9 @@ def test_images_of_several_sizes_are_grouped_or_cropped(model, tmp_path):
     found = ep.site(ep.open(tmp_path / "runs" / "200x300"), "mid_block")
     assert np.array_equal(found, ep.site(alone, "mid_block"))
     assert float(found["y"][-1] + found["y"][0]) == 200
+    xr.testing.assert_identical(ep.open(tmp_path / "runs").load(), groups.load())
+    with pytest.raises(StoreError, match="several sizes, 128x128, 200x300; choose one of them"):
+        info(tmp_path / "runs")
     cropped = ep.record(model, images, "mid_block", crop=True, **options)
     values = ep.site(cropped, "mid_block")
     assert values.sizes["sample"] == 3
