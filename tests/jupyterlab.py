@@ -120,6 +120,11 @@ _RAN = """() => {
   if (failed) return failed.traceback.join("\\n");
   return cells.every((cell) => cell.executionCount) && "done";
 }"""
+# anywidget gives the code of a widget two seconds to load, and complains of more.
+_LOADING = """
+const limit = AbortSignal.timeout.bind(AbortSignal);
+AbortSignal.timeout = (wait) => limit(wait === 2000 ? %d : wait);
+"""
 _ASK = """async (code) => {
   const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   const future = kernel.requestExecute({ code: "", silent: true, user_expressions: { code } });
@@ -135,6 +140,7 @@ class Lab:
         address: Of the notebook.
         width: Of the window.
         listen: Grows by the bytes of each message that the kernel sends.
+        loading: Milliseconds that anywidget gives the code of a widget to load.
 
     Attributes:
         page: Playwright's.
@@ -147,9 +153,11 @@ class Lab:
         address: str,
         width: int = 1280,
         listen: list[int] | None = None,
+        loading: int = PATIENCE,
     ) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 1400})
         self.page.set_default_timeout(PATIENCE)
+        self.page.add_init_script(_LOADING % loading)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._hear)

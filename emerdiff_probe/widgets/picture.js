@@ -142,6 +142,7 @@ function render({ model, el }) {
   Object.keys(files).forEach(drawFile);
   drawCover();
   drawRest();
+  hear(model);
   return () => Object.values(addresses).forEach((address) => address && URL.revokeObjectURL(address));
 }
 

@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import Any, Final
 
-import anywidget
 import numpy as np
 import traitlets
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from PIL import Image
 
 from emerdiff_probe.views.colours import SEQUENTIAL, ramp, shaded, shades
 from emerdiff_probe.views.panels import png
+from emerdiff_probe.widgets.hearing import Hearing, code
 
 __all__ = ["Picture", "map_file", "photo_file"]
 
@@ -24,7 +24,7 @@ _EXACT: Final = 256
 """Pixels on a side up to which a photograph that changes with each click is sent as it is."""
 
 
-class Picture(anywidget.AnyWidget):
+class Picture(Hearing):
     """A picture, a layer over it, marks and cells, and what was done to it with mouse and keys.
 
     Positions are y and x in pixels. Arrow keys move the cursor from cell to cell of the grid and
@@ -46,7 +46,7 @@ class Picture(anywidget.AnyWidget):
         dragged: The last drag: ``path`` of (y, x), ``shift`` and a ``count`` of events.
     """
 
-    _esm = _HERE / "picture.js"
+    _esm = code("picture.js")
     _css = _HERE / "picture.css"
 
     image = traitlets.Bytes().tag(sync=True)

@@ -44,6 +44,7 @@ function render({ model, el }) {
   }
   model.on("change:states", paint);
   paint();
+  hear(model);
   return () => model.off("change:states", paint);
 }
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import anywidget
 import traitlets
 
 from emerdiff_probe.store import size_text
+from emerdiff_probe.widgets.hearing import Hearing, code
 
 __all__ = ["Branch", "Tree", "branches_of"]
 
@@ -70,7 +70,7 @@ def branches_of(sites: Sequence[str], above: str = "", depth: int = 0) -> Iterat
             yield from branches_of(on, path, depth + 1)
 
 
-class Tree(anywidget.AnyWidget):
+class Tree(Hearing):
     """The sites of a model, each with its bytes, by the modules that they lie in.
 
     Attributes:
@@ -79,7 +79,7 @@ class Tree(anywidget.AnyWidget):
         clicked: The ``number`` of the branch whose box was clicked last, and a ``count`` of clicks.
     """
 
-    _esm = _HERE / "tree.js"
+    _esm = code("tree.js")
     _css = _HERE / "tree.css"
 
     branches: Any = traitlets.List().tag(sync=True)

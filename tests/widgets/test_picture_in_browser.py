@@ -8,6 +8,7 @@ import pytest
 from emerdiff_probe import widgets
 from emerdiff_probe.views.panels import png
 from emerdiff_probe.widgets import Picture
+from emerdiff_probe.widgets.hearing import code
 from tests.browser import PATIENCE, chromium
 
 HERE = Path(widgets.__file__).parent
@@ -48,7 +49,7 @@ def page():
         "dragged": {},
     }
     assert set(state) <= set(Picture.class_trait_names(sync=True))
-    script = (HERE / "picture.js").read_text().replace("export default", "window.widget =")
+    script = code("picture.js").replace("export default", "window.widget =")
     style = (HERE / "picture.css").read_text()
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 600, "height": 400})
@@ -133,3 +134,39 @@ def test_what_changes_is_drawn(page):
     assert over.evaluate("each => getComputedStyle(each).opacity") == "0.5"
     page.evaluate("change('caption', 'another')")
     assert page.locator("figcaption").inner_text() == "another"
+
+
+# A model as anywidget makes it of one whose code took too long: it refuses what Python sends.
+REFUSING = """
+class Plain { _handle_comm_msg(message) { window.heard.push(message); return Promise.resolve(); } }
+class Gated extends Plain {
+  async _handle_comm_msg(message) {
+    if (window.refuses) throw new Error("Failed to initialize model.");
+    return super._handle_comm_msg(message);
+  }
+}
+Object.assign(window, { heard: [], sent: [], whole: new Gated() });
+whole.comm = {
+  on_msg: (listener) => { window.listener = listener; },
+  send: (data) => window.sent.push(data),
+};
+whole.comm.on_msg(whole._handle_comm_msg.bind(whole));
+window.state._address = "here";
+window.model.widget_manager = {
+  get_model: async (address) => (address === "here" ? window.whole : undefined),
+};
+undefined;
+"""
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_messages_are_heard_where_anywidget_refuses_them(page, refuses):
+    shown = Picture()
+    assert shown._address == shown.model_id
+    page.evaluate(REFUSING)
+    page.evaluate("refuses => { window.refuses = refuses; }", refuses)
+    page.evaluate("hear(model)")
+    assert page.evaluate("sent") == [{"method": "request_state"}] * refuses
+    page.evaluate("() => { heard.length = 0; }")
+    page.evaluate("listener({ content: 1 }).catch(() => null)")
+    assert page.evaluate("heard") == [{"content": 1}]
