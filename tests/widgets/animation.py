@@ -15,7 +15,7 @@ CELLS = [
     "import emerdiff_probe as ep\n"
     "from emerdiff_probe.scenes import scene\n"
     "model = ep.load('playground')\n"
-    "photo = ep.Photo(scene(1_000_317).image)\n"
+    "photo = ep.Photo(scene(1_000_843).image)\n"
     "responses = ep.respond(model, photo, engine='jump', progress=False)",
     "explorer = ep.widgets.CorrespondenceExplorer(responses)\nexplorer",
 ]
