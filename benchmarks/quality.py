@@ -40,6 +40,7 @@ SHOWN: Final = (
     "untrained UNet, trained masks",
     "true masks",
     "k-means, colour + position",
+    "k-means, local texture",
 )
 """Methods in the picture of examples."""
 
@@ -53,7 +54,8 @@ def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
       of the latents before the decoder, with no denoising at all;
     - "true masks": the exact parts averaged down to latent locations in place of clusters, which
       tests the correspondence apart from the clustering (as many segments as parts);
-    - rivals that see the picture alone: SLIC, and k-means on colour and position.
+    - rivals that see the picture alone: SLIC, and k-means on colour and position, and on local
+      texture.
     """
     networks = {"untrained": rivals.untrained(model), "shuffled": rivals.shuffled(model)}
 
@@ -83,6 +85,7 @@ def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
         found["k-means, colour + position"] = Segments(
             rivals.colour_and_position(subject.image, SEGMENTS, weight=0.5)
         )
+        found["k-means, local texture"] = Segments(rivals.texture(subject.image, SEGMENTS))
         return found
 
     return segmentor
