@@ -60,7 +60,7 @@ docs: $(STAMP)  ## the documentation site, build/docs/index.html; warnings are e
 test: lint docs  ## lint, the site, all tests, and all notebooks against their stored outputs
 	$(PYTEST) -n 2 --dist loadfile $(PYTEST_FLAGS)
 ifneq ($(NOTEBOOKS),)
-	$(PYTEST) -p tests.conftest --nbval notebooks \
+	$(PYTEST) -n 2 --dist loadfile -p tests.conftest --nbval notebooks \
 	    --nbval-sanitize-with notebooks/sanitize.cfg $(PYTEST_FLAGS)
 endif
 
