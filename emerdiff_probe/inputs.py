@@ -247,6 +247,11 @@ def as_input(given: Any, seed: int = 0) -> Input:
     if isinstance(given, np.ndarray) and given.dtype == np.uint8:
         return Photo(given)
     kind = type(given).__name__
+    if isinstance(given, list | tuple):
+        raise InputError(
+            f"one input is asked for, not a {kind} of {len(given)}; ask once for each, or record "
+            "them together: ep.record(model, [...])"
+        )
     if isinstance(given, np.ndarray):
         kind = f"{given.dtype} array"
     raise InputError(

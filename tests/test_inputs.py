@@ -334,3 +334,8 @@ def test_names_are_made_unique():
     found = unique_names(names)
     assert found == ["a", "a (2)", "a (3)", "b", "a (4)"]
     assert len(set(found)) == len(names)
+
+
+def test_several_inputs_where_one_is_asked_for_are_told_where_they_go():
+    with pytest.raises(InputError, match=r"not a list of 2; .*ep\.record"):
+        as_input(["a red house", "a blue car"])

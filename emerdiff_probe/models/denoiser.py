@@ -77,12 +77,16 @@ class Denoiser(Protocol):
     """Whose settings suit it."""
 
     unet: nn.Module
-    schedule: Schedule
     image_size: int
     """Side in pixels of the square pictures that it was trained on."""
 
     size_multiple: int
     """Sides of pictures must be multiples of this, so that all levels of the UNet divide."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """How much noise there is at each timestep, and what the UNet predicts."""
+        ...
 
     @property
     def device(self) -> torch.device:

@@ -71,7 +71,7 @@ class StableDiffusion:
         self.vae = pipeline.vae
         self.decoder: Any = self.vae
         self.text = _text_encoding(pipeline)
-        self.schedule = Schedule.from_scheduler(pipeline.scheduler)
+        _ = self.schedule  # refused now, not at the first run
         config = self.unet.config
         self._factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._is_xl = isinstance(self.text, TwoEncoders)
@@ -92,6 +92,11 @@ class StableDiffusion:
         size = config.sample_size or (128 if self._is_xl else 64)
         self.image_size = (size if isinstance(size, int) else max(size)) * self._factor
         self.size_multiple = self._factor * 2 ** (len(config.block_out_channels) - 1)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule of the pipeline's scheduler, which may be set after loading."""
+        return Schedule.from_scheduler(self.pipeline.scheduler)
 
     def decode_with(self, folder: str) -> None:
         """Lets a tiny autoencoder for the same latents decode from now on.

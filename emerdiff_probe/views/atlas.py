@@ -44,7 +44,10 @@ def atlas(values: xr.DataArray, *, limits: tuple[float, float] | None = None) ->
     table = values.transpose(SITE, other)
     cells = table.values.astype(np.float64)
     if not np.isfinite(cells).any():
-        raise InputError(f"{values.name} has no finite value to show")
+        raise InputError(
+            f"{values.name} has no finite value to show; what is measured across pictures or "
+            "timesteps needs two of them or more"
+        )
     low, high = limits or (float(np.nanmin(cells)), float(np.nanmax(cells)))
     if limits is None and low < 0 < high:
         high = max(-low, high)

@@ -215,3 +215,18 @@ def test_looking_draws_no_global_random_numbers(model):
     torch.manual_seed(3)
     identity(model)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_scheduler_that_is_set_after_loading_counts(model):
+    """The model answers as its pipeline does, and is another one then."""
+    before, eps = identity(model), model.schedule.to_noise
+    pipeline, x = model.pipeline, torch.ones(1, 4, 8, 8)
+    kind = type(pipeline.scheduler)
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, beta_end=0.02)
+    assert model.schedule.alpha_bar.equal(
+        pipeline.scheduler.alphas_cumprod.double().clamp(min=2.0**-24)
+    )
+    assert "schedule.alpha_bar" in changed(model, before)
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
+    assert "schedule.prediction" in changed(model, before)
+    assert not torch.equal(model.schedule.to_noise(x, x, 500), eps(x, x, 500))
