@@ -64,8 +64,10 @@ def identity(model: Denoiser) -> dict[str, Any]:
         ``versions``, which may differ.
 
     Raises:
-        ModelError: The weights are offloaded layer by layer, so they cannot be read.
+        ModelError: The weights are offloaded layer by layer, so they cannot be read; or the model's
+            pipeline was given another part since.
     """
+    _check_parts(model)
     schedule = model.schedule
     places = np.linspace(0, schedule.length - 1, _NUMBERS).round().astype(int)
     with exclusively(model.unet):
@@ -83,6 +85,17 @@ def identity(model: Denoiser) -> dict[str, Any]:
             **parts_identity(model.parts),
             "answers": _answers(model),
         }
+
+
+def _check_parts(model: Any) -> None:
+    """Refuse a model whose pipeline was given another network after it was loaded."""
+    own = {"unet": model.unet, "vae": model.vae, **model.text.parts}
+    for name, part in own.items():
+        if unwrapped(getattr(model.pipeline, name)) is not unwrapped(part):
+            raise ModelError(
+                f"the pipeline of {model.name!r} was given another {name} after it was loaded; "
+                "load it again: ep.load(pipeline)"
+            )
 
 
 def parts_identity(parts: Mapping[str, nn.Module]) -> dict[str, Any]:

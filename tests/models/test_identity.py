@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import emerdiff_probe as ep
-from emerdiff_probe.errors import CaptureError
+from emerdiff_probe.errors import CaptureError, ModelError
 from emerdiff_probe.interventions import attention_kept
 from emerdiff_probe.models.active import active
 from emerdiff_probe.models.identity import identity
@@ -230,3 +230,15 @@ def test_a_scheduler_that_is_set_after_loading_counts(model):
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
     assert "schedule.prediction" in changed(model, before)
     assert not torch.equal(model.schedule.to_noise(x, x, 500), eps(x, x, 500))
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder"])
+def test_a_part_that_is_replaced_after_loading_is_noticed(pristine, name):
+    model = ep.load(copy.deepcopy(pristine))
+    part = getattr(model.pipeline, name)
+    setattr(model.pipeline, name, torch.compile(part))
+    assert identity(model)["weights"]["unet"] == model.weights, "it is the same part"
+    setattr(model.pipeline, name, copy.deepcopy(part))
+    with pytest.raises(ModelError, match=rf"another {name} after it was loaded.*ep\.load\(pipe"):
+        ep.generate(model, "a tree", steps=2, progress=False)
+    assert identity(ep.load(model.pipeline))["weights"]["unet"] == model.weights
