@@ -90,5 +90,18 @@ def expect(data: Any, schema: str) -> None:
         InputError: It is of another kind; says which, and what makes the right one.
     """
     kind = KINDS[_name(schema)]
+    if schema == RECORDING and (sizes := _sizes(data)):
+        raise InputError(
+            f"this is a tree of recordings of images of several sizes, {', '.join(sizes)}; choose "
+            f"one of them, as tree[{sizes[0]!r}]"
+        )
     if kind_of(data) != _name(schema):
         raise InputError(f"this is {described(data)}, not {kind.words}; {kind.made}")
+
+
+def _sizes(data: Any) -> list[str]:
+    """The names of the recordings that a tree holds of images of several sizes."""
+    if not isinstance(data, xr.DataTree) or data.attrs:
+        return []
+    marks = [_name(str(each.attrs.get("schema", ""))) for each in data.children.values()]
+    return list(data.children) if set(marks) == {_name(RECORDING)} else []

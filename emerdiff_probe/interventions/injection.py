@@ -20,6 +20,7 @@ from emerdiff_probe.taps import (
     capture,
     current_call,
     hooked,
+    restored_after_errors,
 )
 from emerdiff_probe.timesteps import same
 
@@ -121,7 +122,7 @@ def attention_kept(
     unet = getattr(model, "unet", model)
     kept: dict[float, list[dict[Site, Tensor]]] = {}
     wanted = None if timesteps is None else checks.timesteps("timesteps", timesteps)
-    with current_call(unet) as call:
+    with restored_after_errors(model), current_call(unet) as call:
 
         def keeper(site: Site) -> Callable[[Tensor], None]:
             def keep(tensor: Tensor) -> None:

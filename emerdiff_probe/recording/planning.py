@@ -140,7 +140,13 @@ def plan_recording(
         size=first.own_size,
         config=config,
         about={
-            "model": identity(model),
+            "model": _identity(samples),
             "versions": schema.package_versions(),
         },
     )
+
+
+def _identity(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What the model is; of runs that are made it has to be what it was then."""
+    made = [each.run for each in samples if each.run is not None]
+    return made[0].unchanged() if made else identity(samples[0].prepared.model)

@@ -189,6 +189,7 @@ def _passed(
 
 def replayed(run: Run, interventions: Sequence[Intervention], *, progress: bool = True) -> Run:
     """Run the same noise again under interventions; see `Run.replay`."""
+    run.unchanged()
     under = (*run.interventions, *interventions)
     trajectory = run.trajectory
     edited = dataclasses.replace(run, interventions=under)

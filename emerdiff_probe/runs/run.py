@@ -105,6 +105,20 @@ class Run:
         """Height and width in pixels of the image as the model sees it."""
         return self.prepared.size
 
+    def unchanged(self) -> dict[str, Any]:
+        """Return what the model is, which is what it was when the run was made.
+
+        Whatever the run is asked starts from latents that it has computed, so that under other
+        weights, or within `emerdiff_probe.intervene`, the answer would be of no model.
+
+        Raises:
+            ConfigError: The model is another by now.
+        """
+        model = identity(self.model)
+        instead = "make another run with the model as it is; for interventions run.replay(...)"
+        check_model(self.about, model, repr(self), instead)
+        return model
+
     @property
     def provenance(self) -> dict[str, str]:
         """Attributes that say where a dataset comes from: texts, or JSON.
@@ -112,8 +126,7 @@ class Run:
         Raises:
             ConfigError: The model is not any more what it was when the run was made.
         """
-        model = identity(self.model)
-        check_model(self.about, model, repr(self), "make another run with the model as it is")
+        model = self.unchanged()
         about = {
             "model": model["name"],
             "weights": model["weights"]["unet"],
@@ -165,6 +178,7 @@ class Run:
         """
         site = Site.parse(str(site))
         if (site, timestep) not in self._features:
+            self.unchanged()
             grid = feature_grid(self.model, site, self.model_size)
             latents = self.trajectory.since(timestep).start
             with self.intervened([timestep]), capture(self.model.unet, [site]) as taps:

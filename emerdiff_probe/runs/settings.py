@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Self, get_args
 
 from emerdiff_probe import checks
 from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models import Denoiser
 from emerdiff_probe.runs.inversion import Inversion
 
@@ -93,7 +94,11 @@ class RunSettings:
             ConfigError: There is no such setting, or it cannot have the value.
         """
         if unknown := sorted(set(changes) - set(self.names())):
+            of_prompts = {each.name for each in dataclasses.fields(Prompt) if each.init}
+            hint = ""
+            if set(unknown) <= of_prompts:
+                hint = f"; what a prompt has goes into it: ep.Prompt(text, {unknown[0]}=...)"
             raise ConfigError(
-                f"no setting {', '.join(unknown)}; there are {', '.join(self.names())}"
+                f"no setting {', '.join(unknown)}; there are {', '.join(self.names())}{hint}"
             )
         return dataclasses.replace(self, **changes)

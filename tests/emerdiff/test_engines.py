@@ -129,7 +129,7 @@ def test_one_side_is_half_the_runs_and_linear_where_the_model_is(model, trajecto
 
 
 def test_latent_differences_decode_nothing(model, monkeypatch):
-    config = CONFIG.replace(modulation_timestep=101, space="latent")
+    config = CONFIG.replace(modulation_timestep=101, space="latent", sigma=0)
     result = ep.segment(model, SUBJECT, masks=3, config=config, engine="shared", progress=False)
     assert result["labels"].shape == (128, 128)
     # Interpolated from 32 x 32 latents: between their centres it is straight.

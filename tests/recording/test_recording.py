@@ -171,6 +171,9 @@ def test_images_of_several_sizes_are_grouped_or_cropped(model, tmp_path):
     xr.testing.assert_identical(ep.open(tmp_path / "runs").load(), groups.load())
     with pytest.raises(StoreError, match="several sizes, 128x128, 200x300; choose one of them"):
         info(tmp_path / "runs")
+    for function in (ep.views.layers, ep.site):
+        with pytest.raises(InputError, match="several sizes, 128x128, 200x300; choose one"):
+            function(groups, "mid_block")
     cropped = ep.record(model, images, "mid_block", crop=True, **options)
     values = ep.site(cropped, "mid_block")
     assert values.sizes["sample"] == 3
