@@ -386,7 +386,7 @@ def test_features_are_the_recorded_ones_wherever_they_lie(runs):
         np.testing.assert_array_equal(of_site["x"], found["source_x"])
 
 
-def test_a_run_answers_only_while_its_model_is_what_it_was(tmp_path):
+def test_a_run_answers_only_while_its_model_is_what_it_was(config, tmp_path):
     """What is asked starts from latents that the model computed as it was."""
     model = ep.load(tiny_playground(seed=5))
     run = ep.generate(model, "a red house", **ASKED)
@@ -394,7 +394,7 @@ def test_a_run_answers_only_while_its_model_is_what_it_was(tmp_path):
         "record": lambda: run.record("mid_block", store=tmp_path / "run.zarr", **QUIET),
         "features": lambda: run.features("mid_block", 201),
         "replay": lambda: run.replay(**QUIET),
-        "segment": lambda: run.segment(2, **QUIET),
+        "segment": lambda: run.segment(2, config=config, **QUIET),
     }
     with ep.intervene(model, ep.Shift("up_blocks.0", 50.0)):
         for ask in asked.values():
