@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.kinds import described
 from emerdiff_probe.schema import (
     BATCH,
     CHANNEL,
@@ -147,6 +148,14 @@ def _only(values: xr.DataArray, dim: str, example: str) -> xr.DataArray:
 
 
 def _renamed(values: xr.DataArray, names: dict[str, str]) -> xr.DataArray:
+    if not isinstance(values, xr.DataArray):
+        raise InputError(
+            f"this is {described(values)}, not an array of locations; take one out of it, as "
+            "ep.site(recording, name), result['features'] or result['masks']"
+        )
+    for dim in {Y, X, SOURCE_Y, SOURCE_X} & set(values.indexes):
+        if not values.indexes[dim].is_monotonic_increasing:
+            values = values.sortby(dim)  # places are where their labels say
     wanted = {old: new for old, new in names.items() if old in values.dims}
     # Without dims of their own the new names are places that something was chosen at.
     return values.drop_vars(list(wanted.values()), errors="ignore").rename(wanted)

@@ -108,3 +108,25 @@ def test_labelled_masks_are_read_by_their_dims(recorded):
     assert not np.array_equal(by_hand, segments.as_masks(low_res.values[0].T, (16, 16)))
     with pytest.raises(InputError, match="2 of dim sample"):
         segments.as_masks(xr.concat([low_res, low_res], "sample"), (16, 16))
+
+
+@pytest.mark.parametrize(
+    "name", ["cluster", "normalised", "diffcut", "silhouettes", "effective_rank", "cka"]
+)
+def test_whole_datasets_are_no_features(run, name):
+    with pytest.raises(InputError, match=r"this is a recording, not an array .*ep\.site"):
+        FUNCTIONS[name](run)
+    labels = xr.Dataset({"labels": (("y", "x"), np.zeros((2, 2)))})
+    with pytest.raises(InputError, match="this is a segmentation, not an array"):
+        FUNCTIONS[name](labels)
+
+
+def test_places_are_where_their_labels_say(recorded):
+    upside_down = recorded.isel(y=slice(None, None, -1), x=np.random.default_rng(0).permutation(16))
+    low_res = layers.cluster(recorded, 3)
+    xr.testing.assert_equal(layers.cluster(upside_down, 3), low_res)
+    masks = segments.one_hot(low_res, 3)
+    np.testing.assert_array_equal(segments.as_masks(masks[:, ::-1], (16, 16)), masks)
+    # Without labels the order of rows is all there is.
+    bare = masks.drop_vars("source_y")[:, ::-1]
+    assert not np.array_equal(segments.as_masks(bare, (16, 16)), masks)

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers.features import GRID
-from emerdiff_probe.locations import at_one_timestep, grouped_pictures, of_one_picture
+from emerdiff_probe.locations import at_one_timestep, grouped_pictures
 from emerdiff_probe.metrics import (
     Score,
     adjusted_mutual_information,
@@ -160,6 +160,7 @@ def by_first_appearance(labels: NDArray[np.integer]) -> NDArray[np.int16]:
 
 def _as_given(features: xr.DataArray) -> xr.DataArray:
     """Features at one timestep, with a sample and names of locations as they came."""
-    several = SAMPLE in features.dims or BATCH in features.dims
-    values = at_one_timestep(features) if several else of_one_picture(features)
+    values = at_one_timestep(features)
+    if not {SAMPLE, BATCH} & set(features.dims):
+        values = values.isel({SAMPLE: 0})
     return values.rename({Y: SOURCE_Y, X: SOURCE_X}) if SOURCE_Y in features.dims else values
