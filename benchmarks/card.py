@@ -146,6 +146,7 @@ def _text(
     earlier = [("UNet, an earlier run", part) for part in record.get("earlier", [])]
     runs[-1:] = [*earlier, (f"UNet{', the last run' * bool(earlier)}", record["denoiser"])]
     settings = record["settings"]
+    minutes = sum(record[part]["seconds"] for part in PARTS if part in record) / 60
     prompts = "\n".join(f"{number}. {prompt}" for number, prompt in enumerate(PROMPTS, start=1))
     parts = "\n".join(
         f"| {name} | {part['parameters'] / 1e6:.2f} M | {part['updates']:,} | {part['samples']:,} "
@@ -175,7 +176,7 @@ those with the lowest validation loss. Settings, curves and versions: `training.
 
     emerdiff-probe train --minutes {settings["minutes"]:g} --out FOLDER
 
-which goes on where it was stopped.
+which goes on where it was stopped. These weights are of {minutes:.0f} of its minutes.
 
 ![Loss by time](curves.png)
 

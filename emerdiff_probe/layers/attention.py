@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from emerdiff_probe import checks
 from emerdiff_probe.errors import InputError, SiteError, closest
 from emerdiff_probe.schema import CHANNEL, HEAD, SAMPLE, TIMESTEP, TOKEN, X, Y
 from emerdiff_probe.sites import Site
@@ -73,7 +74,7 @@ def attention(
             f"{name!r} is self-attention, whose keys are locations and no tokens; leave token out, "
             "or choose the attn2 beside it"
         )
-    weights = None if token is None else _weights(key["token_text"], token)
+    weights = None if token is None else _weights(key, token)
     if head is not None:
         heads = query.sizes[HEAD]
         if head not in range(heads):
@@ -196,18 +197,23 @@ def _recorded(run: xr.DataTree, path: str) -> tuple[xr.DataArray, xr.DataArray]:
     )
 
 
-def _weights(texts: xr.DataArray, token: str | int) -> xr.DataArray:
-    """1 at the positions of a token in each text, 0 elsewhere; NaN where it has none.
+def _weights(keys: xr.DataArray, token: str | int) -> xr.DataArray:
+    """Return 1 at the positions of a token in each text, 0 elsewhere; NaN where it has none.
 
     Args:
-        texts: Tokens, dims (sample[, guidance], token).
+        keys: Of tokens, with ``token_text`` (sample[, guidance], token) where texts are known.
         token: A word or a position.
     """
     if not isinstance(token, str):
-        count = texts.sizes[TOKEN]
-        if token not in range(count):
-            raise InputError(f"token is {token}; texts have the positions 0 to {count - 1}")
-        return xr.DataArray(np.arange(count) == token, dims=TOKEN).astype(np.float32)
+        count = keys.sizes[TOKEN]
+        position = checks.integer("token", token, 0, count - 1, InputError)
+        return xr.DataArray(np.arange(count) == position, dims=TOKEN).astype(np.float32)
+    if "token_text" not in keys.coords:
+        raise InputError(
+            f"token is {token!r}, and this recording knows no texts, as the UNet was called with "
+            f"encoded ones; give a position, 0 to {keys.sizes[TOKEN] - 1}"
+        )
+    texts = keys["token_text"]
     found: xr.DataArray = xr.apply_ufunc(
         _positions,
         texts.drop_vars(list(texts.coords)),

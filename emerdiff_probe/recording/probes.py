@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from emerdiff_probe import checks
 from emerdiff_probe.errors import CaptureError, ConfigError, StoreError
 from emerdiff_probe.models.active import active
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
@@ -109,8 +110,8 @@ def probe(
             "principal components need a first pass over the run, and a probe sees it once; choose "
             "project(kind='random'), or ep.record()"
         )
-    if max_bytes is not None and max_bytes < 1:
-        raise ConfigError(f"max_bytes is {max_bytes}; choose 1 or more, or leave it out")
+    if max_bytes is not None:
+        max_bytes = checks.integer("max_bytes", max_bytes, 1)
     path = None if store is None else local_folder(store)
     if path is not None and not is_free(path):
         raise StoreError(f"'{path}' is there already; choose another name, or delete it first")

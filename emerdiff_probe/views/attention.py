@@ -110,7 +110,8 @@ def _chosen(
         when = f"t = {labels(values, [at])[0]}, "
         values = values.isel({TIMESTEP: at})
     if not {Y, X} <= set(values.dims) <= {Y, X, TOKEN}:
-        raise InputError(f"{values.dims} are left; attention to words has y, x and perhaps token")
+        left = ", ".join(map(str, values.dims))
+        raise InputError(f"dims {left} are left; attention to words has y, x and perhaps token")
     return values.load(), when
 
 

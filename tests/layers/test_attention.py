@@ -225,7 +225,7 @@ def test_float16_is_nearly_as_exact(model, run):
 def test_wrong_calls_are_refused(model, run):
     with pytest.raises(InputError, match=r"no text .* token 'dog'; there are .*'red', 'house'"):
         ep.attention(run, f"{LAYER}.attn2", token="dog")
-    with pytest.raises(InputError, match="token is -1; texts have the positions 0 to"):
+    with pytest.raises(InputError, match="token is -1; choose an integer from 0 to"):
         ep.attention(run, f"{LAYER}.attn2", token=-1)
     with pytest.raises(InputError, match="is self-attention"):
         ep.attention(run, f"{LAYER}.attn1", token="house")
@@ -238,3 +238,20 @@ def test_wrong_calls_are_refused(model, run):
     queries = ep.record(model, HOUSE, "*:query", steps=1, progress=False)
     with pytest.raises(SiteError, match=r"has not both .* there are none"):
         ep.attention(queries, f"{LAYER}.attn2")
+
+
+def test_positions_need_no_texts():
+    """A bare UNet is called with encoded texts: nobody knows their words."""
+    pipe = tiny_playground()
+    layer = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    text = torch.randn(2, 64, pipe.unet.config.cross_attention_dim)
+    with torch.no_grad(), ep.probe(pipe.unet, [f"{layer}:query", f"{layer}:key"]) as recorder:
+        pipe.unet(torch.randn(2, 4, 32, 32), 801, text)
+    whole = ep.attention(recorder.tree, layer)
+    one = ep.attention(recorder.tree, layer, token=2)
+    np.testing.assert_allclose(one, whole.isel(token=2), rtol=1e-5)
+    with pytest.raises(InputError, match=r"knows no texts.*give a position, 0 to 63"):
+        ep.attention(recorder.tree, layer, token="house")
+    for wrong in (True, 64, 1.5):
+        with pytest.raises(InputError, match=f"token is {wrong}; choose an integer"):
+            ep.attention(recorder.tree, layer, token=wrong)

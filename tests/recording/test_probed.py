@@ -200,6 +200,9 @@ def test_it_takes_no_more_than_is_allowed(pipe, tmp_path, stored):
     with ep.probe(pipe, MID, max_bytes=3 * step) as recorder:
         draw(pipe)
     assert recorder.tree.sizes["timestep"] == 3
+    for wrong in ("1GB", 1.5, True):
+        with pytest.raises(ConfigError, match="choose an integer"):
+            ep.probe(pipe, MID, max_bytes=wrong).__enter__()
     with pytest.raises(ConfigError, match="max_bytes is 0"), ep.probe(pipe, MID, max_bytes=0):
         pass
 
