@@ -7,6 +7,8 @@ and source_x.
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -26,8 +28,12 @@ from emerdiff_probe.schema import (
     Y,
 )
 
-__all__ = ["at_one_timestep", "by_location", "grouped_pictures", "joined_heads", "latent_dims"]
-__all__ += ["linear_weights", "of_one_picture", "on_latent_grid"]
+__all__ = ["LABELLED", "at_one_timestep", "by_location", "grouped_pictures", "joined_heads"]
+__all__ += ["latent_dims", "linear_weights", "of_one_picture", "on_latent_grid", "one_array"]
+__all__ += ["rising"]
+
+LABELLED: Final = (xr.DataArray, xr.Dataset, xr.DataTree)
+"""Types that are read by their dims, or refused; others are arrays in a fixed order of axes."""
 
 _PIXELS = {SOURCE_Y: Y, SOURCE_X: X}
 _LATENT = {Y: SOURCE_Y, X: SOURCE_X}
@@ -43,7 +49,7 @@ def by_location(values: xr.DataArray) -> xr.DataArray:
     Raises:
         InputError: It has no such dims, or parts of guidance of which none is that of the prompt.
     """
-    values = _renamed(values, _PIXELS)
+    values = rising(_renamed(one_array(values), _PIXELS))
     if BATCH in values.dims:
         values = values.rename({BATCH: SAMPLE})
     if GUIDANCE in values.dims:
@@ -104,23 +110,24 @@ def grouped_pictures(values: xr.DataArray) -> xr.DataArray:
     Raises:
         InputError: They are of several timesteps.
     """
-    values = _only(_renamed(values, _PIXELS), TIMESTEP, ".sel(timestep=281)")
+    values = rising(_renamed(one_array(values), _PIXELS))
+    values = _only(values, TIMESTEP, ".sel(timestep=281)")
     if SAMPLE not in values.dims:
         values = values.drop_vars(SAMPLE, errors="ignore").expand_dims(SAMPLE)
     return values.transpose(SAMPLE, Y, X)
 
 
-def latent_dims(values: xr.DataArray) -> xr.DataArray:
+def latent_dims(values: xr.DataArray | xr.Dataset | xr.DataTree) -> xr.DataArray:
     """Return masks or labels whose locations are called source_y and source_x, and come last.
 
     Raises:
-        InputError: They are of several samples or timesteps.
+        InputError: They are of several samples or timesteps, or no array.
     """
-    values = _renamed(values, _LATENT)
+    array = rising(_renamed(one_array(values), _LATENT))
     for dim, example in ((SAMPLE, ".isel(sample=0)"), (TIMESTEP, ".sel(timestep=281)")):
-        values = _only(values, dim, example)
-    there = {SOURCE_Y, SOURCE_X} <= set(values.dims)
-    return values.transpose(..., SOURCE_Y, SOURCE_X) if there else values
+        array = _only(array, dim, example)
+    there = {SOURCE_Y, SOURCE_X} <= set(array.dims)
+    return array.transpose(..., SOURCE_Y, SOURCE_X) if there else array
 
 
 def linear_weights(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,6 +144,35 @@ def linear_weights(source: NDArray[np.float64], target: NDArray[np.float64]) -> 
     return np.stack([np.interp(target, source, unit) for unit in np.eye(len(source))], axis=1)
 
 
+def one_array(values: Any) -> xr.DataArray:
+    """Return a labelled array as it is.
+
+    Raises:
+        InputError: It is a dataset of several arrays, or something else; says which to take.
+    """
+    if isinstance(values, xr.DataArray):
+        return values
+    if isinstance(values, xr.DataTree):
+        choice = "take one site: ep.site(recording, name)"
+    elif isinstance(values, xr.Dataset):
+        choice = 'take one array: result["features"], result["masks"] or result["low_res"]'
+    else:
+        choice = "give an xarray.DataArray with named dims"
+    raise InputError(f"this is {described(values)}, not one labelled array; {choice}")
+
+
+def rising(values: xr.DataArray) -> xr.DataArray:
+    """Return an array whose locations come in the order of their coordinates, where it has them.
+
+    >>> rising(xr.DataArray([1, 2], dims="y", coords={"y": [6.0, 2.0]})).values
+    array([2, 1])
+    """
+    for dim in (Y, X, SOURCE_Y, SOURCE_X):
+        if dim in values.indexes and not values.indexes[dim].is_monotonic_increasing:
+            values = values.sortby(dim)
+    return values
+
+
 def _only(values: xr.DataArray, dim: str, example: str) -> xr.DataArray:
     if dim not in values.dims:
         return values
@@ -148,14 +184,6 @@ def _only(values: xr.DataArray, dim: str, example: str) -> xr.DataArray:
 
 
 def _renamed(values: xr.DataArray, names: dict[str, str]) -> xr.DataArray:
-    if not isinstance(values, xr.DataArray):
-        raise InputError(
-            f"this is {described(values)}, not an array of locations; take one out of it, as "
-            "ep.site(recording, name), result['features'] or result['masks']"
-        )
-    for dim in {Y, X, SOURCE_Y, SOURCE_X} & set(values.indexes):
-        if not values.indexes[dim].is_monotonic_increasing:
-            values = values.sortby(dim)  # places are where their labels say
     wanted = {old: new for old, new in names.items() if old in values.dims}
     # Without dims of their own the new names are places that something was chosen at.
     return values.drop_vars(list(wanted.values()), errors="ignore").rename(wanted)

@@ -59,6 +59,18 @@ def test_kinds_are_told_with_attributes_and_without(bare):
         (lambda: ep.widgets.CorrespondenceExplorer(SEGMENTS), "not responses"),
         (lambda: ep.widgets.SegmentationExplorer(RUN), "not a segmentation"),
         (lambda: ep.site({"a": 1}, "mid_block"), "this is a dict, not a recording"),
+        (lambda: ep.layers.cluster(RUN, 3), r"a recording, .*take one site: ep\.site"),
+        (lambda: ep.segments.diffcut(RUN), "a recording, .*take one site"),
+        (lambda: ep.layers.effective_rank(RUN), "a recording, .*take one site"),
+        (lambda: ep.layers.cka(RUN, RUN), "a recording, .*take one site"),
+        (lambda: ep.layers.cluster(SEGMENTS, 3), r'a segmentation, .*result\["features"\]'),
+        (lambda: ep.segments.silhouettes(SEGMENTS, [2, 3]), "a segmentation, .*take one array"),
+        (lambda: ep.segments.as_masks(SEGMENTS, (4, 4)), r'a segmentation, .*result\["masks"\]'),
+        (lambda: ep.views.effect(RUN, RUN), "a recording, not a run; ep.invert"),
+        (lambda: ep.views.attention(RUN, "mid_block"), r"a recording, .*ep\.attention"),
+        (lambda: ep.widgets.CorrespondenceExplorer(RUN), "a recording, not responses"),
+        (lambda: ep.Replace("mid_block", RUN), "a recording, .*take one site"),
+        (lambda: ep.Shift("mid_block", 1, mask=SEGMENTS), r'a segmentation, .*result\["masks"\]'),
     ],
 )
 def test_functions_say_which_kind_they_were_given(use, message):

@@ -114,10 +114,10 @@ def test_labelled_masks_are_read_by_their_dims(recorded):
     "name", ["cluster", "normalised", "diffcut", "silhouettes", "effective_rank", "cka"]
 )
 def test_whole_datasets_are_no_features(run, name):
-    with pytest.raises(InputError, match=r"this is a recording, not an array .*ep\.site"):
+    with pytest.raises(InputError, match=r"this is a recording, not one labelled array.*ep\.site"):
         FUNCTIONS[name](run)
     labels = xr.Dataset({"labels": (("y", "x"), np.zeros((2, 2)))})
-    with pytest.raises(InputError, match="this is a segmentation, not an array"):
+    with pytest.raises(InputError, match="this is a segmentation, not one labelled array"):
         FUNCTIONS[name](labels)
 
 

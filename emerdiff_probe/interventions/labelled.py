@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from emerdiff_probe.errors import SiteError
+from emerdiff_probe.locations import rising
 from emerdiff_probe.recording.callers import HALVES
 from emerdiff_probe.schema import (
     BATCH,
@@ -96,7 +97,7 @@ def at_call(
         SiteError: The array has other dims, samples or halves than the call.
     """
     places = {SOURCE_Y: Y, SOURCE_X: X}
-    values = values.rename({old: new for old, new in places.items() if old in values.dims})
+    values = rising(values.rename({old: new for old, new in places.items() if old in values.dims}))
     if not set(own) <= set(values.dims) <= {*own, *_OF_CALLS}:
         raise SiteError(
             f"'{site}' cannot be given an array with dims {values.dims}; it has {', '.join(own)}, "

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from emerdiff_probe import checks
 from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
 from emerdiff_probe.interventions.labelled import mask_at
+from emerdiff_probe.locations import LABELLED, one_array
 from emerdiff_probe.sites import Site
 from emerdiff_probe.taps import Call, hooked
 from emerdiff_probe.timesteps import same
@@ -60,6 +61,9 @@ class SiteEdit(ABC):
         Site.parse(self.site)
         if self.guidance not in (None, *get_args(Half)):
             raise ConfigError(f"guidance is {self.guidance!r}; choose 'uncond', 'cond' or None")
+        for value in vars(self).values():
+            if isinstance(value, LABELLED):
+                one_array(value)
         if self.timesteps is not None:
             self._set("timesteps", checks.timesteps("timesteps", self.timesteps))
         for name in ("samples", "heads", "tokens"):

@@ -77,7 +77,7 @@ def atlas(
     calls = {name: root[name].isel({TIMESTEP: at}) for name in (TIMESTEP, STEP) if name in root}
     grids = [_grid(run, name) for name in names]
     about = Surroundings(
-        store.site(run, store.IMAGE).load(),
+        store.site(run, store.IMAGE).load() if store.IMAGE in run.children else None,
         (min(rows for rows, _ in grids), min(columns for _, columns in grids)),
         labels,
         ignore,

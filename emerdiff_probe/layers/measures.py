@@ -41,16 +41,29 @@ class Surroundings:
     """What measures are given beside the features.
 
     Attributes:
-        pictures: (sample, y, x, rgb), of the recording.
+        pictures: (sample, y, x, rgb), of the recording; None where it has none.
         grid: Rows and columns of the coarsest layer, on which layers are compared.
         labels: Truth (sample, y, x), where there is any.
         ignore: A label that does not count.
     """
 
-    pictures: xr.DataArray
+    pictures: xr.DataArray | None
     grid: tuple[int, int]
     labels: Labels | None = None
     ignore: int | None = None
+
+    def images(self, what: str) -> xr.DataArray:
+        """The pictures.
+
+        Raises:
+            InputError: There are none.
+        """
+        if self.pictures is None:
+            raise InputError(
+                f"{what} needs the pictures, and this recording has none; record a pipeline, whose "
+                "images are kept, or choose other measures"
+            )
+        return self.pictures
 
     def truth(self, what: str) -> Labels:
         """The labels.
@@ -180,7 +193,8 @@ class Explained:
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
         """See `LayerMeasure`."""
         labels = about.truth("what semantics explain")
-        shares = explained(features, about.pictures, labels, ignore=about.ignore, folds=self.folds)
+        pictures = about.images("what semantics explain")
+        shares = explained(features, pictures, labels, ignore=about.ignore, folds=self.folds)
         return {"explained": shares}
 
 

@@ -20,7 +20,7 @@ from sklearn.utils.extmath import randomized_svd
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import expect
 from emerdiff_probe.layers.clusters import Normalisation, cluster
-from emerdiff_probe.locations import latent_dims, linear_weights
+from emerdiff_probe.locations import LABELLED, latent_dims, linear_weights
 from emerdiff_probe.schema import (
     COMPRESSED,
     MASK,
@@ -68,7 +68,7 @@ def response_of(responses: xr.Dataset, masks: ArrayLike) -> xr.DataArray:
     Raises:
         InputError: The masks have other locations, or these are not responses of locations.
     """
-    ordered = latent_dims(masks) if isinstance(masks, xr.DataArray) else masks
+    ordered = latent_dims(masks) if isinstance(masks, LABELLED) else masks
     weights = np.asarray(ordered, np.float32)
     rows, columns = latent_grid(responses)
     if weights.ndim not in (2, 3) or weights.shape[-2:] != (rows, columns):

@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.locations import latent_dims, on_latent_grid
+from emerdiff_probe.locations import LABELLED, latent_dims, on_latent_grid
 from emerdiff_probe.schema import CHANNEL, MASK, SOURCE_X, SOURCE_Y
 
 __all__ = ["as_masks", "embeddings", "one_hot"]
@@ -86,7 +86,7 @@ def as_masks(array: ArrayLike | xr.DataArray, grid: tuple[int, int]) -> xr.DataA
     Raises:
         InputError: Another shape, values that are not finite or out of range, an empty mask.
     """
-    ordered = latent_dims(array) if isinstance(array, xr.DataArray) else array
+    ordered = latent_dims(array) if isinstance(array, LABELLED) else array
     values: NDArray[Any] = np.asarray(ordered)
     height, width = values.shape[-2:] if values.ndim >= 2 else (0, 0)
     rows, columns = grid

@@ -11,7 +11,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, TOKEN, X, Y
+from emerdiff_probe.kinds import described
+from emerdiff_probe.locations import one_array
+from emerdiff_probe.schema import BATCH, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, TOKEN, X, Y
 from emerdiff_probe.timesteps import labels, one_position
 from emerdiff_probe.views.colours import SEQUENTIAL
 from emerdiff_probe.views.maps import extent
@@ -53,7 +55,12 @@ def attention(
     Raises:
         InputError: Something that is not there.
     """
+    if not isinstance(paid, xr.DataArray):
+        raise InputError(
+            f"this is {described(paid)}, not probabilities; ep.attention(run, name) gives them"
+        )
     head_text = "mean over heads" if head is None else f"head {head}"
+    shown = one_array(shown)
     values, when = _chosen(paid, timestep, step, head, sample, guidance)
     pixels = (shown.isel({SAMPLE: sample}) if SAMPLE in shown.dims else shown).transpose(Y, X, RGB)
     size = extent(pixels)
@@ -93,7 +100,7 @@ def _chosen(
     guidance: str | None,
 ) -> tuple[xr.DataArray, str]:
     """Probabilities (y, x[, token]) and a word on their timestep."""
-    values = paid
+    values = paid.rename({BATCH: SAMPLE}) if BATCH in paid.dims else paid
     for dim, position in ((SAMPLE, sample), (HEAD, head)):
         if dim in values.dims and position is not None:
             if not 0 <= position < values.sizes[dim]:

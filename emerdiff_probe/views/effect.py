@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.kinds import described
 from emerdiff_probe.views.panels import as_bytes, panels, picture, pixel_map, title
 
 __all__ = ["Replayed", "effect"]
@@ -53,8 +54,14 @@ def effect(run: Replayed, edited: Replayed) -> go.Figure:
         and the share of pixels of which a channel changes by more than 5 % of the range.
 
     Raises:
-        InputError: The runs have images of different sizes.
+        InputError: Something that is not a run; or the runs have images of different sizes.
     """
+    for each in (run, edited):
+        if not hasattr(each, "reconstruction"):
+            raise InputError(
+                f"this is {described(each)}, not a run; ep.invert(model, image) gives one, and "
+                "run.replay(...) the edited one"
+            )
     before, after = (np.asarray(each.reconstruction, np.float32) for each in (run, edited))
     if before.shape != after.shape:
         raise InputError(

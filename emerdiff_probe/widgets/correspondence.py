@@ -11,7 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import MASK, RGB, SOURCE_X, SOURCE_Y, X, Y
+from emerdiff_probe.kinds import expect
+from emerdiff_probe.schema import MASK, RESPONSES, RGB, SOURCE_X, SOURCE_Y, X, Y
 from emerdiff_probe.views.maps import extent
 from emerdiff_probe.views.panels import as_bytes, png, spaced
 from emerdiff_probe.widgets.answers import Answers, LiveAnswers, StoredAnswers
@@ -63,6 +64,8 @@ class CorrespondenceExplorer(Explorer):
     known = traitlets.Int(read_only=True)
 
     def __init__(self, responses: Any, **state: Any) -> None:
+        if isinstance(responses, xr.Dataset | xr.DataTree):
+            expect(responses, RESPONSES)
         self.answers: Answers = (
             StoredAnswers(responses)
             if isinstance(responses, xr.Dataset)

@@ -238,3 +238,12 @@ def test_attention_of_repeated_timesteps_is_kept_call_by_call(kind):
         draw(pipe)
     assert {t: len(calls) for t, calls in again.items()} == {t: len(c) for t, c in kept.items()}
     assert np.array_equal(redrawn(pipe, InjectAttention(again)), before), "the last run's"
+
+
+def test_places_go_back_in_the_order_of_their_coordinates(pipe, own, other):
+    value = ep.site(other[0], QUERY)
+    turned = value.isel(y=slice(None, None, -1))
+    expected = redrawn(pipe, ep.Replace(QUERY, value))
+    np.testing.assert_array_equal(redrawn(pipe, ep.Replace(QUERY, turned)), expected)
+    bare = redrawn(pipe, ep.Replace(QUERY, turned.drop_vars("y")))
+    assert not np.array_equal(bare, expected)

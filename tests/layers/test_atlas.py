@@ -196,3 +196,11 @@ def test_refuses_unknown_sites_and_missing_values(run):
     holes["noise/out"]["value"].values[0, 1] = np.nan
     with pytest.raises(InputError, match="the recording is not complete there"):
         atlas(holes, progress=False)
+
+
+def test_a_recording_without_pictures_is_measured_by_what_needs_none(run, truth, measured):
+    bare = run.filter(lambda node: node.name != "image")
+    found = atlas(bare, ("effective_rank",), progress=False)
+    np.testing.assert_array_equal(found["effective_rank"], measured["effective_rank"])
+    with pytest.raises(InputError, match="needs the pictures, and this recording has none"):
+        atlas(bare, ("explained",), labels=truth, progress=False)
