@@ -249,8 +249,8 @@ def as_input(given: Any, seed: int = 0) -> Input:
     kind = type(given).__name__
     if isinstance(given, list | tuple):
         raise InputError(
-            f"one input is asked for, not a {kind} of {len(given)}; ask once for each, or record "
-            "them together: ep.record(model, [...])"
+            f"one input is asked for, not a {kind} of {len(given)}; ask once for each, record them "
+            "together with ep.record(model, [...]), or say what it is: ep.Latents(values)"
         )
     if isinstance(given, np.ndarray):
         kind = f"{given.dtype} array"
