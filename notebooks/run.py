@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from nbformat import NotebookNode
 
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 STATIC: Final = {"image/png", "text/html"}
+FOLDER: Final = re.compile(r"(?m)^/\S*/(?=[^/\s]+:\d+: \w*Warning)")
 
 
 def digest(notebook: NotebookNode) -> str:
@@ -30,6 +32,9 @@ def readable(outputs: list[NotebookNode]) -> list[NotebookNode]:
     """Outputs without what needs a kernel: of widgets their static view, or nothing."""
     kept = []
     for output in outputs:
+        if "text" in output:
+            # Warnings name a file of this machine: its folder says nothing to a reader.
+            output["text"] = FOLDER.sub("", output["text"])
         data = output.get("data", {})
         if data.pop(WIDGET, None) is None or STATIC & data.keys():
             kept.append(output)
