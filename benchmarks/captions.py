@@ -171,7 +171,7 @@ def train_classifier(known: Examples, *, epochs: int = 10, seed: int = 0) -> Cla
 
 
 def judge(classifier: Classifier, unseen: Examples) -> dict[str, float]:
-    """Measure how well a classifier knows pictures that it has not learnt from.
+    """Measure how well a classifier recognises things in pictures outside its training set.
 
     Returns:
         Shares in [0, 1]: of kinds that are there in one colour those ``kind seen``, ``colour seen``

@@ -33,7 +33,7 @@ LIMITS: Final = """\
 - It knows the words of the scenes' captions; other words are spelt in letters that mean nothing
   to it.
 - It has seen few pictures next to published models; the table above says what it draws of what it
-  is asked for, `docs/results/quality.md` what its features and correspondences are worth."""
+  is asked for. README scores the segments that it gives."""
 
 PROMPTS: Final = (
     "a red house",
@@ -57,9 +57,8 @@ PROMPTS: Final = (
 
 _COLUMNS: Final = 8
 
-
 PARTS: Final = {"autoencoder": "autoencoder", "text_encoder": "text encoder", "denoiser": "UNet"}
-"""What is trained, in this order."""
+"""The trained parts, in the order of their training."""
 
 
 def autoencoder_psnr(model: StableDiffusion, seeds: range) -> NDArray[np.float64]:
@@ -74,9 +73,8 @@ def autoencoder_psnr(model: StableDiffusion, seeds: range) -> NDArray[np.float64
 
 def curves(record: dict[str, Any]) -> go.Figure:
     """Loss by time of every part's training, of a model's ``training.json``."""
-    parts = [part for part in PARTS if part in record]
-    figure = make_subplots(1, len(parts), subplot_titles=[PARTS[part] for part in parts])
-    for column, part in enumerate(parts, start=1):
+    figure = make_subplots(1, len(PARTS), subplot_titles=list(PARTS.values()))
+    for column, part in enumerate(PARTS, start=1):
         points = pd.DataFrame(record[part]["curve"])
         for name, colour in (("training_loss", "#999999"), ("validation_loss", "#0072B2")):
             figure.add_scatter(
@@ -94,7 +92,7 @@ def curves(record: dict[str, Any]) -> go.Figure:
 
 
 def sample_sheet(model: StableDiffusion, guidance: float) -> Image.Image:
-    """What the model draws, unchosen: `PROMPTS` row by row, each with seeds 0 and 1."""
+    """Draw `PROMPTS` row by row, each with seeds 0 and 1, none of them chosen."""
     pictures = [
         captions.draw(model, prompt, seed=seed, guidance=guidance)[0]
         for prompt in PROMPTS
@@ -142,11 +140,14 @@ def _text(
     by_kind.loc["**all**"] = followed[seen].mean()
     by_kind.loc["scenes not learnt from"] = [reference[name] for name in seen]
     mean, low, high = mean_with_interval(psnr)
-    runs = [(PARTS[part], record[part]) for part in PARTS if part in record]
-    earlier = [("UNet, an earlier run", part) for part in record.get("earlier", [])]
-    runs[-1:] = [*earlier, (f"UNet{', the last run' * bool(earlier)}", record["denoiser"])]
+    runs = [
+        ("autoencoder", record["autoencoder"]),
+        ("text encoder", record["text_encoder"]),
+        *(("UNet, an earlier run", part) for part in record.get("earlier", [])),
+        ("UNet", record["denoiser"]),
+    ]
     settings = record["settings"]
-    minutes = sum(record[part]["seconds"] for part in PARTS if part in record) / 60
+    minutes = sum(record[part]["seconds"] for part in PARTS) / 60
     prompts = "\n".join(f"{number}. {prompt}" for number, prompt in enumerate(PROMPTS, start=1))
     parts = "\n".join(
         f"| {name} | {part['parameters'] / 1e6:.2f} M | {part['updates']:,} | {part['samples']:,} "
@@ -176,7 +177,7 @@ those with the lowest validation loss. Settings, curves and versions: `training.
 
     emerdiff-probe train --minutes {settings["minutes"]:g} --out FOLDER
 
-which goes on where it was stopped. These weights are of {minutes:.0f} of its minutes.
+which resumes where it was stopped. These weights were saved after {minutes:.0f} minutes of it.
 
 ![Loss by time](curves.png)
 

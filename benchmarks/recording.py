@@ -117,7 +117,7 @@ def _draw(model: StableDiffusion, steps: int) -> None:
 
 
 def _size(run: object) -> int:
-    """How many values a recording holds."""
+    """Count the values of a recording."""
     assert isinstance(run, xr.DataTree)  # no plan was asked for
     return int(sum(leaf["value"].size for leaf in run.leaves))
 

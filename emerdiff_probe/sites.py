@@ -158,7 +158,7 @@ def _parts(pattern: str) -> Iterator[tuple[str, bool]]:
 def _hint(glob: str, names: Iterable[str]) -> str:
     """What is close to the first word of a pattern that no name has, or to the whole of it."""
     names = list(names)
-    # A number that there is not is no slip of spelling: then names as a whole are compared.
+    # A number out of range is no spelling mistake; whole names are compared then.
     told = [word for word in re.findall(r"\w+", glob) if not word.isdecimal()]
     unknown = [word for word in told if not any(word in name for name in names)]
     words = (word for name in names for word in re.split("[.:]", name))

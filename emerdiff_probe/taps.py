@@ -31,15 +31,15 @@ __all__ = [
     "Call",
     "Capture",
     "attentions",
-    "current_call",
     "capture",
+    "current_call",
     "given",
     "hooked",
     "modules_at",
     "prefix",
-    "with_processors",
     "restored_after_errors",
     "watched",
+    "with_processors",
 ]
 
 _PROJECTED = set(ATTENTION_PORTS) - {"mix", "out"}

@@ -29,3 +29,15 @@ def recording(layers, pictures, timesteps):
               for path, values in layers.items()}  # fmt: skip
     leaves["image"] = xr.Dataset({"value": (("sample", "y", "x", "rgb"), pictures)})
     return xr.DataTree.from_dict({"/": root, **leaves})
+
+
+def features_of(values):
+    """Features of one picture of 64 x 64 pixels, from an array (y, x, channel)."""
+    height, width, _ = np.shape(values)
+    return xr.DataArray(
+        np.asarray(values, np.float32),
+        dims=("source_y", "source_x", "channel"),
+        coords={"source_y": pixel_centres(height, 64), "source_x": pixel_centres(width, 64)},
+        name="value",
+        attrs={"site": "somewhere"},
+    )

@@ -14,17 +14,16 @@ __all__ = ["described", "sources_of", "title"]
 
 
 def sources_of(
-    prompts: list[str] | None, images: list[Path] | None, seed: int, **drawn: Any
+    prompts: list[str] | None, images: list[Path] | None, **drawn: Any
 ) -> list[Prompt | Photo]:
     """Return prompts, then pictures; at least one of either.
 
     Args:
         prompts: Texts.
         images: Files.
-        seed: Of every prompt.
-        **drawn: What else a `Prompt` has: its negative prompt, its size.
+        **drawn: How every prompt is drawn: the fields of a `Prompt` beside its text.
     """
-    sources = [Prompt(text, seed, **drawn) for text in prompts or []]
+    sources = [Prompt(text, **drawn) for text in prompts or []]
     pictures = [Photo(path) for path in images or []]
     if not sources and not pictures:
         raise typer.BadParameter("give a picture, or --prompt and a text")

@@ -13,12 +13,11 @@ __all__ = [
     "Device",
     "Dtype",
     "Guidance",
-    "Height",
     "NegativePrompt",
     "RunDtype",
     "Seed",
+    "Side",
     "Steps",
-    "Width",
 ]
 
 
@@ -55,11 +54,7 @@ Guidance: TypeAlias = Annotated[
 NegativePrompt: TypeAlias = Annotated[
     str, typer.Option(help="What the prompts' guidance leads away from.", show_default=False)
 ]
-Height: TypeAlias = Annotated[
-    int | None,
-    typer.Option(min=1, help="Of drawn pictures, in pixels.", show_default="that of the model"),
-]
-Width: TypeAlias = Annotated[
+Side: TypeAlias = Annotated[
     int | None,
     typer.Option(min=1, help="Of drawn pictures, in pixels.", show_default="that of the model"),
 ]

@@ -13,12 +13,11 @@ from emerdiff_probe.cli.options import (
     ClipSkip,
     Device,
     Guidance,
-    Height,
     NegativePrompt,
     RunDtype,
     Seed,
+    Side,
     Steps,
-    Width,
 )
 from emerdiff_probe.cli.report import reported
 
@@ -54,8 +53,8 @@ def record(
     ] = None,
     guidance: Guidance = None,
     negative_prompt: NegativePrompt = "",
-    height: Height = None,
-    width: Width = None,
+    height: Side = None,
+    width: Side = None,
     clip_skip: ClipSkip = None,
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples in one call of the model.")] = 1,
@@ -77,8 +76,15 @@ def record(
 
       emerdiff-probe record --prompt "a red house" --sites "*attn2:query" --store house.zarr
     """
-    drawn = {"negative_prompt": negative_prompt, "height": height, "width": width}
-    sources = sources_of(prompt, images, seed, **drawn, clip_skip=clip_skip)
+    sources = sources_of(
+        prompt,
+        images,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        height=height,
+        width=width,
+        clip_skip=clip_skip,
+    )
     with reported():
         import emerdiff_probe as ep
 

@@ -15,11 +15,10 @@ from emerdiff_probe.cli.options import (
     ClipSkip,
     Device,
     Guidance,
-    Height,
     NegativePrompt,
     RunDtype,
     Seed,
-    Width,
+    Side,
 )
 from emerdiff_probe.cli.report import reported, say
 from emerdiff_probe.errors import InputError, ProbeError
@@ -44,8 +43,8 @@ def segment(
     masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
     guidance: Guidance = None,
     negative_prompt: NegativePrompt = "",
-    height: Height = None,
-    width: Width = None,
+    height: Side = None,
+    width: Side = None,
     clip_skip: ClipSkip = None,
     engine: Annotated[
         str,
@@ -73,8 +72,15 @@ def segment(
 
       emerdiff-probe segment cat.jpg dog.png --masks 20 --out animals
     """
-    drawn = {"negative_prompt": negative_prompt, "height": height, "width": width}
-    sources = sources_of(prompt, images, seed, **drawn, clip_skip=clip_skip)
+    sources = sources_of(
+        prompt,
+        images,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        height=height,
+        width=width,
+        clip_skip=clip_skip,
+    )
     with reported() as console:
         from emerdiff_probe import exports as results
 

@@ -201,7 +201,7 @@ def _weights(keys: xr.DataArray, token: str | int) -> xr.DataArray:
     """Return 1 at the positions of a token in each text, 0 elsewhere; NaN where it has none.
 
     Args:
-        keys: Of tokens, with ``token_text`` (sample[, guidance], token) where texts are known.
+        keys: The keys of all tokens; ``token_text`` (sample[, guidance], token) if texts are known.
         token: A word or a position.
     """
     if not isinstance(token, str):

@@ -82,7 +82,7 @@ def cluster(
         masks: How many masks, from 1 to the number of locations.
         normalise: See `normalised`.
         restarts: Starts of k-means; the one with the least inertia wins.
-        seed: Of the starts.
+        seed: Seed of the starts.
 
     Returns:
         ``low_res``, the dims of `normalised` without channel, int16 from 0 to ``masks - 1``, all of

@@ -53,10 +53,10 @@ class Surroundings:
     ignore: int | None = None
 
     def images(self, what: str) -> xr.DataArray:
-        """The pictures.
+        """Return the pictures.
 
         Raises:
-            InputError: There are none.
+            InputError: The recording has none.
         """
         if self.pictures is None:
             raise InputError(

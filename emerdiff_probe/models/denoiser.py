@@ -85,7 +85,7 @@ class Denoiser(Protocol):
 
     @property
     def schedule(self) -> Schedule:
-        """How much noise there is at each timestep, and what the UNet predicts."""
+        """The amount of noise at each timestep, and what the UNet predicts."""
         ...
 
     @property

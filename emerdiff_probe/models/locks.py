@@ -19,7 +19,7 @@ from torch import nn
 
 from emerdiff_probe.models.catalogue import unwrapped
 
-__all__ = ["around", "eagerly", "of_this_thread", "original", "silenced", "exclusively"]
+__all__ = ["around", "eagerly", "exclusively", "of_this_thread", "original", "silenced"]
 
 _LOCKS: Final[WeakKeyDictionary[nn.Module, AbstractContextManager[Any]]] = WeakKeyDictionary()
 

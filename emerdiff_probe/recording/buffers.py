@@ -55,7 +55,7 @@ class Form:
 
 @dataclass(eq=False)
 class Buffer:
-    """The values of one run of a probed model, while it goes on.
+    """The values of one run of a probed model, collected step by step.
 
     Attributes:
         form: Of all of them.

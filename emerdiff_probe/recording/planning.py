@@ -147,6 +147,6 @@ def plan_recording(
 
 
 def _identity(samples: Sequence[Sample]) -> dict[str, Any]:
-    """What the model is; of runs that are made it has to be what it was then."""
+    """Return the model's identity, which must not have changed since an existing run was made."""
     made = [each.run for each in samples if each.run is not None]
     return made[0].unchanged() if made else identity(samples[0].prepared.model)

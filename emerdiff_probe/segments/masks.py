@@ -39,7 +39,7 @@ def embeddings(features: xr.DataArray, masks: xr.DataArray) -> xr.DataArray:
     """The mean feature inside each mask, weighted by the mask.
 
     Args:
-        features: Of one picture, as `emerdiff_probe.layers.normalised` takes them.
+        features: The features of one picture, as `emerdiff_probe.layers.normalised` takes them.
         masks: (mask, source_y, source_x), weights from 0 up, on the same locations.
 
     Returns:

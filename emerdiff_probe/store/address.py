@@ -58,7 +58,7 @@ def local_folder(address: Address) -> Path:
 def by_size(address: Address) -> dict[str, Path]:
     """Return the folders of a recording of images of several sizes, by ``{height}x{width}``.
 
-    None where it is a recording of its own, or is not on this machine.
+    Empty where it is a recording of its own, or is not on this machine.
     """
     if is_remote(address) or not (path := local(address)).is_dir() or (path / _METADATA).exists():
         return {}
@@ -72,16 +72,16 @@ def opened(address: Address) -> zarr.Group:
     Raises:
         StoreError: There is none, or it is of a form that this version does not know.
     """
-    if sizes := by_size(address):
-        raise StoreError(
-            f"'{address}' holds recordings of images of several sizes, {', '.join(sizes)}; choose "
-            f"one of them, as '{next(iter(sizes.values()))}'"
-        )
     try:
         store, folder = _store(address)
         root = zarr.open_group(store, path=folder, mode="r")
     # Every file system has errors of its own.
     except Exception as error:
+        if sizes := by_size(address):
+            raise StoreError(
+                f"'{address}' holds recordings of images of several sizes, {', '.join(sizes)}; "
+                f"choose one of them, as '{next(iter(sizes.values()))}'"
+            ) from error
         raise StoreError(
             f"'{address}' is no recording that can be opened: {error or type(error).__name__}; "
             "see that the name is right, and that the file or folder is whole"

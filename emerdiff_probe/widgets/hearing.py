@@ -1,4 +1,4 @@
-"""What widgets with code of their own share: they hear Python even if that code loaded slowly."""
+"""A base for widgets with JavaScript of their own, which hear Python even if it loads slowly."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def code(name: str) -> str:
     """Return a widget's code with what all share.
 
     Args:
-        name: Of the file, beside this one.
+        name: The name of a file beside this one.
     """
     return "".join((_HERE / each).read_text("utf-8") for each in ("hearing.js", name))

@@ -8,18 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers import cluster, normalised
-from emerdiff_probe.schema import pixel_centres
-
-
-def features_of(values):
-    height, width, _ = np.shape(values)
-    return xr.DataArray(
-        np.asarray(values, np.float32),
-        dims=("source_y", "source_x", "channel"),
-        coords={"source_y": pixel_centres(height, 64), "source_x": pixel_centres(width, 64)},
-        name="value",
-        attrs={"site": "somewhere"},
-    )
+from tests.recordings import features_of
 
 
 @pytest.fixture

@@ -387,7 +387,7 @@ def test_features_are_the_recorded_ones_wherever_they_lie(runs):
 
 
 def test_a_run_answers_only_while_its_model_is_what_it_was(config, tmp_path):
-    """What is asked starts from latents that the model computed as it was."""
+    """Answers start from latents that the unchanged model computed."""
     model = ep.load(tiny_playground(seed=5))
     run = ep.generate(model, "a red house", **ASKED)
     asked = {

@@ -4,28 +4,8 @@ import xarray as xr
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers import cluster
-from emerdiff_probe.schema import pixel_centres
 from emerdiff_probe.segments import as_masks, embeddings, one_hot
-
-
-def features_of(values):
-    height, width, _ = np.shape(values)
-    return xr.DataArray(
-        np.asarray(values, np.float32),
-        dims=("source_y", "source_x", "channel"),
-        coords={"source_y": pixel_centres(height, 64), "source_x": pixel_centres(width, 64)},
-        name="value",
-        attrs={"site": "somewhere"},
-    )
-
-
-@pytest.fixture
-def blobs():
-    """8 x 8 locations of 5 channels around 4 far points, and which point each belongs to."""
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, 4, (8, 8))
-    truth[0, :4] = [2, 0, 3, 1]
-    return features_of(10 * rng.normal(size=(4, 5))[truth] + rng.normal(size=(8, 8, 5))), truth
+from tests.recordings import features_of
 
 
 class TestOneHot:
@@ -60,8 +40,8 @@ class TestEmbeddings:
         soft = as_masks(np.array([[[0.75, 0.25, 0]]]), (1, 3))
         assert embeddings(features, soft).values.tolist() == [[1.5, 15]]
 
-    def test_refuses_an_empty_mask_and_another_grid(self, blobs):
-        features, _ = blobs
+    def test_refuses_an_empty_mask_and_another_grid(self):
+        features = features_of(np.random.default_rng(0).normal(size=(8, 8, 5)))
         masks = one_hot(cluster(features, 4), 5)
         with pytest.raises(InputError, match="mask 4 is empty"):
             embeddings(features, masks)
