@@ -64,7 +64,7 @@ def _compare(run: Run, config: EmerDiffConfig) -> None:
         warnings.warn(
             f"these settings were made for {config.family}, and {run.model.name!r} is "
             f"{run.model.family}; leave config out for EmerDiffConfig.for_model(model)",
-            stacklevel=4,
+            stacklevel=5,  # past settled, the function and the method of a run
         )
     decisive = ["steps"]
     if isinstance(run.prepared.source, Prompt):

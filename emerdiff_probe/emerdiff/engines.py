@@ -16,7 +16,7 @@ from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Denoiser
 from emerdiff_probe.runs import Run, Trajectory
 
-__all__ = ["ENGINES", "Engine", "decoded", "engine_for", "engine_named", "prepared"]
+__all__ = ["ENGINES", "Engine", "decoded", "engine_named", "engine_of", "prepared"]
 
 
 class Engine(Protocol):
@@ -56,20 +56,28 @@ def engine_named(name: str) -> Engine:
     return ENGINES[name]
 
 
-def engine_for(run: Run, name: str) -> Engine:
-    """Return one of `ENGINES` for a run.
+def engine_of(run: Run, name: str | None) -> str:
+    """Return the name of the engine that answers for a run.
+
+    Args:
+        run: The run.
+        name: One of `ENGINES`; None means "shared", or "literal" where the run was replayed under
+            interventions.
 
     Raises:
         ConfigError: There is none of that name; or the run was replayed under interventions, of
             which all but the literal engine would apply some twice.
     """
-    engine = engine_named(name)
+    if name is None:
+        return "literal" if run.interventions else "shared"
+    engine_named(name)
     if run.interventions and name != "literal":
         raise ConfigError(
             f"the run was replayed under interventions, which engine {name!r} would apply twice "
-            "where branches start from what the run has computed; choose engine='literal'"
+            "where branches start from what the run has computed; choose engine='literal', or "
+            "leave engine out"
         )
-    return engine
+    return name
 
 
 def prepared(

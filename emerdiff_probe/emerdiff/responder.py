@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.asking import settled
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
-from emerdiff_probe.emerdiff.engines import ENGINES, decoded, engine_for, prepared
+from emerdiff_probe.emerdiff.engines import ENGINES, decoded, engine_of, prepared
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.emerdiff.responses import cast, frame, latent_grid, located
 from emerdiff_probe.errors import ConfigError, InputError
@@ -35,7 +35,8 @@ class Responder:
 
     Args:
         run: The run.
-        engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`.
+        engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`. By default
+            "shared", and "literal" for a run that was replayed under interventions.
         config: All settings; by default those that fit the model.
         **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
 
@@ -44,16 +45,14 @@ class Responder:
             gives them.
         grid: Rows and columns of latent locations.
         engine: Present engine; see `use`.
-        engines: All that there are.
+        engines: All that can answer for the run.
     """
-
-    engines = tuple(ENGINES)
 
     def __init__(
         self,
         run: Run,
         *,
-        engine: str = "shared",
+        engine: str | None = None,
         config: EmerDiffConfig | None = None,
         **settings: Any,
     ) -> None:
@@ -62,6 +61,8 @@ class Responder:
             raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
         self._source = run
         self._model = run.model
+        self.engines = ("literal",) if run.interventions else tuple(ENGINES)
+        engine = engine_of(run, engine)
         self._run = self._prepared(engine)
         self.engine = engine
         self.frame = frame(run, engine, self._config)
@@ -103,8 +104,9 @@ class Responder:
             engine: One of `emerdiff_probe.emerdiff.ENGINES`.
 
         Raises:
-            ConfigError: There is no such engine.
+            ConfigError: There is no such engine, or it cannot answer for a replayed run.
         """
+        engine_of(self._source, engine)
         with self._model_mine(urgent=True):
             self._run = self._prepared(engine)
             self.engine = engine
@@ -172,7 +174,6 @@ class Responder:
         return len(self._kept)
 
     def _prepared(self, engine: str) -> Callable[[torch.Tensor], Modulated]:
-        engine_for(self._source, engine)
         with torch.inference_mode(), self._intervened():
             trajectory = self._source.trajectory.since(self._config.modulation_timestep)
             return prepared(engine, self._model, trajectory, self._config)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.asking import made_for, settled
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
-from emerdiff_probe.emerdiff.engines import decoded, engine_for
+from emerdiff_probe.emerdiff.engines import ENGINES, decoded, engine_of
 from emerdiff_probe.emerdiff.masks import Masks, low_resolution_masks
 from emerdiff_probe.emerdiff.provenance import attributes, request
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError, SiteError
@@ -93,7 +93,7 @@ def respond_run(
     run: Run,
     masks: Masks = "locations",
     *,
-    engine: str = "shared",
+    engine: str | None = None,
     config: EmerDiffConfig | None = None,
     dtype: Dtype = "float16",
     store: str | os.PathLike[str] | None = None,
@@ -102,7 +102,8 @@ def respond_run(
 ) -> xr.Dataset:
     """Shift locations or masks of a run one by one; see `respond`."""
     config = settled(run, config, settings)
-    modulate = engine_for(run, engine)
+    engine = engine_of(run, engine)
+    modulate = ENGINES[engine]
     if config.space != "picture":
         raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
     if dtype not in ("float16", "float32"):

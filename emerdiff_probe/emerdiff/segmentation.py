@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.asking import made_for, settled
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
-from emerdiff_probe.emerdiff.engines import decoded, engine_for
+from emerdiff_probe.emerdiff.engines import ENGINES, decoded, engine_of
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.emerdiff.masks import Masks, low_resolution_masks
 from emerdiff_probe.emerdiff.provenance import attributes
@@ -81,14 +81,15 @@ def segment_run(
     run: Run,
     masks: Masks = 20,
     *,
-    engine: str = "shared",
+    engine: str | None = None,
     config: EmerDiffConfig | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> xr.Dataset:
     """Segment the image of a run; see `segment`."""
     config = settled(run, config, settings)
-    modulate = engine_for(run, engine)
+    engine = engine_of(run, engine)
+    modulate = ENGINES[engine]
     features = run.features(config.feature_site, config.feature_timestep)
     weights = low_resolution_masks(features, masks, config)
     with run.intervened(run.trajectory.timesteps):

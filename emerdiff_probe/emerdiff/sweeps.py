@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.asking import settled
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
-from emerdiff_probe.emerdiff.engines import engine_for, prepared
+from emerdiff_probe.emerdiff.engines import ENGINES, engine_of, prepared
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.emerdiff.masks import Masks, low_resolution_masks
 from emerdiff_probe.emerdiff.provenance import attributes, request
@@ -46,14 +46,14 @@ def sweep_run(
     run: Run,
     masks: Masks = 20,
     *,
-    engine: str = "shared",
+    engine: str | None = None,
     config: EmerDiffConfig | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **over: Any,
 ) -> xr.Dataset:
     """Segment a run under every combination of settings; see `emerdiff_probe.runs.Run.sweep`."""
-    engine_for(run, engine)
+    engine = engine_of(run, engine)
     values = {name: list(each) for name, each in over.items() if _is_many(each)}
     base = settled(run, config, {name: each for name, each in over.items() if name not in values})
     _check(values)
@@ -152,7 +152,7 @@ def _engine(
         with run.intervened(run.trajectory.timesteps), torch.inference_mode():
             kept = prepared(engine, run.model, trajectory, config)
         return lambda masks, each: kept(masks, config=each)
-    modulate = engine_for(run, engine)
+    modulate = ENGINES[engine]
     return lambda masks, each: modulate(run.model, trajectory, masks, each)
 
 

@@ -36,7 +36,7 @@ def load(
     model: str | os.PathLike[str] | Any = PLAYGROUND,
     *,
     device: str | torch.device | None = None,
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] | torch.dtype | None = None,
     decoder: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> StableDiffusion:
@@ -48,7 +48,7 @@ def load(
             ``.safetensors`` file of one, or a pipeline that is already built, which is then used
             and left as it stands: with its LoRA, where it is, in its dtype.
         device: Where to run; by default CUDA if there is one, else the CPU.
-        dtype: By default float32 on a CPU and float16 on CUDA.
+        dtype: By default float32 on a CPU and float16 on CUDA; ``torch.float16`` serves, too.
         decoder: A folder or hub id of a tiny autoencoder (diffusers' ``AutoencoderTiny``) for the
             model's latents, such as ``"madebyollin/taesd"``, which then decodes in place of the
             model's own: faster, in less memory, and less exact.
@@ -59,21 +59,22 @@ def load(
         ModelError: There is no such model, or its layout is not known; or options that a pipeline
             which is already built does not have.
     """
+    named = None if dtype is None else str(dtype).removeprefix("torch.")
     if not isinstance(model, str | os.PathLike):
         built = StableDiffusion(model, type(model).__name__)
-        _refuse_changes(built, device, dtype, options)
+        _refuse_changes(built, device, named, options)
         if decoder is not None:
             _decode_with(built, os.path.expanduser(decoder))
         return built
     device = usable(device)
-    if dtype is None:
-        dtype = "float16" if device.type == "cuda" else "float32"
-    if dtype not in _DTYPES:
-        raise ModelError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
+    if named is None:
+        named = "float16" if device.type == "cuda" else "float32"
+    if named not in _DTYPES:
+        raise ModelError(f"dtype is {named!r}; choose one of {', '.join(_DTYPES)}")
     name = os.fspath(model)
     try:
         with _without_bars():
-            denoiser = _loaded(name, _DTYPES[dtype], options)
+            denoiser = _loaded(name, _DTYPES[named], options)
     except ModelError:
         raise
     except Exception as error:

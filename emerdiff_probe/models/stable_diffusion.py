@@ -266,9 +266,11 @@ class StableDiffusion:
             prompt.pooled_prompt_embeds is not None
         ):
             pooled = "with" if self._is_xl else "without"
+            given = "no" if prompt.pooled_prompt_embeds is None else "with"
             raise InputError(
-                f"prompt_embeds have shape {prompt.prompt_embeds.shape}; those of this model have "
-                f"{wanted} (token, channel), and come {pooled} pooled_prompt_embeds"
+                f"prompt_embeds have shape {prompt.prompt_embeds.shape}, {given} "
+                f"pooled_prompt_embeds; those of this model have {wanted} (token, channel), and "
+                f"come {pooled} pooled_prompt_embeds"
             )
         embeddings = torch.from_numpy(prompt.prompt_embeds)[None].to(self.device)
         one = prompt.pooled_prompt_embeds

@@ -216,7 +216,7 @@ class Run:
         self,
         masks: Masks = 20,
         *,
-        engine: str = "shared",
+        engine: str | None = None,
         config: EmerDiffConfig | None = None,
         progress: bool = True,
         **settings: Any,
@@ -230,7 +230,7 @@ class Run:
         self,
         masks: Masks = "locations",
         *,
-        engine: str = "shared",
+        engine: str | None = None,
         config: EmerDiffConfig | None = None,
         dtype: ValueType = "float16",
         store: str | os.PathLike[str] | None = None,
@@ -252,12 +252,13 @@ class Run:
         )
 
     def responder(
-        self, *, engine: str = "shared", config: EmerDiffConfig | None = None, **settings: Any
+        self, *, engine: str | None = None, config: EmerDiffConfig | None = None, **settings: Any
     ) -> Responder:
         """Return what computes responses of single locations when they are asked for.
 
         Args:
-            engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`.
+            engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`. By
+                default "shared", and "literal" for a run that was replayed under interventions.
             config: All settings; by default those that fit the model.
             **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
         """
@@ -269,7 +270,7 @@ class Run:
         self,
         masks: Masks = 20,
         *,
-        engine: str = "shared",
+        engine: str | None = None,
         config: EmerDiffConfig | None = None,
         store: str | os.PathLike[str] | None = None,
         progress: bool = True,
@@ -285,7 +286,8 @@ class Run:
 
         Args:
             masks: As `segment` takes them; clustered once.
-            engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`.
+            engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`. By
+                default "shared", and "literal" for a run that was replayed under interventions.
             config: The other settings; by default those that fit the model.
             store: A folder to stream difference maps to. The same call resumes one that was
                 interrupted.

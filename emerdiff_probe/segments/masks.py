@@ -117,7 +117,8 @@ def as_masks(array: ArrayLike | xr.DataArray, grid: tuple[int, int]) -> xr.DataA
 def _count_labels(labels: NDArray[np.generic]) -> int:
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
-            f"labels (h, w) are integers, not {labels.dtype}; a single mask goes in as mask[None]"
+            f"labels (h, w) are integers, not {labels.dtype}; a single mask goes in as "
+            "mask[None], of a labelled array as .isel(mask=[0])"
         )
     present = np.unique(labels)
     if not np.array_equal(present, np.arange(len(present))):

@@ -97,7 +97,7 @@ def test_a_store_holds_the_same_and_goes_on_where_it_was(model, responses, tmp_p
             raise KeyboardInterrupt
         return engine(model, trajectory, masks, config)
 
-    monkeypatch.setattr(module, "engine_for", lambda *_: counted)
+    monkeypatch.setitem(ENGINES, "shared", counted)
     options = {"config": CONFIG, "dtype": "float32", "store": path, "progress": False}
     with pytest.raises(KeyboardInterrupt):
         respond(model, PHOTO, **options)
@@ -106,7 +106,7 @@ def test_a_store_holds_the_same_and_goes_on_where_it_was(model, responses, tmp_p
     part = ep.open_responses(path)
     assert int(np.isfinite(part["response"].isel(rgb=0, y=0, x=0)).sum()) == 10
     calls.clear()
-    monkeypatch.setattr(module, "engine_for", lambda *_: engine)
+    monkeypatch.setitem(ENGINES, "shared", engine)
     whole = respond(model, PHOTO, **options)
     assert whole["response"].chunks[0] == (1, 1, 1, 1)
     found = whole["response"].load()
@@ -116,10 +116,10 @@ def test_a_store_holds_the_same_and_goes_on_where_it_was(model, responses, tmp_p
     schema.check(whole)
 
     # Nothing is left to do, and a chunk that is lost is made again.
-    monkeypatch.setattr(module, "engine_for", lambda *_: None)
+    monkeypatch.setitem(ENGINES, "shared", None)
     respond(model, PHOTO, **options)
     (path / "response/c.2.1.0.0.0").unlink()
-    monkeypatch.setattr(module, "engine_for", lambda *_: engine)
+    monkeypatch.setitem(ENGINES, "shared", engine)
     mended = respond(model, PHOTO, **options)
     assert np.isfinite(mended["response"]).all()
 

@@ -258,6 +258,13 @@ def test_files_that_are_no_model_are_refused(tmp_path):
 def test_a_dtype_that_is_none_is_refused(folder):
     with pytest.raises(ModelError, match="float16"):
         ep.load(folder, dtype="int8")
+    with pytest.raises(ModelError, match="'float64'; choose"):
+        ep.load(folder, dtype=torch.float64)
+
+
+def test_a_dtype_of_torch_serves_as_its_name_does(folder):
+    assert ep.load(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert ep.load(folder).dtype == torch.float32
 
 
 def test_xl_reads_no_prompt_as_zeros():

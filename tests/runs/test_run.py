@@ -235,8 +235,10 @@ def test_settings_are_keywords_over_the_models_defaults(model, runs):
     foreign = ep.EmerDiffConfig.closest_to_paper().replace(
         steps=10, feature_timestep=201, modulation_timestep=301
     )
-    with pytest.warns(UserWarning, match="made for stable-diffusion"):
+    with pytest.warns(UserWarning, match="made for stable-diffusion") as warned:
         runs["photograph"].segment(2, config=foreign, engine="jump", **QUIET)
+    # It names the line that asked.
+    assert warned[0].filename == __file__
 
 
 def test_the_number_of_masks_can_be_chosen_by_the_features(runs, config):
@@ -270,6 +272,16 @@ def test_a_replay_is_a_run_under_interventions(runs, config):
         edited.segment(2, config=config, engine="shared", **QUIET)
     literal = edited.segment(2, config=config, engine="literal", **QUIET)
     assert "Ablate" in literal.attrs["interventions"]
+    # Left out, the engine is the one that can answer.
+    assert edited.segment(2, config=config, **QUIET).identical(literal)
+    assert edited.respond(2, config=config, **QUIET).attrs["engine"] == "literal"
+    assert edited.sweep(2, config=config, sigma=[0, 1], **QUIET).attrs["engine"] == "literal"
+    assert run.respond(2, config=config, **QUIET).attrs["engine"] == "shared"
+    responder = edited.responder(config=config)
+    assert responder.engine == "literal"
+    assert responder.engines == ("literal",)
+    with pytest.raises(ConfigError, match="engine='literal'"):
+        responder.use("shared")
     # Only where it acts, and undone after an error.
     at_once = run.replay(ep.Scale("mid_block", 0.0, timesteps=[101]), **QUIET)
     assert np.abs(at_once.reconstruction - run.reconstruction).max() > 1e-3
