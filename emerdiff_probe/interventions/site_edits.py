@@ -22,7 +22,7 @@ from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
 from emerdiff_probe.interventions.labelled import mask_at
 from emerdiff_probe.locations import LABELLED, one_array
 from emerdiff_probe.sites import Site
-from emerdiff_probe.taps import Call, hooked
+from emerdiff_probe.taps import Call, check_rows, hooked
 from emerdiff_probe.timesteps import same
 
 __all__ = ["Array", "Half", "SiteEdit"]
@@ -99,6 +99,7 @@ class SiteEdit(ABC):
                 raise CaptureError(f"'{site}' was called outside a call of the UNet")
             if not self.acts_at(timestep):
                 return None
+            check_rows(site, tensor, call.rows)
             weights, edited = self._weights(tensor, call, heads), self.edited(tensor, call)
             if weights is None or edited is None:
                 return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -19,7 +19,15 @@ from torch import nn
 
 from emerdiff_probe.models.catalogue import unwrapped
 
-__all__ = ["around", "eagerly", "exclusively", "of_this_thread", "original", "silenced"]
+__all__ = [
+    "around",
+    "eagerly",
+    "exclusively",
+    "of_this_thread",
+    "original",
+    "silenced",
+    "tapping",
+]
 
 _LOCKS: Final[WeakKeyDictionary[nn.Module, AbstractContextManager[Any]]] = WeakKeyDictionary()
 
@@ -160,3 +168,10 @@ def eagerly() -> Iterator[None]:
             _BLOCKS.remove(block)
             if not _BLOCKS:
                 _EAGER.pop().__exit__(None, None, None)
+
+
+@contextmanager
+def tapping(unet: nn.Module) -> Iterator[ExitStack]:
+    """Has a model for this thread alone, uncompiled; what is put on the stack is undone."""
+    with exclusively(unet), eagerly(), ExitStack() as stack:
+        yield stack

@@ -23,6 +23,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError, ConfigError, InputError, ModelError, SiteError
+from emerdiff_probe.interventions import InjectAttention, attention_kept
 from emerdiff_probe.sites import Site
 from emerdiff_probe.taps import hooked
 from tests.checkpoints import stable_diffusion, stable_diffusion_xl, tiny_playground
@@ -405,6 +406,10 @@ def test_an_error_leaves_no_processors_of_perturbed_attention(shared):
     pag = quiet(StableDiffusionPAGPipeline(**shared.components, pag_applied_layers=["mid"]))
     before = shared.unet.attn_processors
 
+    def check():
+        now = shared.unet.attn_processors
+        assert all(now[name] is each for name, each in before.items())
+
     def stopping(*_arguments):
         assert any("PAG" in type(each).__name__ for each in shared.unet.attn_processors.values())
         raise KeyboardInterrupt
@@ -412,13 +417,56 @@ def test_an_error_leaves_no_processors_of_perturbed_attention(shared):
     wrong = ep.Shift(f"{LAYER}.attn2", 1.0, mask=np.ones((3, 3)))
     with ep.probe(pag, MID), pytest.raises(KeyboardInterrupt):
         draw(pag, pag_scale=3.0, callback_on_step_end=stopping)
+    # Whoever else is asked for the UNet: their processors are back when the block is left.
+    for target in (shared.unet, shared):
+        with ep.probe(target, MID), pytest.raises(KeyboardInterrupt):
+            draw(pag, pag_scale=3.0, callback_on_step_end=stopping)
+        check()
+        with pytest.raises(SiteError), ep.intervene(target, [wrong]):
+            draw(pag, pag_scale=3.0)
+        check()
+        with attention_kept(target), pytest.raises(KeyboardInterrupt):
+            draw(pag, pag_scale=3.0, callback_on_step_end=stopping)
+        check()
     with pytest.warns(UserWarning, match="perturbed attention"):
         model = ep.load(pag)
     for target in (pag, model):
         with pytest.raises(SiteError), ep.intervene(target, [wrong]):
             draw(pag, pag_scale=3.0)
-    now = shared.unet.attn_processors
-    assert all(now[name] is each for name, each in before.items())
+    check()
+
+
+def test_ports_of_perturbed_attention_are_refused_in_the_call(shared):
+    """Its perturbed rows have no queries and keys, and their values come apart."""
+    pag = quiet(StableDiffusionPAGPipeline(**shared.components, pag_applied_layers=["mid"]))
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    before = draw(pag, pag_scale=3.0)
+    for guidance in (1, 5):
+        for port in ("query", "key", "value", "mix"):
+            for target in (pag, pag.unet):
+                with (
+                    pytest.raises(CaptureError, match=r"attn1:.* rows in .*\(PAG\).*'out'"),
+                    ep.probe(target, f"{layer}:{port}"),
+                ):
+                    draw(pag, pag_scale=3.0, guidance_scale=guidance)
+            with (
+                pytest.raises(CaptureError, match="PAG"),
+                ep.intervene(pag, ep.Scale(f"{layer}:{port}", 0.5)),
+            ):
+                draw(pag, pag_scale=3.0, guidance_scale=guidance)
+    # All else of it has all rows, and so has everything without it.
+    with ep.probe(pag, f"{layer}, {layer}:value, !{layer}:value, {QUERY}") as recorder:
+        assert np.array_equal(draw(pag, pag_scale=3.0), before)
+    assert ep.site(recorder.tree, layer).sizes["batch"] == 3
+    assert ep.site(recorder.tree, QUERY).sizes["batch"] == 3
+    with ep.probe(pag, f"{layer}:*") as recorder:
+        draw(pag, pag_scale=0.0)
+    assert recorder.tree.sizes["sample"] == 1
+    # Its products can be kept and given back: they are those of the rows that have some.
+    with attention_kept(pag) as kept:
+        draw(pag, pag_scale=3.0)
+    with ep.intervene(pag, InjectAttention(kept)):
+        assert np.array_equal(draw(pag, pag_scale=3.0), before)
 
 
 def test_probes_of_one_model_nest(shared):

@@ -1,0 +1,92 @@
+"""The beginning of a call, kept from one call and given to others that begin alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from emerdiff_probe.models.locks import around, of_this_thread, tapping
+
+__all__ = ["given", "prefix"]
+
+
+@contextmanager
+def prefix(unet: nn.Module, path: str) -> Iterator[dict[str, Any]]:
+    """Keeps what a call computes before a module begins: all that is needed to begin there.
+
+    Args:
+        unet: The model.
+        path: Of the module.
+
+    Yields:
+        Outputs by path, filled by a call: of the largest modules that are done when it begins.
+    """
+    outputs: dict[str, Any] = {}
+    begun = False
+
+    def begin(module: nn.Module, inputs: Any) -> None:
+        nonlocal begun
+        begun = True
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not begun:
+                outputs[name] = output
+
+        return hook
+
+    modules = dict(unet.named_modules())
+    with tapping(unet) as stack:
+        stack.callback(modules[path].register_forward_pre_hook(of_this_thread(begin)).remove)
+        for name in _beside(unet, path):
+            kept = of_this_thread(keep(name))
+            stack.callback(modules[name].register_forward_hook(kept).remove)
+        yield outputs
+
+
+def _beside(unet: nn.Module, path: str) -> list[str]:
+    """Children of all modules around one that are not around it; lists count as their members."""
+    parts = path.split(".")
+    around = {".".join(parts[:count]) for count in range(len(parts))}
+    found = []
+    for name, module in unet.named_modules():
+        inside = name == "" or name in around or isinstance(module, nn.ModuleList)
+        if not inside and name != path and _parent(name, unet) in around:
+            found.append(name)
+    return found
+
+
+def _parent(name: str, unet: nn.Module) -> str:
+    """Path of the module that calls a module: the nearest above that is no list."""
+    above = name.rpartition(".")[0]
+    while above and isinstance(unet.get_submodule(above), nn.ModuleList):
+        above = above.rpartition(".")[0]
+    return above
+
+
+@contextmanager
+def given(unet: nn.Module, outputs: Mapping[str, Any], repeats: int) -> Iterator[None]:
+    """Gives known outputs in place of calling modules.
+
+    Args:
+        unet: The model.
+        outputs: By path, from `prefix`.
+        repeats: Rows of this call for each row of that one.
+    """
+
+    def instead(output: Any) -> Callable[..., Any]:
+        return lambda _: lambda *_arguments, **_named: _repeated(output, repeats)
+
+    with tapping(unet) as stack:
+        for path, output in outputs.items():
+            stack.enter_context(around(unet.get_submodule(path), "forward", instead(output)))
+        yield
+
+
+def _repeated(output: Any, repeats: int) -> Any:
+    if isinstance(output, Tensor):
+        return output.repeat_interleave(repeats, dim=0)
+    return type(output)(_repeated(each, repeats) for each in output)

@@ -1,0 +1,289 @@
+"""Forward hooks at sites, and at the calls of a whole UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emerdiff_probe.errors import CaptureError, SiteError, closest
+from emerdiff_probe.models.caches import refuse_caching
+from emerdiff_probe.models.catalogue import unwrapped
+from emerdiff_probe.models.locks import of_this_thread, tapping
+from emerdiff_probe.sites import ATTENTION_PORTS, Site
+from emerdiff_probe.taps.attention import adapted, refuse_fused
+from emerdiff_probe.taps.products import Edit, multiplied
+
+__all__ = [
+    "Call",
+    "Capture",
+    "capture",
+    "check_rows",
+    "current_call",
+    "hooked",
+    "modules_at",
+    "watched",
+]
+
+_PROJECTED = set(ATTENTION_PORTS) - {"mix", "out"}
+
+Keep = Callable[[Site, Tensor], Tensor]
+"""Given a site and its tensor: what is kept of it."""
+
+
+def modules_at(unet: nn.Module, sites: Iterable[Site]) -> dict[Site, nn.Module]:
+    """The modules that have the tensors of sites, as `Site.module` names them.
+
+    Raises:
+        SiteError: The UNet has no such module; names the closest that it has.
+        ModelError: The projections are fused, so that the module would never be called.
+    """
+    modules = dict(unwrapped(unet).named_modules())
+    found = {}
+    for site in sites:
+        if site.module not in modules or site.path not in modules:
+            raise SiteError(f"no site '{site}' in this UNet; {closest(site.module, modules)}")
+        if site.port in _PROJECTED:
+            refuse_fused(site.path, modules[site.path])
+        found[site] = modules[site.module]
+    return found
+
+
+@contextmanager
+def watched(
+    unet: nn.Module, before: Callable[..., None], after: Callable[..., None]
+) -> Iterator[None]:
+    """Tells functions of every call of a UNet: `before` its arguments, `after` that it is done.
+
+    Args:
+        unet: The model.
+        before: Called with the module, its arguments and its named arguments.
+        after: The same, and with the output.
+    """
+    with tapping(unet) as stack:
+        for handle in (
+            unet.register_forward_pre_hook(of_this_thread(before), with_kwargs=True),
+            unet.register_forward_hook(of_this_thread(after), with_kwargs=True),
+        ):
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
+    """Shows the tensors at sites to functions, which may replace them.
+
+    Args:
+        unet: The model.
+        edits: A function for each site. Where a module gives a tuple it sees the first element.
+
+    Raises:
+        SiteError: A site does not exist; nothing is installed then.
+    """
+    refuse_caching(unet)
+    modules = modules_at(unet, edits)
+    with tapping(unet) as stack:
+        for site, edit in edits.items():
+            if site.port == "skip":
+                skip = of_this_thread(_skip_hook(edit, site.skip_index))
+                handle = modules[site].register_forward_pre_hook(skip, with_kwargs=True)
+            elif site.port == "mix" and (attention := adapted(unet, site)) is not None:
+                stack.enter_context(multiplied(attention, site.path, {"mix": edit}))
+                continue
+            elif site.port == "mix":
+                mix = of_this_thread(_mix_hook(edit))
+                handle = modules[site].register_forward_pre_hook(mix)
+            else:
+                handle = modules[site].register_forward_hook(of_this_thread(_hook(edit)))
+            stack.callback(handle.remove)
+        yield
+
+
+def _hook(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return edit(output)
+        edited = edit(output[0])
+        return None if edited is None else (edited, *output[1:])
+
+    return hook
+
+
+def _mix_hook(edit: Edit) -> Callable[[nn.Module, Any], Any]:
+    def hook(module: nn.Module, inputs: Any) -> Any:
+        edited = edit(inputs[0])
+        return None if edited is None else (edited, *inputs[1:])
+
+    return hook
+
+
+def _skip_hook(edit: Edit, index: int) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(module: nn.Module, inputs: Any, named: dict[str, Any]) -> Any:
+        skips = list(named["res_hidden_states_tuple"])
+        edited = edit(skips[index])
+        if edited is None:
+            return None
+        skips[index] = edited
+        return inputs, {**named, "res_hidden_states_tuple": tuple(skips)}
+
+    return hook
+
+
+def _latents(inputs: Any, named: Mapping[str, Any]) -> Tensor:
+    """What a UNet call is given."""
+    found: Tensor = named["sample"] if "sample" in named else inputs[0]
+    return found
+
+
+@dataclass
+class Call:
+    """The UNet call in progress.
+
+    Attributes:
+        timestep: Its t, which need not be whole; None before the first.
+        visit: How many calls at the same timestep came right before it: some schedulers call twice
+            at one.
+        rows: Of its latents.
+        halves: Guidance halves among its rows, 1 or 2; None where nobody knows.
+        seen: Timesteps of all calls so far.
+    """
+
+    timestep: float | None = None
+    visit: int = 0
+    rows: int = 0
+    halves: int | None = 1
+    seen: set[float] = field(default_factory=set)
+
+
+@contextmanager
+def current_call(
+    unet: nn.Module, halves: Callable[[Tensor], int | None] = lambda latents: 1
+) -> Iterator[Call]:
+    """Follows the timesteps at which a UNet is called.
+
+    Args:
+        unet: The model.
+        halves: Guidance halves among the rows of a call's latents.
+    """
+    call = Call()
+
+    def note(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        latents = _latents(inputs, named)
+        call.rows, call.halves = len(latents), halves(latents)
+        timestep = torch.as_tensor(named["timestep"] if "timestep" in named else inputs[1])
+        if timestep.numel() > 1 and not (timestep == timestep.flatten()[0]).all():
+            raise CaptureError(
+                f"one UNet call has several timesteps {timestep.tolist()}; give each its own call"
+            )
+        now = timestep.flatten()[0].item()
+        call.visit = call.visit + 1 if call.timestep == now else 0
+        call.timestep = now
+        call.seen.add(call.timestep)
+
+    with tapping(unet) as stack:
+        handle = unet.register_forward_pre_hook(of_this_thread(note), with_kwargs=True)
+        stack.callback(handle.remove)
+        yield call
+
+
+def check_rows(site: Site, tensor: Tensor, rows: int) -> None:
+    """Refuses a site's tensor that is of some rows of a UNet call alone.
+
+    Args:
+        site: Where.
+        tensor: Rows first.
+        rows: Of the call's latents.
+
+    Raises:
+        CaptureError: It has fewer or more rows.
+    """
+    if len(tensor) != rows:
+        raise CaptureError(
+            f"'{site}' gives {len(tensor)} rows in a UNet call of {rows}: perturbed attention "
+            "guidance (PAG) computes no attention for the perturbed rows. Choose its port 'out', "
+            f"leave it out (as with '!{site}' in a pattern), or call the pipeline with pag_scale=0"
+        )
+
+
+class Capture:
+    """The tensors at some sites, one UNet call after the other.
+
+    Args:
+        sites: Where.
+        keep: Makes of a tensor what is kept; nothing that shares its memory.
+    """
+
+    def __init__(self, sites: Iterable[Site], keep: Keep) -> None:
+        self._fired: dict[Site, list[Tensor]] = {site: [] for site in sites}
+        self._keep = keep
+        self._rows: int | None = None
+
+    def begin(self, rows: int) -> None:
+        """Takes the number of rows of the UNet call that begins, which all tensors must have."""
+        self._rows = rows
+
+    @property
+    def edits(self) -> dict[Site, Edit]:
+        """For each site the function that keeps what it gives."""
+        return {site: self._keeping(site, tensors) for site, tensors in self._fired.items()}
+
+    def _keeping(self, site: Site, tensors: list[Tensor]) -> Edit:
+        def keep(tensor: Tensor) -> None:
+            if self._rows is not None:
+                check_rows(site, tensor, self._rows)
+            tensors.append(self._keep(site, tensor))
+
+        return keep
+
+    def clear(self) -> None:
+        """Forgets what was kept, as after a call that ended in an error."""
+        for tensors in self._fired.values():
+            tensors.clear()
+
+    def take(self) -> dict[Site, Tensor]:
+        """The tensors of the one call since the last time.
+
+        Raises:
+            CaptureError: A site gave none, or more than one.
+        """
+        wrong = {
+            str(site): len(tensors) for site, tensors in self._fired.items() if len(tensors) != 1
+        }
+        if wrong:
+            raise CaptureError(
+                f"these sites did not fire once in a UNet call, but so many times: {wrong}; "
+                "is a part of the UNet skipped, cached or called on its own?"
+            )
+        return {site: tensors.pop() for site, tensors in self._fired.items()}
+
+
+def _copied(_: Site, tensor: Tensor) -> Tensor:
+    """A copy, since what comes after may change the tensor in place, as FreeU does."""
+    return tensor.clone()
+
+
+@contextmanager
+def capture(unet: nn.Module, sites: Iterable[Site], keep: Keep = _copied) -> Iterator[Capture]:
+    """Keeps the tensors at sites; call ``take()`` after each UNet call.
+
+    Args:
+        unet: The model.
+        sites: Where.
+        keep: See `Capture`.
+
+    Raises:
+        CaptureError: Within a call: a site's tensor has not all rows of the call.
+    """
+    kept = Capture(sites, keep)
+
+    def begin(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        kept.begin(len(_latents(inputs, named)))
+
+    with hooked(unet, kept.edits), tapping(unet) as stack:
+        handle = unet.register_forward_pre_hook(of_this_thread(begin), with_kwargs=True)
+        stack.callback(handle.remove)
+        yield kept

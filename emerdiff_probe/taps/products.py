@@ -1,0 +1,111 @@
+"""Attention where it is multiplied: Q, K and V as ``scaled_dot_product_attention`` is given them.
+
+Whatever is done to queries and keys before, as normalising, rotating and joining them, has been
+done there. What multiplies in another way, as linear attention does, is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from emerdiff_probe.errors import CaptureError
+from emerdiff_probe.models.locks import around
+
+__all__ = ["Edit", "multiplied"]
+
+Edit = Callable[[Tensor], Tensor | None]
+"""Given a site's tensor: a tensor in its place, or None to leave it."""
+
+_FACTORS: Final = ("query", "key", "value")
+
+
+@contextmanager
+def multiplied(attention: nn.Module, path: str, edits: Mapping[str, Edit]) -> Iterator[None]:
+    """Shows functions what an attention multiplies, which they may replace.
+
+    It is the first product within a forward of the attention: those of adapters come after it.
+
+    Args:
+        attention: The module.
+        path: Its name, for errors.
+        edits: By port, "query", "key", "value" or "mix", given shape (row, place, channel), head
+            beside head. Of several blocks the later ones see what the earlier ones leave.
+
+    Raises:
+        CaptureError: Within a call: the attention multiplies in another way.
+    """
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*arguments: Any, **named: Any) -> Any:
+            product = _OPEN.get()
+            if product is not None and product.attention is attention:
+                # A wrap within that of a later block.
+                product.edits.insert(0, edits)
+                return original(*arguments, **named)
+            product = _FirstProduct(attention, edits)
+            token = _OPEN.set(product)
+            try:
+                with product:
+                    output = original(*arguments, **named)
+            finally:
+                _OPEN.reset(token)
+            if not product.seen:
+                processor = type(getattr(attention, "processor", attention)).__name__
+                raise CaptureError(
+                    f"{path!r} does not multiply by scaled_dot_product_attention ({processor}), so "
+                    f"its ports {', '.join(edits)} cannot be seen; choose its port 'out'"
+                )
+            return output
+
+        return forward
+
+    with around(attention, "forward", wrap):
+        yield
+
+
+class _FirstProduct(TorchFunctionMode):
+    """Has functions see the first product within a block, and change it.
+
+    Attributes:
+        attention: The module whose forward the block is.
+        edits: By port, in the order in which they act.
+        seen: Whether there was a product.
+    """
+
+    def __init__(self, attention: nn.Module, edits: Mapping[str, Edit]) -> None:
+        super().__init__()
+        self.attention = attention
+        self.edits = [edits]
+        self.seen = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.seen or func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        self.seen = True
+        given = dict(zip(_FACTORS, args, strict=False)) | kwargs
+        factors: list[Any] = [self._edited(port, given.pop(port)) for port in _FACTORS]
+        return self._edited("mix", func(*factors, *args[len(_FACTORS) :], **given))
+
+    def _edited(self, port: str, tensor: Tensor) -> Tensor:
+        """A tensor (row, head, place, channel) as the functions leave it."""
+        for edits in self.edits:
+            if port not in edits:
+                continue
+            edited = edits[port](tensor.transpose(1, 2).flatten(2))
+            if edited is not None:
+                tensor = edited.unflatten(2, (tensor.shape[1], -1)).transpose(1, 2)
+        return tensor
+
+
+_OPEN: Final[ContextVar[_FirstProduct | None]] = ContextVar("product", default=None)
+"""That of the attention that is being computed."""
