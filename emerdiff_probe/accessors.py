@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from numpy.typing import ArrayLike, NDArray
 
+    from emerdiff_probe.layers import Samples
+
 # xarray may be imported by a module of ours that is itself half imported: all else is imported when
 # it is first called.
 
@@ -149,6 +151,12 @@ class RecordingAccessor(Accessor):
         from emerdiff_probe.layers import features
 
         return features(self._data, site, timestep, **options)
+
+    def samples(self, site: str, *, batch: int, **options: Any) -> Samples:
+        """Return its locations in random order to train on; see `emerdiff_probe.layers.samples`."""
+        from emerdiff_probe.layers import samples
+
+        return samples(self._data, site, batch=batch, **options)
 
     def atlas(self, measures: Any = None, **options: Any) -> xr.Dataset:
         """Return measures of all layers at all timesteps; see `emerdiff_probe.layers.atlas`."""

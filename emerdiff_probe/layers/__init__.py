@@ -34,6 +34,7 @@ from emerdiff_probe.layers.measures import (
     Similarity,
     Surroundings,
 )
+from emerdiff_probe.layers.samples import Samples, samples
 from emerdiff_probe.layers.similarity import cosine_similarity, similarity_to_point
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Principal",
     "ProbeScores",
     "SHARES",
+    "Samples",
     "Similarity",
     "Surroundings",
     "agreement",
@@ -76,5 +78,6 @@ __all__ = [
     "principal_colours",
     "principal_components",
     "resized",
+    "samples",
     "similarity_to_point",
 ]

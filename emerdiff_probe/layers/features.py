@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from emerdiff_probe import store
 from emerdiff_probe.errors import InputError
@@ -26,6 +26,7 @@ __all__ = [
     "label_pictures",
     "labels_on",
     "resized",
+    "stored_blocks",
 ]
 
 Labels = NDArray[np.integer] | xr.DataArray
@@ -67,22 +68,30 @@ def blocks(values: xr.DataArray) -> Iterator[xr.DataArray]:
     Args:
         values: With sample and perhaps timestep among its dims.
     """
+    for part in stored_blocks(values):
+        yield values.isel(part).load()
+
+
+def stored_blocks(values: xr.DataArray) -> Iterator[dict[str, slice]]:
+    """Yield which samples and timesteps are stored together; see `blocks`."""
     sizes = values.variable.chunksizes
     spans = [(dim, sizes.get(dim, (values.sizes[dim],))) for dim in (SAMPLE, TIMESTEP)
              if dim in values.dims]  # fmt: skip
     for corner in np.ndindex(*[len(lengths) for _, lengths in spans]):
-        part = {
+        yield {
             dim: slice(sum(lengths[:at]), sum(lengths[: at + 1]))
             for at, (dim, lengths) in zip(corner, spans, strict=True)
         }
-        yield values.isel(part).load()
 
 
-def as_points(values: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+def as_points(
+    values: xr.DataArray, dtype: DTypeLike = np.float64
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """All places as rows of a matrix.
 
     Args:
         values: With y, x, channel, and perhaps sample and timestep.
+        dtype: Of the matrix.
 
     Returns:
         (point, channel), finite; and the position of each point's sample.
@@ -91,7 +100,7 @@ def as_points(values: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.int
         InputError: Values that are not finite.
     """
     ordered = by_location(values)
-    points = ordered.values.reshape(-1, ordered.sizes[CHANNEL]).astype(np.float64)
+    points = ordered.values.reshape(-1, ordered.sizes[CHANNEL]).astype(dtype)
     if not np.isfinite(points).all():
         raise InputError(
             f"{np.count_nonzero(~np.isfinite(points))} features are not finite: the recording is "
