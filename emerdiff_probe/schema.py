@@ -21,6 +21,7 @@ __all__ = [
     "COMPRESSED",
     "GUIDANCE",
     "HEAD",
+    "LOCATION",
     "MASK",
     "MODEL_X",
     "MODEL_Y",
@@ -59,6 +60,7 @@ TIMESTEP: Final = "timestep"
 STEP: Final = "step"  # coordinate of timestep: the position of a call in its run
 TOKEN: Final = "token"
 HEAD: Final = "head"  # of an attention
+LOCATION: Final = "location"  # of a latent grid, row after row
 
 SEGMENTATION: Final = "segmentation/1"
 RECORDING: Final = "recording/1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe import checks
 from emerdiff_probe.errors import InputError, SiteError, closest
+from emerdiff_probe.layers.attended import mask_bias, refuse_reduced
 from emerdiff_probe.schema import CHANNEL, HEAD, SAMPLE, TIMESTEP, TOKEN, X, Y
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import at, site, sites_of
@@ -35,8 +35,8 @@ def attention(
     """What an attention's locations look at, from its recorded queries and keys.
 
     The softmax over all keys of q k / sqrt(channels of a head) (Vaswani et al. 2017, eq. 1), in
-    float32. It is as exact as what was recorded: queries and keys in float16 move probabilities by
-    about 1e-3.
+    float32, with the mask of keys that the UNet call was given, if any. It is as exact as what was
+    recorded: queries and keys in float16 move probabilities by about 1e-3.
 
     Args:
         run: A recording that has the ports ``query`` and ``key`` of the attention.
@@ -61,14 +61,15 @@ def attention(
     Raises:
         SiteError: The recording has no queries and keys of such an attention.
         InputError: Neither a name nor a token. No text has the token, or it is not an attention to
-            a text; the head or place is not there;
-            or attention was masked.
+            a text; the head or place is not there; or queries and keys were made smaller.
     """
     if name is None:
         if token is None:
             raise InputError("name and token are both left out; give one of them, or both")
         return _over_attentions(run, token, location, head)
     query, key = _recorded(run, name)
+    refuse_reduced(run, name, key)
+    bias = mask_bias(run, name, {dim: key.sizes[dim] for dim in (TOKEN, Y, X) if dim in key.dims})
     if token is not None and TOKEN not in key.dims:
         raise InputError(
             f"{name!r} is self-attention, whose keys are locations and no tokens; leave token out, "
@@ -82,19 +83,23 @@ def attention(
         query, key = query.isel({HEAD: head}), key.isel({HEAD: head})
     if location is not None:
         query = at(query, *location)
-    paid = attention_probabilities(query, key)
+    paid = attention_probabilities(query, key, bias)
     if weights is None:
         return paid.rename(f"{name} probabilities")
     return (paid * weights).sum(TOKEN, skipna=False).rename(f"{name} to {token!r}")
 
 
-def attention_probabilities(query: xr.DataArray, key: xr.DataArray) -> xr.DataArray:
+def attention_probabilities(
+    query: xr.DataArray, key: xr.DataArray, bias: xr.DataArray | None = None
+) -> xr.DataArray:
     """The softmax over all keys of q k / sqrt(channels), lazily and in float32.
 
     Args:
         query: With a dim ``channel``.
         key: With a dim ``channel``, and ``token`` or ``y`` and ``x``, which are then called
             ``key_y`` and ``key_x``. All other dims are shared with the queries.
+        bias: Added to the scores before the softmax, as masks are; dims of the keys without
+            ``channel``, of which those that it has not count as equal.
 
     Returns:
         Dims of the query without ``channel``, ``head`` before places, then those of the keys.
@@ -104,14 +109,19 @@ def attention_probabilities(query: xr.DataArray, key: xr.DataArray) -> xr.DataAr
     >>> attention_probabilities(query, key).values.tolist()
     [[0.5, 0.5]]
     """
-    key = key.rename({old: new for old, new in ((Y, KEY_Y), (X, KEY_X)) if old in key.dims})
+    key, *added = (
+        each.rename({old: new for old, new in ((Y, KEY_Y), (X, KEY_X)) if old in each.dims})
+        for each in (key, bias)
+        if each is not None
+    )
     asked = [dim for dim in (TOKEN, KEY_Y, KEY_X) if dim in key.dims]
     places = [dim for dim in (Y, X) if dim in query.dims]
     computed: xr.DataArray = xr.apply_ufunc(
         _softmax,
         _in_pieces(query, places),
         _in_pieces(key, asked),
-        input_core_dims=[[*places, CHANNEL], [*asked, CHANNEL]],
+        *(_in_pieces(each, asked) for each in added),
+        input_core_dims=[[*places, CHANNEL], [*asked, CHANNEL], *[asked] * len(added)],
         output_core_dims=[[*places, *asked]],
         kwargs={"places": len(places), "keys": len(asked)},
         dask="parallelized",
@@ -128,15 +138,21 @@ def _in_pieces(values: xr.DataArray, whole: Sequence[str]) -> xr.DataArray:
 
 
 def _softmax(
-    query: NDArray[np.floating], key: NDArray[np.floating], *, places: int, keys: int
+    query: NDArray[np.floating],
+    key: NDArray[np.floating],
+    *bias: NDArray[np.float32],
+    places: int,
+    keys: int,
 ) -> NDArray[np.float32]:
-    """Of queries (..., places, channel) over keys (..., keys, channel)."""
+    """Return that of queries (..., places, channel) over keys (..., keys, channel)."""
     channels = query.shape[-1]
     rows, columns = query.shape[query.ndim - 1 - places : -1], key.shape[key.ndim - 1 - keys : -1]
     q = query.reshape(*query.shape[: query.ndim - 1 - places], math.prod(rows), channels)
     k = key.reshape(*key.shape[: key.ndim - 1 - keys], math.prod(columns), channels)
     scores = q.astype(np.float32) @ k.astype(np.float32).swapaxes(-1, -2)
     scores *= np.float32(channels**-0.5)
+    for each in bias:
+        scores += each.reshape(*each.shape[: each.ndim - keys], 1, math.prod(columns))
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
@@ -180,11 +196,6 @@ def _over_attentions(
 
 
 def _recorded(run: xr.DataTree, path: str) -> tuple[xr.DataArray, xr.DataArray]:
-    if json.loads(run.attrs.get("config", "{}")).get("masked"):
-        raise InputError(
-            "attention was masked in this recording, and the mask is not in it: its queries and "
-            "keys would give other probabilities than the model's; call the UNet without a mask"
-        )
     sites = set(sites_of(run))
     query, key = Site.parse(f"{path}:query"), Site.parse(f"{path}:key")
     if {query, key} <= sites:

@@ -19,6 +19,7 @@ from emerdiff_probe.sites import Site
 from emerdiff_probe.store import (
     IMAGE,
     LATENTS,
+    MASKS,
     Growing,
     Leaf,
     Plan,
@@ -41,7 +42,7 @@ class Form:
         guidance: Labels of the parts; none without.
         latents: Shape (channel, y, x).
         tokens: Length of a text.
-        masked: Whether attention was kept from some of its keys.
+        masks: Of the keys of attention, as nested lists, which compare.
     """
 
     key: object
@@ -50,7 +51,7 @@ class Form:
     guidance: tuple[str, ...]
     latents: tuple[int, ...]
     tokens: int
-    masked: bool
+    masks: Mapping[str, list[Any]]
 
 
 @dataclass(eq=False)
@@ -191,10 +192,18 @@ class Buffer:
             steps=tuple(self.steps),
             tokens=self.texts,
             size=self.size(),
-            config={**self.config, "timesteps": timesteps, "masked": self.form.masked},
+            config={**self.config, "timesteps": timesteps},
             about={"model": model, "versions": schema.package_versions()},
             row=self.form.rows,
+            masks={name: self._kept(name, mask) for name, mask in self.form.masks.items()},
         )
+
+    def _kept(self, name: str, mask: list[Any]) -> NDArray[np.float32]:
+        """A mask of the keys that are kept."""
+        whole = np.array(mask, np.float32)
+        if MASKS[name] != schema.TOKEN:
+            return whole
+        return whole[..., kept_tokens(self.reduced, whole.shape[-1])]
 
     def _leaves(self) -> tuple[Leaf, ...]:
         places = (schema.Y, schema.X)

@@ -47,13 +47,12 @@ from emerdiff_probe.recording.reducers import Reducer, project
 from emerdiff_probe.recording.steps import Call, Step, step_of
 from emerdiff_probe.schema import BATCH
 from emerdiff_probe.sites import Site
-from emerdiff_probe.store import LATENTS, Growing, leaf_path, local_folder, size_text
+from emerdiff_probe.store import LATENTS, MASKS, Growing, leaf_path, local_folder, size_text
 from emerdiff_probe.taps import Capture, capture, restored_after_errors, watched
 
 __all__ = ["Recorder", "probe"]
 
 _INPUTS: Final = tuple(inspect.signature(UNet2DConditionModel.forward).parameters)[1:]
-_MASKS: Final = ("attention_mask", "encoder_attention_mask")
 _TOKENS: Final = 77
 """Of a text, before a call shows how many there are; names of sites do not depend on it."""
 
@@ -178,8 +177,8 @@ class Recorder:
         self._calls: list[Call] = []  # of the step under way
         self._open: Buffer | None = None
         self._runs: list[Buffer] = []
-        # Latents, timestep, text and whether there is a mask, of the call under way.
-        self._given: tuple[Tensor, float, Tensor, bool]
+        # Latents, timestep, text and masks of the call under way.
+        self._given: tuple[Tensor, float, Tensor, dict[str, Tensor]]
         self._layouts: dict[tuple[object, ...], _Layout] = {}
         self._interventions: list[str] = []
         self._unconditional: dict[tuple[object, ...], Tensor | None] = {}
@@ -275,12 +274,15 @@ class Recorder:
             given["sample"].detach(),
             timestep.item(),
             given["encoder_hidden_states"].detach(),
-            any(given.get(name) is not None for name in _MASKS),
+            # Of use to whoever multiplies queries and keys again.
+            {name: given[name].detach() for name in MASKS if given.get(name) is not None}
+            if any(name.endswith(":key") for name in self._sites)
+            else {},
         )
 
     def _after(self, unet: nn.Module, _arguments: Any, _named: Any, _output: Any) -> None:
         """Takes what a UNet call gave."""
-        latents, timestep, text, masked = self._given
+        latents, timestep, text, given_masks = self._given
         caller = self._caller or OwnLoop(self._target)
         guidance = caller.guidance(latents)
         parts = len(guidance) if guidance else 1
@@ -297,7 +299,11 @@ class Recorder:
         if self._open is None and not self._calls:
             self._interventions = active(unet)
         text = text if guidance else text.clone()
-        call = Call(caller, guidance, timestep, text, masked, values)
+        masks = {
+            name: _key_mask(name, mask, parts if guidance else None)
+            for name, mask in given_masks.items()
+        }
+        call = Call(caller, guidance, timestep, text, masks, values)
         if self._calls and not call.continues(self._calls):
             self._take_step()
         self._check_room(call)
@@ -311,9 +317,8 @@ class Recorder:
         step = step_of(calls, self._is_unconditional)
         rows, *places = step.values[LATENTS].shape
         latents = (places[-1], *places[:-1])
-        form = Form(
-            step.caller.key, step.rows, rows, step.guidance, latents, step.tokens, step.masked
-        )
+        masks = {name: mask.tolist() for name, mask in step.masks.items()}
+        form = Form(step.caller.key, step.rows, rows, step.guidance, latents, step.tokens, masks)
         run = self._open
         if run is None or run.form != form:
             if run is not None:
@@ -387,6 +392,19 @@ class Recorder:
         run = self._open
         if run is not None and pictures.shape == (run.form.samples, *run.size(), 3):
             run.end(pictures)
+
+
+def _key_mask(name: str, mask: Tensor, parts: int | None) -> NDArray[np.float32]:
+    """A mask that a UNet call was given, (row[, guidance], key)."""
+    if mask.ndim != 2:
+        raise CaptureError(
+            f"{name} has shape {tuple(mask.shape)}; only masks of shape (row, key) can be "
+            "recorded, which all queries have in common"
+        )
+    mask = mask.float()
+    if parts is not None:
+        mask = rearrange(mask, "(half n) key -> n half key", half=parts)
+    return mask.cpu().numpy().copy()
 
 
 def _in_bytes(pictures: NDArray[Any]) -> NDArray[np.uint8]:

@@ -32,7 +32,7 @@ class Call:
         guidance: Labels of the parts of its rows; none where all are samples; None: not known.
         timestep: It is at.
         text: Shape (row, token, channel).
-        masked: Whether attention was kept from some of its keys.
+        masks: Of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
         values: Of each leaf, (row[, guidance], ...).
     """
 
@@ -40,7 +40,7 @@ class Call:
     guidance: tuple[str, ...] | None
     timestep: float
     text: Tensor
-    masked: bool
+    masks: Mapping[str, NDArray[np.float32]]
     values: Mapping[str, NDArray[Any]]
 
     @property
@@ -71,7 +71,7 @@ class Step:
         guidance: Labels of the parts; none where there are none.
         timestep: It is at.
         tokens: How long texts are.
-        masked: Whether attention was kept from some of its keys.
+        masks: Of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
         values: Of each leaf, (row[, guidance], ...).
     """
 
@@ -80,7 +80,7 @@ class Step:
     guidance: tuple[str, ...]
     timestep: float
     tokens: int
-    masked: bool
+    masks: Mapping[str, NDArray[np.float32]]
     values: Mapping[str, NDArray[Any]]
 
 
@@ -108,7 +108,7 @@ def step_of(calls: Sequence[Call], is_empty: Callable[[Call], bool]) -> Step:
         guidance or (),
         calls[0].timestep,
         calls[0].text.shape[1],
-        any(call.masked for call in calls),
+        calls[0].masks if len(calls) == 1 else _masks_side_by_side(calls),
         calls[0].values if len(calls) == 1 else _side_by_side(calls),
     )
 
@@ -117,4 +117,13 @@ def _side_by_side(calls: Sequence[Call]) -> dict[str, NDArray[Any]]:
     return {
         path: values if path == LATENTS else np.stack([each.values[path] for each in calls], 1)
         for path, values in calls[0].values.items()
+    }
+
+
+def _masks_side_by_side(calls: Sequence[Call]) -> dict[str, NDArray[np.float32]]:
+    """A call without a mask that another one has sees all keys."""
+    found = {name: mask for call in calls for name, mask in call.masks.items()}
+    return {
+        name: np.stack([call.masks.get(name, np.ones_like(mask)) for call in calls], 1)
+        for name, mask in found.items()
     }

@@ -8,7 +8,16 @@ from emerdiff_probe.store.address import Address, local_folder
 from emerdiff_probe.store.copies import Layout, pack, rechunk
 from emerdiff_probe.store.growing import Growing
 from emerdiff_probe.store.identity import check_model, model_differences
-from emerdiff_probe.store.plan import IMAGE, LATENTS, Leaf, Plan, block_length, leaf_path, size_text
+from emerdiff_probe.store.plan import (
+    IMAGE,
+    LATENTS,
+    MASKS,
+    Leaf,
+    Plan,
+    block_length,
+    leaf_path,
+    size_text,
+)
 from emerdiff_probe.store.precision import single, widened
 from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
 from emerdiff_probe.store.responses import ResponseStore, open_responses
@@ -24,6 +33,7 @@ __all__ = [
     "LATENTS",
     "Layout",
     "Leaf",
+    "MASKS",
     "Memory",
     "Plan",
     "ResponseStore",

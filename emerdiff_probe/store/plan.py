@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -15,16 +15,22 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe import schema
-from emerdiff_probe.schema import GUIDANCE, SAMPLE, STEP, TIMESTEP, TOKEN
+from emerdiff_probe.schema import GUIDANCE, LOCATION, SAMPLE, STEP, TIMESTEP, TOKEN
 from emerdiff_probe.sites import Site
 
-__all__ = ["IMAGE", "LATENTS", "Leaf", "Plan", "block_length", "leaf_path", "size_text"]
+__all__ = ["IMAGE", "LATENTS", "MASKS", "Leaf", "Plan", "block_length", "leaf_path", "size_text"]
 
 IMAGE: Final = "image"
 """Leaf of the pictures that runs end with."""
 
 LATENTS: Final = "latents"
 """Leaf of x_t, as each timestep finds it."""
+
+MASKS: Final = {"attention_mask": LOCATION, "encoder_attention_mask": TOKEN}
+"""Coordinates of the keys that self-attention and attention to a text were let see, 1, or not, 0.
+
+Locations are of a dim of their own, row after row, since grids of other sizes have others.
+"""
 
 _BLOCK_BYTES: Final = 2**25
 _LONGEST_BLOCK: Final = 25
@@ -79,6 +85,8 @@ class Plan:
         about: Further provenance, fit for JSON.
         row: Dim of the rows of UNet calls: samples, or "batch" where nothing tells what they are.
         names: Of the samples, by which they are selected; none where they have no names.
+        masks: Of the keys that attention was given, by coordinate, (sample, guidance, key); without
+            guidance (sample, key). The last dim is that of `MASKS`.
     """
 
     leaves: tuple[Leaf, ...]
@@ -92,6 +100,7 @@ class Plan:
     about: Mapping[str, Any]
     row: str = SAMPLE
     names: tuple[str, ...] = ()
+    masks: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def dims(self, leaf: Leaf) -> tuple[str, ...]:
         """Dims of a leaf's array."""
@@ -176,9 +185,11 @@ class Plan:
         }
         if self.names:
             coords[self.row] = (self.row, np.array(self.names))
+        halves = (self.row, *[GUIDANCE] * bool(self.guidance))
         if self.tokens is not None:
-            halves = (self.row, GUIDANCE, TOKEN) if self.guidance else (self.row, TOKEN)
-            coords["token_text"] = (halves, self.tokens)
+            coords["token_text"] = ((*halves, TOKEN), self.tokens)
+        for name, mask in self.masks.items():
+            coords[name] = ((*halves, MASKS[name]), mask)
         for leaf in self.leaves:
             # Some of the tokens: in all leaves the same.
             if TOKEN in (chosen := dict(leaf.labels)):

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import zarr
+from diffusers import UNet2DConditionModel
 
 import emerdiff_probe as ep
-from emerdiff_probe.errors import InputError, SiteError
+from emerdiff_probe.errors import CaptureError, InputError, SiteError
 from emerdiff_probe.runs import sample
 from emerdiff_probe.taps import attentions, with_processors
 from tests.checkpoints import stable_diffusion, tiny_playground
@@ -22,7 +24,7 @@ class Noting:
     def __init__(self):
         self.seen = []
 
-    def __call__(self, attention, states, encoder_hidden_states=None, **_):
+    def __call__(self, attention, states, encoder_hidden_states=None, attention_mask=None, **_):
         from diffusers.models.attention_processor import AttnProcessor
 
         compute = attention.get_attention_scores
@@ -35,7 +37,7 @@ class Noting:
 
         attention.get_attention_scores = noted
         try:
-            return AttnProcessor()(attention, states, encoder_hidden_states)
+            return AttnProcessor()(attention, states, encoder_hidden_states, attention_mask)
         finally:
             del attention.get_attention_scores
 
@@ -255,3 +257,119 @@ def test_positions_need_no_texts():
     for wrong in (True, 64, 1.5):
         with pytest.raises(InputError, match=f"token is {wrong}; choose an integer"):
             ep.attention(recorder.tree, layer, token=wrong)
+
+
+def one_level():
+    """A UNet whose grids have one size, so that self-attention can be masked, too."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16,), down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",), layers_per_block=1, norm_num_groups=8,
+        cross_attention_dim=12, attention_head_dim=2,
+    ).eval()  # fmt: skip
+
+
+TEXT_MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+MASKS = {
+    "none": {},
+    "text": {"encoder_attention_mask": TEXT_MASK},
+    "locations": {"attention_mask": torch.arange(64).expand(2, -1) % 3 > 0},
+    "both": {
+        "encoder_attention_mask": TEXT_MASK.bool(),
+        "attention_mask": torch.linspace(0.9999, 1, 64).repeat(2, 1),
+    },
+}
+
+
+@pytest.mark.parametrize("given", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("sliced", [False, True])
+def test_masks_that_were_applied_are_in_the_probabilities(given, sliced, tmp_path):
+    unet = one_level()
+    inputs = torch.randn(2, 4, 8, 8), 281, torch.randn(2, 5, 12)
+    noting = {path: Noting() for path in attentions(unet)}
+    with torch.no_grad(), with_processors(unet, noting):
+        unet(*inputs, **given)
+    if sliced:
+        unet.set_attention_slice(1)
+    file = tmp_path / "run.zarr"
+    with (
+        torch.no_grad(),
+        ep.probe(unet, "*:query, *:key", dtype="float32") as memory,
+        ep.probe(unet, "*:query, *:key", dtype="float32", store=file),
+    ):
+        unet(*inputs, **given)
+    for tree in (memory.tree, ep.open(file)):
+        for path, each in noting.items():
+            ours = ep.attention(tree, path).isel(timestep=0)
+            plain = each.seen[0].reshape(ours.shape)
+            np.testing.assert_allclose(ours, plain, atol=2e-6)
+            name = "encoder_attention_mask" if path.endswith("attn2") else "attention_mask"
+            masked = name in given
+            assert (name in tree.coords) == masked
+            if masked:  # the control: without the mask it is another
+                unmasked = {"/": tree.to_dataset().drop_vars(name)}
+                free = xr.DataTree.from_dict(tree.to_dict() | unmasked)
+                free = ep.attention(free, path).isel(timestep=0)
+                assert not np.allclose(free, plain, atol=2e-6)
+
+
+def test_masks_of_two_calls_for_a_step_are_told_apart():
+    unet, x = one_level(), torch.randn(1, 4, 8, 8)
+    path = next(path for path in attentions(unet) if path.endswith("attn2"))
+    mask = {"encoder_attention_mask": TEXT_MASK[:1]}
+    with torch.no_grad(), ep.probe(unet, [f"{path}:query", f"{path}:key"]) as recorder:
+        unet(x, 281, torch.zeros(1, 5, 12))
+        unet(x, 281, torch.randn(1, 5, 12), **mask)
+        unet(x, 1, torch.zeros(1, 5, 12))
+        unet(x, 1, torch.randn(1, 5, 12))
+    masked, free = recorder.runs
+    assert "encoder_attention_mask" not in free.coords
+    paid = ep.attention(masked, path)
+    assert (paid.sel(guidance="cond").isel(token=slice(3, None)) == 0).all()
+    assert (paid.sel(guidance="uncond") > 0).all()
+    np.testing.assert_allclose(paid.sum("token"), 1, rtol=1e-5)
+
+
+def test_masks_for_each_query_are_refused_where_keys_are_recorded():
+    unet = one_level()
+    path = next(path for path in attentions(unet) if path.endswith("attn2"))
+    inputs = torch.randn(2, 4, 8, 8), 281, torch.randn(2, 5, 12)
+    mask = torch.ones(2, 64, 5)
+    with torch.no_grad(), ep.probe(unet, f"{path}:query"):
+        unet(*inputs, encoder_attention_mask=mask)
+    with (
+        torch.no_grad(),
+        pytest.raises(CaptureError, match=r"encoder_attention_mask has shape \(2, 64, 5\)"),
+        ep.probe(unet, f"{path}:key"),
+    ):
+        unet(*inputs, encoder_attention_mask=mask)
+
+
+def test_what_was_made_smaller_gives_no_probabilities():
+    """All keys are asked: of some of them, or of their means, it would be another softmax."""
+    unet = one_level()
+    reduce = ep.reduce
+    reducers = {
+        "tokens": reduce.tokens([0, 2]),
+        "pool": reduce.pool(2),
+        "channels": reduce.channels([0, 1]),
+        "random": reduce.project(2, kind="random"),
+    }
+    cross = next(path for path in attentions(unet) if path.endswith("attn2"))
+    inputs = torch.randn(2, 4, 8, 8), 281, torch.randn(2, 5, 12)
+
+    def recorded(reducer):
+        with torch.no_grad(), ep.probe(unet, "*:query, *:key", reduce=reducer) as recorder:
+            unet(*inputs)
+        return recorder.tree
+
+    for name, reducer in reducers.items():
+        with pytest.raises(InputError, match=f"reduce={name}"):
+            ep.attention(recorded(reducer), cross)
+    whole = ep.attention(recorded(()), cross)
+    some = ep.attention(recorded(reduce.crop(y=(0, 4), x=(2, 6))), cross)
+    np.testing.assert_allclose(some, whole.sel(y=some["y"], x=some["x"]), rtol=1e-5)
+    one = ep.attention(recorded(reduce.heads([1])), cross)
+    np.testing.assert_allclose(one, whole.isel(head=[1]), rtol=1e-5)
+    with pytest.raises(InputError, match="reduce=crop"):
+        ep.attention(recorded(reduce.crop(y=(0, 4), x=(0, 4))), cross.replace("attn2", "attn1"))

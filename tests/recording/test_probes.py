@@ -22,7 +22,7 @@ from diffusers import (
 from diffusers.hooks import HookRegistry, ModelHook
 
 import emerdiff_probe as ep
-from emerdiff_probe.errors import CaptureError, ConfigError, InputError, ModelError, SiteError
+from emerdiff_probe.errors import CaptureError, ConfigError, ModelError, SiteError
 from emerdiff_probe.interventions import InjectAttention, attention_kept
 from emerdiff_probe.sites import Site
 from emerdiff_probe.taps import hooked
@@ -653,17 +653,3 @@ def test_hooks_of_diffusers_that_cache_are_refused_by_name(pipe, name):
     with ep.probe(pipe, MID) as recorder:
         draw(pipe, num_inference_steps=1)
     assert recorder.tree.sizes["timestep"] == 1
-
-
-def test_probabilities_of_masked_attention_are_refused(shared):
-    """Queries and keys alone do not give them: the mask would be ignored."""
-    name = f"{LAYER}.attn2"
-    inputs = torch.zeros(1, 4, 32, 32), 1, torch.randn(1, 7, 24)
-    mask = torch.tensor([[1, 1, 1, 0, 0, 0, 0]])
-    with ep.probe(shared.unet, f"{name}:query, {name}:key") as recorder, torch.no_grad():
-        shared.unet(*inputs)
-        shared.unet(*inputs, encoder_attention_mask=mask)
-    free, masked = recorder.runs
-    np.testing.assert_allclose(ep.attention(free, name).sum("token"), 1, rtol=1e-3)
-    with pytest.raises(InputError, match="attention was masked"):
-        ep.attention(masked, name)
