@@ -15,11 +15,13 @@ __all__ = ["ATTENTION_PORTS", "PORTS", "PRESETS", "Site", "reading_block", "sele
 ATTENTION_PORTS: Final = ("query", "key", "value", "mix", "out")
 """Ports of an attention module: its three projections, ``softmax(Q K^T) V``, and its output."""
 
-PORTS: Final = (*ATTENTION_PORTS, "skip")
-"""All ports; ``skip`` is what a resnet of an upward block is given from the downward half."""
+PORTS: Final = (*ATTENTION_PORTS, "skip", "text")
+"""All ports; ``skip`` is what a resnet of an upward block is given from the downward half, and
+``text`` what a module of a transformer with two streams gives of the text."""
 
 PRESETS: Final = {
-    "blocks": "down_blocks.?, mid_block, up_blocks.?",
+    "blocks": "down_blocks.?, mid_block, up_blocks.?, transformer_blocks.{number}, "
+    "single_transformer_blocks.{number}",
     "semantic": "{reading_block}.*:query",
     "attention": "*.attn?:*",
 }
@@ -40,7 +42,8 @@ class Site:
         port: ``out`` for the output of any module; ``query``, ``key`` or ``value`` for what the
             projections of an attention module give; ``mix`` for the values that it has mixed, head
             beside head, before its output projection; ``skip`` for what a resnet of an upward
-            block gets over a skip connection.
+            block gets over a skip connection; ``text`` for the text stream of a module whose
+            ``out`` is that of the image.
 
     >>> Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query").port
     'query'
@@ -65,8 +68,9 @@ class Site:
         if not path or port not in PORTS or (port == "skip" and not _UPWARD_RESNET.fullmatch(path)):
             raise SiteError(
                 f"no site {text!r}; a site is a module's path and one of the ports "
-                f"{', '.join(ATTENTION_PORTS)}, as in 'mid_block:out', or a skip connection, as in "
-                "'up_blocks.1.resnets.0:skip'."
+                f"{', '.join(ATTENTION_PORTS)}, as in 'mid_block:out'; a skip connection, as in "
+                "'up_blocks.1.resnets.0:skip'; or a stream of text, as in "
+                "'transformer_blocks.0:text'."
             )
         return cls(*_canonical(path, port))
 
@@ -80,7 +84,8 @@ class Site:
             return self.path.rpartition(".resnets.")[0]
         if self.port == "mix":
             return f"{self.path}.{_OUTWARD}"
-        return f"{self.path}.{_PROJECTIONS[self.port]}" if self.port != "out" else self.path
+        projection = _PROJECTIONS.get(self.port)
+        return self.path if projection is None else f"{self.path}.{projection}"
 
     @property
     def skip_index(self) -> int:
@@ -139,7 +144,7 @@ def select(sites: Iterable[Site], pattern: str, *, reading: str | None = None) -
     block = reading or reading_block(names.values())
     for text, excluded in parts:
         preset = PRESETS.get(text, text).replace("{reading_block}", block or "up_blocks.none")
-        globs = [_glob(each) for each in preset.split(",")]
+        globs = [_glob(each) for each in _numbered(preset).split(",")]
         matching = {name for name in names for glob in globs if fnmatchcase(name, glob)}
         if not matching:
             hint = _hint(globs[0], names)
@@ -163,6 +168,14 @@ def _hint(glob: str, names: Iterable[str]) -> str:
     unknown = [word for word in told if not any(word in name for name in names)]
     words = (word for name in names for word in re.split("[.:]", name))
     return closest(unknown[0], words) if unknown else closest(glob, names)
+
+
+def _numbered(preset: str) -> str:
+    """A preset with patterns of one digit and of two in the place of each of any number."""
+    numbers = (
+        each.replace("{number}", digits) for each in preset.split(",") for digits in ("?", "??")
+    )
+    return ",".join(dict.fromkeys(numbers))
 
 
 def _glob(text: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError
 from emerdiff_probe.models.active import activated
+from emerdiff_probe.models.layouts import layout_of, network_of
 from emerdiff_probe.recording.calling import callers
 from emerdiff_probe.taps import Call, current_call, restored_after_errors
 from emerdiff_probe.timesteps import text
@@ -57,19 +58,21 @@ def intervene(
     model is left as it was found, whatever happens inside.
 
     Args:
-        model: From `emerdiff_probe.load`, a diffusers pipeline with a UNet, or the UNet.
+        model: From `emerdiff_probe.load`, a diffusers pipeline, or its UNet or transformer.
         interventions: One, or several in order.
         guided: Whether the rows of every UNet call are two halves, without and with the text
             (classifier-free guidance in one call). Pipelines and models tell it while they run;
             say it around a loop of your own, whose rows are else all samples.
 
     Raises:
+        ModelError: Nothing is known of the network's class.
         SiteError: A site does not exist, or its tensor does not fit an intervention.
         ConfigError: One is limited to a guidance half, but calls are not guided; or to samples, and
             the pipeline does not tell which rows are theirs.
         CaptureError: At the end: the UNet was called, and one of them never took effect.
     """
-    unet = getattr(model, "unet", model)
+    unet = network_of(model)
+    layout_of(unet)  # refused before anything is installed
     wanted = list(interventions) if isinstance(interventions, Iterable) else [interventions]
     with ExitStack() as stack:
         stack.enter_context(restored_after_errors(model))
@@ -92,7 +95,8 @@ def _halves(model: Any, guided: bool | None) -> Iterator[Callable[[Tensor], int 
         yield lambda latents: 2 if guided else 1
         return
     denoiser = model if hasattr(model, "predict") else None
-    pipeline = model if denoiser is None and hasattr(model, "unet") else None
+    is_pipeline = denoiser is None and not isinstance(model, nn.Module)
+    pipeline = model if is_pipeline else None
     with callers(pipeline or getattr(model, "pipeline", None), denoiser) as caller:
 
         def count(latents: Tensor) -> int | None:

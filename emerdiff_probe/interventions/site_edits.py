@@ -43,7 +43,7 @@ class SiteEdit(ABC):
         samples: Only these pictures of a batch, by number; with guidance both halves of each.
         guidance: Only this half of guided calls.
         heads: Only these heads of an attention; for queries, keys, values and ``mix``.
-        tokens: Only these positions of a text's keys or values.
+        tokens: Only these positions of a text: of its keys or values, or of a stream of text.
         mask: How much of the change each location gets, shape (source_y, source_x), or (sample,
             source_y, source_x) for masks of their own; 1 all of it, 0 none. A labelled array may
             have its dims in any order, and sample, guidance and timestep.
@@ -61,6 +61,10 @@ class SiteEdit(ABC):
         Site.parse(self.site)
         if self.guidance not in (None, *get_args(Half)):
             raise ConfigError(f"guidance is {self.guidance!r}; choose 'uncond', 'cond' or None")
+        if self.mask is not None and Site.parse(self.site).port == "text":
+            raise ConfigError(
+                f"mask is of locations, and '{self.site}' has tokens; choose some with tokens="
+            )
         for value in vars(self).values():
             if isinstance(value, LABELLED):
                 one_array(value)
@@ -113,7 +117,7 @@ class SiteEdit(ABC):
         if self.heads is None:
             return 0
         modules: dict[str, Any] = dict(unet.named_modules())
-        if site.port in ("out", "skip") or site.path not in modules:
+        if site.port in ("out", "skip", "text") or site.path not in modules:
             raise SiteError(
                 f"'{site}' has no heads; choose query, key, value or mix of an attention, as in "
                 "'mid_block.attentions.0.transformer_blocks.0.attn1:mix'"

@@ -1,4 +1,4 @@
-"""The catalogue of a UNet's sites: what there is to record and how large, without running it."""
+"""The catalogue of a network's sites: what there is to record and how large, without running it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import ModelError, SiteError
+from emerdiff_probe.models.layouts import LAYOUTS, Layout, layout_of, unwrapped
+from emerdiff_probe.models.token_catalogue import Row, token_sites
 from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 from emerdiff_probe.sites import Site, select
 
@@ -27,36 +29,15 @@ __all__ = [
     "unwrapped",
 ]
 
-_BLOCK: Final = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)"
-_LAYER: Final = rf"{_BLOCK}\.attentions\.\d+\.transformer_blocks\.\d+"
+_KINDS: Final = dict.fromkeys(part.kind for layout in LAYOUTS for part in layout.parts)
 
-_PATHS: Final = {
-    kind: re.compile(pattern)
-    for kind, pattern in {
-        "conv": r"conv_in|conv_out",
-        "block": _BLOCK,
-        "resnet": rf"{_BLOCK}\.resnets\.\d+",
-        "transformer": rf"{_BLOCK}\.attentions\.\d+",
-        "layer": _LAYER,
-        "attention": rf"{_LAYER}\.attn[12]",
-        "feed-forward": rf"{_LAYER}\.ff",
-        "downsampler": rf"{_BLOCK}\.downsamplers\.\d+",
-        "upsampler": rf"{_BLOCK}\.upsamplers\.\d+",
-    }.items()
-}
-
-KINDS: Final = (*(kind for kind in _PATHS if kind != "attention"), "self", "cross", "skip")
+KINDS: Final = (*(each for each in _KINDS if each != "attention"), "self", "cross", "joint", "skip")
 """Of sites. A "layer" is one of a transformer's ``transformer_blocks``."""
 
 _PLAYGROUND_DOWN: Final = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
 _PLAYGROUND_UP: Final = ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
 
 Shape = tuple[int, ...]
-
-
-def unwrapped(unet: nn.Module) -> nn.Module:
-    """The UNet within what ``torch.compile`` gives, or the UNet itself."""
-    return getattr(unet, "_orig_mod", unet)
 
 
 def is_laid_out_as_playground(config: Any) -> bool:
@@ -67,25 +48,25 @@ def is_laid_out_as_playground(config: Any) -> bool:
     too.
     """
     return (
-        config["sample_size"] == 32
-        and config["addition_embed_type"] is None
+        config.get("sample_size") == 32
+        and config.get("addition_embed_type", "none known") is None
         and list(config["down_block_types"]) == _PLAYGROUND_DOWN
         and list(config["up_block_types"])[:-1] == _PLAYGROUND_UP
     )
 
 
 def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
-    """All sites of a UNet, in the order in which they are computed.
+    """All sites of a network, in the order in which they are computed.
 
-    A copy of the UNet without weights is run on tensors without values, which takes no memory.
+    A copy of the network without weights is run on tensors without values, which takes no memory.
 
     Args:
-        unet: A ``UNet2DConditionModel``, compiled or not; it is not run.
+        unet: A UNet or a transformer that has a layout, compiled or not; it is not run.
         latents: Shape (1, channel, y, x) of its input.
         tokens: Length of a text.
 
     Raises:
-        ModelError: The UNet takes inputs that are not known here.
+        ModelError: Its class has no layout, or it takes inputs that are not known here.
 
     Returns:
         A row for each site, by its name:
@@ -93,15 +74,16 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
         - ``kind``, one of `KINDS`;
         - ``level``, the rows of the grid of latent locations that it belongs to;
         - ``dims`` and ``shape``, as recorded of one sample at one timestep: ``y x channel``, with
-          ``head`` where an attention is projected, and ``token`` in place of ``y x`` where its keys
-          and values are of a text;
+          ``head`` where an attention is projected, and ``token`` in place of ``y x`` for keys and
+          values of a text and for the text stream of a transformer;
         - ``bytes`` of that, in the UNet's own dtype.
     """
     original: Any = unwrapped(unet)
-    config = json.dumps(known_inputs(original), sort_keys=True)
+    config = known_inputs(original) if layout_of(original).is_unet else dict(original.config)
+    text = json.dumps(config, sort_keys=True, default=str)
     item = original.dtype.itemsize
     kind: Any = type(original)
-    return _table(kind, config, latents, tokens, item).copy()
+    return _table(kind, text, latents, tokens, item).copy()
 
 
 @functools.lru_cache(maxsize=32)
@@ -109,11 +91,27 @@ def _table(kind_of_unet: Any, config: str, latents: Shape, tokens: int, item: in
     """The table of all UNets of a configuration; making it takes half a second."""
     with torch.device("meta"):
         copy = kind_of_unet.from_config(json.loads(config)).eval()
+    layout = layout_of(copy)
+    if layout.is_unet:
+        rows = _map_sites(copy, layout, latents, tokens, item)
+    else:
+        rows = token_sites(copy, layout, latents, tokens, item)
+    columns = ["site", "kind", "level", "dims", "shape", "bytes"]
+    table = pd.DataFrame(rows, columns=columns).set_index("site")
+    if is_laid_out_as_playground(json.loads(config)):
+        table.attrs["reading_block"] = "up_blocks.1"
+    return table
+
+
+def _map_sites(
+    copy: nn.Module, layout: Layout, latents: Shape, tokens: int, item: int
+) -> list[Row]:
+    """The sites of a UNet; see `emerdiff_probe.models.token_catalogue.token_sites`."""
     modules: dict[str, Any] = dict(copy.named_modules())
     shapes = _shapes(copy, latents, tokens)
-    rows = []
+    rows: list[Row] = []
     for site, shape in shapes.items():
-        kind = _kind(site, modules)
+        kind = _kind(layout, site, modules)
         if kind is None:
             continue
         if len(shape) == 4:
@@ -132,11 +130,7 @@ def _table(kind_of_unet: Any, config: str, latents: Shape, tokens: int, item: in
                 shape = (*shape[:-1], shape[-1] // heads)
             dims, sizes = (*dims, CHANNEL), (*sizes, shape[-1])
         rows.append((str(site), kind, level, dims, sizes, math.prod(sizes) * item))
-    columns = ["site", "kind", "level", "dims", "shape", "bytes"]
-    table = pd.DataFrame(rows, columns=columns).set_index("site")
-    if is_laid_out_as_playground(json.loads(config)):
-        table.attrs["reading_block"] = "up_blocks.1"
-    return table
+    return rows
 
 
 def known_inputs(unet: Any) -> dict[str, Any]:
@@ -146,6 +140,8 @@ def known_inputs(unet: Any) -> dict[str, Any]:
         ModelError: The UNet takes inputs that are not known here.
     """
     config = dict(unet.config)
+    if layout_of(unet).text is None:
+        return config
     # An IP-Adapter adds to what the attentions read, and no site of its own.
     if config["encoder_hid_dim_type"] == "ip_image_proj":
         config["encoder_hid_dim_type"] = None
@@ -183,15 +179,15 @@ def text_width(widths: int | Sequence[int]) -> int:
     return first
 
 
-def _kind(site: Site, modules: dict[str, Any]) -> str | None:
+def _kind(layout: Layout, site: Site, modules: dict[str, Any]) -> str | None:
     if site.port == "skip":
         return "skip"
-    for kind, path in _PATHS.items():
-        if path.fullmatch(site.path):
-            if kind == "attention":
-                return "cross" if modules[site.path].is_cross_attention else "self"
-            return kind
-    return None
+    part = layout.part(site.path)
+    if part is None:
+        return None
+    if part.kind == "attention":
+        return "cross" if modules[site.path].is_cross_attention else "self"
+    return part.kind
 
 
 def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
@@ -202,8 +198,9 @@ def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
         tensor = output if isinstance(output, Tensor) else output[0]
         shapes[Site.parse(path)] = tuple(tensor.shape)
 
-    def note_skips(path: str, named: dict[str, Any]) -> None:
-        for index, skip in enumerate(reversed(named["res_hidden_states_tuple"])):
+    def note_skips(path: str, inputs: Any, named: dict[str, Any]) -> None:
+        skips = named["res_hidden_states_tuple"] if named else inputs[1]
+        for index, skip in enumerate(reversed(skips)):
             if f"{path}.resnets.{index}" in modules:
                 shapes[Site(f"{path}.resnets.{index}", "skip")] = tuple(skip.shape)
 
@@ -214,7 +211,8 @@ def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
             module.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
         if re.fullmatch(r"up_blocks\.\d+", path):
             module.register_forward_pre_hook(
-                lambda _m, _i, named, path=path: note_skips(path, named), with_kwargs=True
+                lambda _m, inputs, named, path=path: note_skips(path, inputs, named),
+                with_kwargs=True,
             )
         if path.endswith(".to_out.0"):
             mix = Site(path.removesuffix(".to_out.0"), "mix")
@@ -222,8 +220,11 @@ def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
                 lambda _m, inputs, mix=mix: shapes.update({mix: tuple(inputs[0].shape)})
             )
     with torch.inference_mode(), torch.device("meta"):
-        text = torch.empty(1, tokens, text_width(copy.config.cross_attention_dim))
-        copy(torch.empty(latents), 1, text, return_dict=False, **_further_inputs(copy.config))
+        inputs = _further_inputs(copy.config)
+        if layout_of(copy).text is not None:
+            width = text_width(copy.config.cross_attention_dim)
+            inputs["encoder_hidden_states"] = torch.empty(1, tokens, width)
+        copy(torch.empty(latents), 1, return_dict=False, **inputs)
     return shapes
 
 
@@ -232,7 +233,7 @@ def _further_inputs(config: Any) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     if config.num_class_embeds is not None:
         inputs["class_labels"] = torch.zeros(1, dtype=torch.long)
-    if config.addition_embed_type == "text_time":
+    if config.get("addition_embed_type") == "text_time":
         # Stable Diffusion XL: a pooled text, and six numbers on the picture's size and crop.
         numbers = 6
         pooled = config.projection_class_embeddings_input_dim

@@ -102,12 +102,12 @@ def parts_identity(parts: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Return what of `identity` can be read from modules, without calling them.
 
     Args:
-        parts: By name; the UNet is called "unet".
+        parts: By name; the denoising network is called "unet" or "transformer".
 
     Raises:
         ModelError: Weights are offloaded layer by layer.
     """
-    unet = unwrapped(parts["unet"])
+    unet = unwrapped(parts["unet"] if "unet" in parts else parts["transformer"])
     found: dict[str, Any] = {"weights": {}, "adapters": {}}
     for name, part in parts.items():
         base, adapters = _weights(part, name)

@@ -6,6 +6,7 @@ classifier-free guidance: only who made the call knows.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +14,13 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import ModelError
 from emerdiff_probe.models import Condition, Denoiser
-from emerdiff_probe.models.catalogue import unwrapped
 from emerdiff_probe.models.identity import identity, parts_identity
+from emerdiff_probe.models.layouts import layout_of, network_of
 from emerdiff_probe.models.text import as_read, token_texts
 
 __all__ = ["HALVES", "Caller", "OwnLoop", "PipelineCall", "Prediction", "Target"]
@@ -34,7 +34,7 @@ class Target:
     """What is probed.
 
     Attributes:
-        unet: As it is called, which may be compiled.
+        unet: The UNet or transformer, as it is called, which may be compiled.
         pipeline: That which calls it, if any.
         denoiser: The same.
         factor: Pixels of a picture to a side of one latent; 1 where nobody knows.
@@ -49,18 +49,13 @@ class Target:
 
     @classmethod
     def of(cls, model: Any) -> Target:
-        """Finds the UNet of a pipeline, a model or of itself.
+        """Finds the network of a pipeline, a model or of itself.
 
         Raises:
-            ModelError: There is no ``UNet2DConditionModel``.
+            ModelError: There is none, or nothing is known of its class.
         """
-        unet = model if isinstance(model, nn.Module) else getattr(model, "unet", None)
-        if unet is None or not isinstance(unwrapped(unet), UNet2DConditionModel):
-            kind = type(model if unet is None else unwrapped(unet)).__name__
-            raise ModelError(
-                f"cannot probe a {kind}; choose a diffusers pipeline whose unet is a "
-                "UNet2DConditionModel, such a UNet, or a model from ep.load()"
-            )
+        unet = network_of(model)
+        layout_of(unet)
         if hasattr(model, "predict"):
             side = model.image_size
             factor = side // model.latent_shape(side, side)[-1]
@@ -92,7 +87,7 @@ def _identity_of_parts(model: Any, unet: nn.Module) -> dict[str, Any]:
         if isinstance(part, nn.Module) and name != "safety_checker"
     }
     try:
-        return parts_identity(parts | {"unet": unet})
+        return parts_identity(parts | {layout_of(unet).attribute: unet})
     except ModelError:  # offloaded layer by layer, which is recorded all the same
         return {}
 
@@ -225,20 +220,33 @@ class PipelineCall:
         prompt: What it was called with.
         negative_prompt: The same.
         embedded: Whether it was called with texts that were encoded before.
+        guidance_scale: What it was called with; None where it knows no such argument.
+        length: How many tokens a prompt may have, if it was called with that.
     """
 
     pipeline: Any
     prompt: Any
     negative_prompt: Any
     embedded: bool
+    guidance_scale: float | None = None
+    length: int | None = None
 
     @classmethod
     def of(cls, pipeline: Any, arguments: Mapping[str, Any]) -> PipelineCall:
         """Reads a call by the names of its arguments."""
+        known = inspect.signature(type(pipeline).__call__).parameters.get("guidance_scale")
+        scale = arguments.get("guidance_scale", None if known is None else known.default)
         embedded = any(
             arguments.get(name) is not None for name in ("prompt_embeds", "negative_prompt_embeds")
         )
-        return cls(pipeline, arguments.get("prompt"), arguments.get("negative_prompt"), embedded)
+        return cls(
+            pipeline,
+            arguments.get("prompt"),
+            arguments.get("negative_prompt"),
+            embedded,
+            scale if isinstance(scale, int | float) else None,
+            arguments.get("max_sequence_length"),
+        )
 
     @property
     def source(self) -> str:
@@ -255,9 +263,15 @@ class PipelineCall:
 
         Believed of pipelines that say it, and that give both halves, and no others, the same
         latents. Those with more than two parts (perturbed attention, guidance by a picture) do not
-        say what they are.
+        say what they are. Pipelines that call once for each text, or know no guidance, have samples
+        alone in a call.
         """
+        way = layout_of(network_of(self.pipeline)).guidance
+        if way != "halves":
+            return ()
         guided = getattr(self.pipeline, "do_classifier_free_guidance", None)
+        if guided is None and self.guidance_scale is not None:
+            guided = self.guidance_scale > 1
         if guided is None or self._has_other_parts():
             return None
         if not guided:
@@ -275,7 +289,9 @@ class PipelineCall:
         if self.embedded:
             return None
         negative = _spread(self.negative_prompt or "", samples)
-        return None if negative is None else _encoded(self.pipeline, list(negative))
+        if negative is None:
+            return None
+        return _encoded(self.pipeline, list(negative), self.length)
 
     def _contradicts(self, latents: Tensor) -> bool:
         """Whether a pipeline that says there is no guidance gives every latent twice.
@@ -315,18 +331,24 @@ class PipelineCall:
         return token_texts(tokenizer, as_read(self.pipeline, tokenizer, text))[0]
 
 
-def _encoded(pipeline: Any, texts: list[str]) -> Tensor | None:
-    """Texts as a pipeline's UNet reads them, or None where the pipeline cannot say."""
+def _encoded(pipeline: Any, texts: list[str], length: int | None = None) -> Tensor | None:
+    """Texts as a pipeline's network reads them, or None where the pipeline cannot say."""
     if getattr(pipeline, "text_encoder", None) is None:
         return None
     try:
         with torch.no_grad():
-            return pipeline.encode_prompt(
-                prompt=texts,
-                device=pipeline._execution_device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )[0]
+            known = inspect.signature(pipeline.encode_prompt).parameters
+            asked = {
+                "device": pipeline._execution_device,
+                "num_images_per_prompt": 1,
+                "do_classifier_free_guidance": False,
+                # The other encoders read the same.
+                "prompt_2": None,
+                "prompt_3": None,
+                **({} if length is None else {"max_sequence_length": length}),
+            }
+            asked = {name: value for name, value in asked.items() if name in known}
+            return pipeline.encode_prompt(prompt=texts, **asked)[0]
     except Exception:  # every pipeline has arguments and errors of its own
         return None
 

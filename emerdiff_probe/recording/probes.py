@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 import xarray as xr
-from diffusers import UNet2DConditionModel
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from emerdiff_probe import checks
 from emerdiff_probe.errors import CaptureError, ConfigError, StoreError
 from emerdiff_probe.models.active import active
+from emerdiff_probe.models.arguments import Given, default_latents, given
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.models.locks import around
 from emerdiff_probe.paths import is_free
@@ -47,12 +47,11 @@ from emerdiff_probe.recording.reducers import Reducer, project
 from emerdiff_probe.recording.steps import Call, Step, step_of
 from emerdiff_probe.schema import BATCH
 from emerdiff_probe.sites import Site
-from emerdiff_probe.store import LATENTS, MASKS, Growing, leaf_path, local_folder, size_text
+from emerdiff_probe.store import LATENTS, Growing, leaf_path, local_folder, size_text
 from emerdiff_probe.taps import Capture, capture, restored_after_errors, watched
 
 __all__ = ["Recorder", "probe"]
 
-_INPUTS: Final = tuple(inspect.signature(UNet2DConditionModel.forward).parameters)[1:]
 _TOKENS: Final = 77
 """Of a text, before a call shows how many there are; names of sites do not depend on it."""
 
@@ -79,8 +78,8 @@ def probe(
     tensors, the probe sees what those do that were there before it.
 
     Args:
-        model: A diffusers pipeline with a ``UNet2DConditionModel``, with whatever is loaded into
-            it; such a UNet alone; or a model from `emerdiff_probe.load`.
+        model: A diffusers pipeline with a UNet or a transformer that has a layout, with whatever is
+            loaded into it; such a network alone; or a model from `emerdiff_probe.load`.
         sites: As `emerdiff_probe.record` takes them.
         dtype: What values are cast to.
         reduce: As `emerdiff_probe.record` takes it, but for principal components, which need a
@@ -94,8 +93,8 @@ def probe(
         A `Recorder`.
 
     Raises:
-        ModelError: The model has no such UNet, or is fused, step-cached or checkpointing; says what
-            to call first.
+        ModelError: The model has no such network, or is fused, step-cached or checkpointing; says
+            what to call first.
         SiteError: The UNet has no such site.
         ConfigError: A reducer that cannot be used, or no room at all.
         StoreError: The store is there already, somebody writes to it, or the disk is full.
@@ -115,9 +114,7 @@ def probe(
     if path is not None and not is_free(path):
         raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
     unet: Any = unwrapped(target.unet)
-    side = unet.config.sample_size or 64
-    latents = (1, unet.config.in_channels, *((side, side) if isinstance(side, int) else side))
-    table = chosen(catalogue(unet, latents, _TOKENS), pattern_of(sites))
+    table = chosen(catalogue(unet, default_latents(unet), _TOKENS), pattern_of(sites))
     with ExitStack() as stack:
         taps = stack.enter_context(capture(unet, map(Site.parse, table.index)))
         recorder = Recorder(target, taps, tuple(table.index), kind, reducers, path, max_bytes)
@@ -177,8 +174,7 @@ class Recorder:
         self._calls: list[Call] = []  # of the step under way
         self._open: Buffer | None = None
         self._runs: list[Buffer] = []
-        # Latents, timestep, text and masks of the call under way.
-        self._given: tuple[Tensor, float, Tensor, dict[str, Tensor]]
+        self._given: Given  # of the call under way
         self._layouts: dict[tuple[object, ...], _Layout] = {}
         self._interventions: list[str] = []
         self._unconditional: dict[tuple[object, ...], Tensor | None] = {}
@@ -262,35 +258,20 @@ class Recorder:
 
     def _before(self, unet: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Notes what a UNet call is given."""
-        given = dict(zip(_INPUTS, arguments, strict=False)) | named
         self._taps.clear()
-        timestep = torch.as_tensor(given["timestep"]).flatten().unique()
-        if len(timestep) != 1:
-            raise CaptureError(
-                f"the rows of a UNet call are at several timesteps {timestep.tolist()}, and a "
-                "recording has one in a call; call the UNet for each of them"
-            )
-        self._given = (
-            given["sample"].detach(),
-            timestep.item(),
-            given["encoder_hidden_states"].detach(),
-            # Of use to whoever multiplies queries and keys again.
-            {name: given[name].detach() for name in MASKS if given.get(name) is not None}
-            if any(name.endswith(":key") for name in self._sites)
-            else {},
-        )
+        self._given = given(unet, arguments, named)
 
     def _after(self, unet: nn.Module, _arguments: Any, _named: Any, _output: Any) -> None:
-        """Takes what a UNet call gave."""
-        latents, timestep, text, given_masks = self._given
+        """Takes what a network's call gave."""
+        latents, timestep, text = self._given.latents, self._given.timestep, self._given.text
         caller = self._caller or OwnLoop(self._target)
         guidance = caller.guidance(latents)
         parts = len(guidance) if guidance else 1
         layout = self._layout(unet, tuple(latents.shape[1:]), text.shape[1])
         tensors = self._taps.take()
-        given = rearrange(latents[: len(latents) // parts], "n c y x -> n y x c").float()
+        on_grid = rearrange(latents[: len(latents) // parts], "n c y x -> n y x c").float()
         # A copy: a loop of one's own may go on in the same memory.
-        values: dict[str, NDArray[Any]] = {LATENTS: given.cpu().numpy().copy()}
+        values: dict[str, NDArray[Any]] = {LATENTS: on_grid.cpu().numpy().copy()}
         for site, shape in layout.shapes.items():
             tensor = layout.reduced[site](laid_out(tensors.pop(site), site, shape))
             if guidance:
@@ -299,9 +280,12 @@ class Recorder:
         if self._open is None and not self._calls:
             self._interventions = active(unet)
         text = text if guidance else text.clone()
+        # Of use to whoever multiplies queries and keys again.
+        of_use = any(name.endswith(":key") for name in self._sites)
         masks = {
             name: _key_mask(name, mask, parts if guidance else None)
-            for name, mask in given_masks.items()
+            for name, mask in self._given.masks.items()
+            if of_use
         }
         call = Call(caller, guidance, timestep, text, masks, values)
         if self._calls and not call.continues(self._calls):

@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, SiteError, closest
+from emerdiff_probe.models.arguments import latents_given, timestep_given
 from emerdiff_probe.models.caches import refuse_caching
-from emerdiff_probe.models.catalogue import unwrapped
+from emerdiff_probe.models.layouts import unwrapped
 from emerdiff_probe.models.locks import of_this_thread, tapping
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 from emerdiff_probe.taps.attention import adapted, refuse_fused
 from emerdiff_probe.taps.products import Edit, multiplied
+from emerdiff_probe.taps.streams import Stream, Tokens, stream_at
 
 __all__ = [
     "Call",
@@ -79,14 +80,19 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
 
     Args:
         unet: The model.
-        edits: A function for each site. Where a module gives a tuple it sees the first element.
+        edits: A function for each site. Of a module that gives several tensors it sees the one
+            that the network's layout names.
 
     Raises:
         SiteError: A site does not exist; nothing is installed then.
     """
     refuse_caching(unet)
-    modules = modules_at(unet, edits)
+    modules, tokens = modules_at(unet, edits), Tokens()
+    streams = {site: stream_at(unet, site, tokens) for site in edits}
     with tapping(unet) as stack:
+        if any(stream.joint for stream in streams.values()):
+            noting = of_this_thread(tokens.note)
+            stack.callback(unet.register_forward_pre_hook(noting, with_kwargs=True).remove)
         for site, edit in edits.items():
             if site.port == "skip":
                 skip = of_this_thread(_skip_hook(edit, site.skip_index))
@@ -98,17 +104,16 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
                 mix = of_this_thread(_mix_hook(edit))
                 handle = modules[site].register_forward_pre_hook(mix)
             else:
-                handle = modules[site].register_forward_hook(of_this_thread(_hook(edit)))
+                hook = of_this_thread(_hook(edit, streams[site]))
+                handle = modules[site].register_forward_hook(hook)
             stack.callback(handle.remove)
         yield
 
 
-def _hook(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
+def _hook(edit: Edit, stream: Stream) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-        if isinstance(output, Tensor):
-            return edit(output)
-        edited = edit(output[0])
-        return None if edited is None else (edited, *output[1:])
+        edited = edit(stream.of(output))
+        return None if edited is None else stream.put(output, edited)
 
     return hook
 
@@ -123,20 +128,17 @@ def _mix_hook(edit: Edit) -> Callable[[nn.Module, Any], Any]:
 
 def _skip_hook(edit: Edit, index: int) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(module: nn.Module, inputs: Any, named: dict[str, Any]) -> Any:
-        skips = list(named["res_hidden_states_tuple"])
+        name = "res_hidden_states_tuple"
+        skips = list(named[name] if name in named else inputs[1])
         edited = edit(skips[index])
         if edited is None:
             return None
         skips[index] = edited
-        return inputs, {**named, "res_hidden_states_tuple": tuple(skips)}
+        if name in named:
+            return inputs, {**named, name: tuple(skips)}
+        return (inputs[0], tuple(skips), *inputs[2:]), named
 
     return hook
-
-
-def _latents(inputs: Any, named: Mapping[str, Any]) -> Tensor:
-    """What a UNet call is given."""
-    found: Tensor = named["sample"] if "sample" in named else inputs[0]
-    return found
 
 
 @dataclass
@@ -144,7 +146,7 @@ class Call:
     """The UNet call in progress.
 
     Attributes:
-        timestep: Its t, which need not be whole; None before the first.
+        timestep: Its t in the scheduler's unit, which need not be whole; None before the first.
         visit: How many calls at the same timestep came right before it: some schedulers call twice
             at one.
         rows: Of its latents.
@@ -172,14 +174,9 @@ def current_call(
     call = Call()
 
     def note(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
-        latents = _latents(inputs, named)
+        latents = latents_given(module, inputs, named)
         call.rows, call.halves = len(latents), halves(latents)
-        timestep = torch.as_tensor(named["timestep"] if "timestep" in named else inputs[1])
-        if timestep.numel() > 1 and not (timestep == timestep.flatten()[0]).all():
-            raise CaptureError(
-                f"one UNet call has several timesteps {timestep.tolist()}; give each its own call"
-            )
-        now = timestep.flatten()[0].item()
+        now = timestep_given(module, inputs, named)
         call.visit = call.visit + 1 if call.timestep == now else 0
         call.timestep = now
         call.seen.add(call.timestep)
@@ -281,7 +278,7 @@ def capture(unet: nn.Module, sites: Iterable[Site], keep: Keep = _copied) -> Ite
     kept = Capture(sites, keep)
 
     def begin(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
-        kept.begin(len(_latents(inputs, named)))
+        kept.begin(len(latents_given(module, inputs, named)))
 
     with hooked(unet, kept.edits), tapping(unet) as stack:
         handle = unet.register_forward_pre_hook(of_this_thread(begin), with_kwargs=True)

@@ -14,6 +14,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from emerdiff_probe.models.layouts import network_of
 from emerdiff_probe.models.locks import around
 from emerdiff_probe.taps.attention import processors
 
@@ -31,14 +32,14 @@ def restored_after_errors(model: Any) -> Iterator[None]:
         model: A diffusers pipeline, what has one, or a UNet.
     """
     pipeline = getattr(model, "pipeline", model)
-    unet = getattr(pipeline, "unet", pipeline)
+    unet = network_of(pipeline)
 
     def restoring(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def call(called: Any, *arguments: Any, **named: Any) -> Any:
             if called is not pipeline:
                 return original(called, *arguments, **named)
-            found = processors(called.unet)
+            found = processors(unet)
             try:
                 return original(called, *arguments, **named)
             except BaseException:

@@ -1,0 +1,224 @@
+"""Calls of a denoising network: what one is given, read and written by its layout."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from emerdiff_probe.errors import CaptureError
+from emerdiff_probe.models.layouts import Layout, layout_of, unwrapped
+
+__all__ = [
+    "Given",
+    "Reading",
+    "default_latents",
+    "given",
+    "image_tokens",
+    "latents_given",
+    "network_arguments",
+    "timestep_given",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a call of a network is given.
+
+    Attributes:
+        latents: Shape (row, channel, y, x), unpacked.
+        timestep: In the scheduler's unit, from 0 to 1000; it need not be whole.
+        text: Shape (row, token, channel); without tokens where the network reads none.
+        masks: What keeps attention from some places, by the argument's name.
+    """
+
+    latents: Tensor
+    timestep: float
+    text: Tensor
+    masks: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a network that is not a plain UNet reads beside latents and timestep.
+
+    Attributes:
+        text: Shape (row, token, channel).
+        pooled: The prompt in one vector, (row, channel), or None.
+        mask: Which tokens count, (row, token), or None.
+        guidance: Scale of guidance, for networks that read it.
+    """
+
+    text: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+    guidance: float = 1.0
+
+
+def given(network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Given:
+    """Read a call of a network.
+
+    Args:
+        network: Its class has a layout.
+        arguments: By position.
+        named: By name.
+
+    Raises:
+        CaptureError: Its rows are at several timesteps, or its latents are of several images.
+    """
+    own, layout = unwrapped(network), layout_of(network)
+    call = _by_name(own, arguments, named)
+    latents = call[layout.latents].detach()
+    text = latents.new_zeros(len(latents), 0, 1)
+    if layout.text is not None and call.get(layout.text) is not None:
+        text = call[layout.text].detach()
+    return Given(
+        _unpacked(latents, call, layout) if layout.packed else latents,
+        _timestep(call, layout),
+        text,
+        {name: call[name].detach() for name in layout.masks if call.get(name) is not None},
+    )
+
+
+def latents_given(
+    network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]
+) -> Tensor:
+    """Return the latents of a call as they are given, packed or not, rows first."""
+    call = _by_name(unwrapped(network), arguments, named)
+    latents: Tensor = call[layout_of(network).latents]
+    return latents
+
+
+def timestep_given(
+    network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]
+) -> float:
+    """Return the timestep of a call in the scheduler's unit.
+
+    Raises:
+        CaptureError: Its rows are at several.
+    """
+    return _timestep(_by_name(unwrapped(network), arguments, named), layout_of(network))
+
+
+def image_tokens(network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> int:
+    """Return the number of a call's image tokens."""
+    layout, latents = layout_of(network), latents_given(network, arguments, named)
+    if layout.packed:
+        return latents.shape[1]
+    cells = layout.cells(unwrapped(network).config)
+    return (latents.shape[-2] // cells) * (latents.shape[-1] // cells)
+
+
+def default_latents(network: nn.Module) -> tuple[int, int, int, int]:
+    """Return the shape (1, channel, y, x) of latents that a network may be given.
+
+    Of the size that its configuration says, or 64 cells.
+    """
+    own: Any = unwrapped(network)
+    side = own.config.get("sample_size") or 64
+    height, width = (side, side) if isinstance(side, int) else side
+    return 1, layout_of(own).latent_channels(own.config), height, width
+
+
+def _by_name(
+    own: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]
+) -> dict[str, Any]:
+    names = list(inspect.signature(type(own).forward).parameters)[1:]
+    return dict(zip(names, arguments, strict=False)) | dict(named)
+
+
+def _timestep(call: Mapping[str, Any], layout: Layout) -> float:
+    values = torch.as_tensor(call["timestep"]).flatten()
+    if not (values == values[0]).all():
+        raise CaptureError(
+            f"the rows of one call are at several timesteps {values.tolist()}, and a call has one "
+            "here; call the network for each of them"
+        )
+    value = values[0].item()
+    # Of single precision seven digits are true.
+    return value if layout.unit == 1 else round(value * layout.unit, 3)
+
+
+def _unpacked(latents: Tensor, call: Mapping[str, Any], layout: Layout) -> Tensor:
+    """Latents as they were before the cells of each token were joined."""
+    places = call["img_ids"]
+    places = places[0] if places.ndim == 3 else places
+    rows, columns = (int(places[:, axis].max()) + 1 for axis in (1, 2))
+    if rows * columns != latents.shape[1]:
+        raise CaptureError(
+            f"a call has {latents.shape[1]} image tokens, which are not a grid of {rows} x "
+            f"{columns}: it is given further images beside its latents, as by Flux Kontext and "
+            "Fill, which are not supported"
+        )
+    side = layout.patch
+    return rearrange(
+        latents, "n (y x) (c p q) -> n c (y p) (x q)", y=rows, x=columns, p=side, q=side
+    )
+
+
+def network_arguments(
+    network: nn.Module, latents: Tensor, timestep: float, reading: Reading
+) -> dict[str, Any]:
+    """Return the named arguments of a call of a transformer.
+
+    Args:
+        network: Its class has a layout.
+        latents: As the network reads them, in its dtype, (row, channel, y, x), not packed.
+        timestep: In the scheduler's unit.
+        reading: Of as many rows.
+    """
+    own, layout = unwrapped(network), layout_of(network)
+    call = {
+        layout.latents: latents,
+        "timestep": torch.full((len(latents),), timestep / layout.unit, device=latents.device),
+        "encoder_hidden_states": reading.text,
+        "return_dict": False,
+    }
+    return call | _FURTHER[layout.name](own.config, latents, reading)
+
+
+def _pixart(config: Any, latents: Tensor, reading: Reading) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
+    asked = config.use_additional_conditions
+    if config.sample_size == 128 if asked is None else asked:
+        height, width = (8 * side for side in latents.shape[-2:])
+        rows = len(latents)
+        sizes = {
+            "resolution": latents.new_tensor([[height, width]]).repeat(rows, 1),
+            "aspect_ratio": latents.new_tensor([[height / width]]).repeat(rows, 1),
+        }
+    return {"encoder_attention_mask": reading.mask, "added_cond_kwargs": sizes}
+
+
+def _stable_diffusion_3(config: Any, latents: Tensor, reading: Reading) -> dict[str, Any]:
+    return {"pooled_projections": reading.pooled}
+
+
+def _flux(config: Any, latents: Tensor, reading: Reading) -> dict[str, Any]:
+    rows, columns = (side // 2 for side in latents.shape[-2:])
+    places = torch.zeros(rows, columns, 3, device=latents.device, dtype=latents.dtype)
+    places[..., 1] += torch.arange(rows, device=latents.device)[:, None]
+    places[..., 2] += torch.arange(columns, device=latents.device)
+    scale = None
+    if config.guidance_embeds:
+        scale = torch.full((len(latents),), reading.guidance, device=latents.device)
+    return {
+        "hidden_states": rearrange(latents, "n c (y p) (x q) -> n (y x) (c p q)", p=2, q=2),
+        "pooled_projections": reading.pooled,
+        "img_ids": places.flatten(0, 1),
+        "txt_ids": latents.new_zeros(reading.text.shape[1], 3),
+        "guidance": scale,
+    }
+
+
+_FURTHER: Final[Mapping[str, Callable[[Any, Tensor, Reading], dict[str, Any]]]] = {
+    "pixart": _pixart,
+    "stable-diffusion-3": _stable_diffusion_3,
+    "flux": _flux,
+}
+"""What a family's calls have beside latents, timestep and text, by the layout's name."""

@@ -1,0 +1,258 @@
+"""Layouts: what the denoising networks of diffusers look like, as data.
+
+A layout says where a pipeline has the network, what a call of it is named, in which unit it takes
+timesteps, and where image and text lie in what its modules give. Nothing else in the package knows
+a network by its class; why it is data is told in docs/decisions/0020.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from torch import nn
+
+from emerdiff_probe.errors import ModelError, closest
+
+__all__ = [
+    "IMAGE",
+    "LAYOUTS",
+    "TEXT",
+    "Layout",
+    "Part",
+    "layout_of",
+    "network_of",
+    "unwrapped",
+]
+
+IMAGE: Final = "image"
+TEXT: Final = "text"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Modules of one kind, and which streams they give.
+
+    Attributes:
+        kind: As catalogues name it.
+        path: Pattern of the modules' paths, which matches the whole.
+        streams: In the order of the module's output.
+        joint: Whether they lie one behind the other in a single tensor, and are not a tuple.
+    """
+
+    kind: str
+    path: str
+    streams: tuple[str, ...] = (IMAGE,)
+    joint: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a class of networks looks like.
+
+    Attributes:
+        name: Of the family.
+        attribute: Of pipelines, where the network is.
+        classes: Of networks, by name.
+        parts: Modules with sites of their own; the first pattern that matches a path counts.
+        latents: Name of the argument with the latents.
+        text: Name of the argument with the encoded prompt; None where the network reads none.
+        masks: Names of arguments that keep attention from some places.
+        unit: Timesteps of the scheduler, of which there are 1000, in one unit of the network's.
+        patch: Latent cells along the side of an image token; None where ``config.patch_size`` says
+            it, 0 where the network works on maps.
+        packed: Whether callers join the cells of a token before the call.
+        guidance: How pipelines guide: "halves" of one call, unconditional first; "calls", one for
+            each text; or "none".
+        text_width: Name of the setting that has the width of the encoded prompt.
+        pooled_width: The same of the prompt in one vector; None where there is none.
+    """
+
+    name: str
+    attribute: str
+    classes: tuple[str, ...]
+    parts: tuple[Part, ...]
+    latents: str = "hidden_states"
+    text: str | None = "encoder_hidden_states"
+    masks: tuple[str, ...] = ()
+    unit: float = 1.0
+    patch: int | None = None
+    packed: bool = False
+    guidance: Literal["halves", "calls", "none"] = "halves"
+    text_width: str = ""
+    pooled_width: str | None = None
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether the network works on maps of several resolutions, and not on tokens."""
+        return self.patch == 0
+
+    def part(self, path: str) -> Part | None:
+        """Return what is known of the module at a path."""
+        return next((each for each in self.parts if re.fullmatch(each.path, path)), None)
+
+    def cells(self, config: Mapping[str, Any]) -> int:
+        """Return the latent cells along the side of an image token."""
+        return self.patch if self.patch is not None else int(config["patch_size"])
+
+    def latent_channels(self, config: Mapping[str, Any]) -> int:
+        """Return the channels of the latents before they are packed."""
+        channels = int(config["in_channels"])
+        return channels // self.cells(config) ** 2 if self.packed else channels
+
+
+_BLOCK: Final = r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)"
+_LAYER: Final = rf"{_BLOCK}\.attentions\.\d+\.transformer_blocks\.\d+"
+_UNET_PARTS: Final = (
+    Part("conv", r"conv_in|conv_out"),
+    Part("block", _BLOCK),
+    Part("resnet", rf"{_BLOCK}\.resnets\.\d+"),
+    Part("transformer", rf"{_BLOCK}\.attentions\.\d+"),
+    Part("layer", _LAYER),
+    Part("attention", rf"{_LAYER}\.attn[12]"),
+    Part("feed-forward", rf"{_LAYER}\.ff"),
+    Part("downsampler", rf"{_BLOCK}\.downsamplers\.\d+"),
+    Part("upsampler", rf"{_BLOCK}\.upsamplers\.\d+"),
+)
+
+_BOTH: Final = (IMAGE, TEXT)
+_TEXT_FIRST: Final = (TEXT, IMAGE)
+
+
+def _two_streams(blocks: str = "transformer_blocks") -> tuple[Part, ...]:
+    """Blocks that take the image and the text beside each other, and give the text first."""
+    block = rf"{blocks}\.\d+"
+    return (
+        Part("block", block, _TEXT_FIRST),
+        Part("attention", rf"{block}\.attn", _BOTH),
+        Part("attention", rf"{block}\.attn2"),
+        Part("feed-forward", rf"{block}\.ff"),
+        Part("feed-forward", rf"{block}\.ff_context", (TEXT,)),
+    )
+
+
+LAYOUTS: Final = (
+    Layout(
+        "unet",
+        "unet",
+        ("UNet2DConditionModel",),
+        _UNET_PARTS,
+        latents="sample",
+        masks=("attention_mask", "encoder_attention_mask"),
+        patch=0,
+        text_width="cross_attention_dim",
+    ),
+    Layout(
+        "unconditional-unet",
+        "unet",
+        ("UNet2DModel",),
+        _UNET_PARTS,
+        latents="sample",
+        text=None,
+        patch=0,
+        guidance="none",
+    ),
+    Layout(
+        "pixart",
+        "transformer",
+        ("PixArtTransformer2DModel",),
+        (
+            Part("block", r"transformer_blocks\.\d+"),
+            Part("attention", r"transformer_blocks\.\d+\.attn[12]"),
+            Part("feed-forward", r"transformer_blocks\.\d+\.ff"),
+        ),
+        masks=("encoder_attention_mask",),
+        text_width="caption_channels",
+    ),
+    Layout(
+        "stable-diffusion-3",
+        "transformer",
+        ("SD3Transformer2DModel",),
+        _two_streams(),
+        text_width="joint_attention_dim",
+        pooled_width="pooled_projection_dim",
+    ),
+    Layout(
+        "flux",
+        "transformer",
+        ("FluxTransformer2DModel",),
+        (
+            *_two_streams(),
+            Part("block", r"single_transformer_blocks\.\d+", _TEXT_FIRST),
+            Part("attention", r"single_transformer_blocks\.\d+\.attn", _TEXT_FIRST, joint=True),
+        ),
+        unit=1000.0,
+        patch=2,
+        packed=True,
+        guidance="calls",
+        text_width="joint_attention_dim",
+        pooled_width="pooled_projection_dim",
+    ),
+)
+"""All that are known."""
+
+_VIDEO: Final = "it draws films, and the dims of recordings have no time"
+_REFUSED: Final[Mapping[str, str]] = {
+    r"StableCascadeUNet|WuerstchenPrior|PaellaVQModel": (
+        "Stable Cascade denoises embeddings of images and then a code of them, which have no "
+        "latents of one grid"
+    ),
+    r".*(?:3D|Temporal|Motion|Video|Wan|Cosmos|Mochi|LTX|CogView|Skyreels|Allegro|Latte).*": _VIDEO,
+    r".*(?:Audio|Music|T5Film|Ace).*": "it makes sound, which has no y and x",
+    r"PriorTransformer|UnCLIP.*": "it denoises embeddings of images, which have no y and x",
+    r"ControlNet.*|.*ControlNetModel|T2IAdapter|MultiAdapter": (
+        "it adds to what another network predicts; probe the pipeline that has both"
+    ),
+    r"Autoencoder.*|VQModel": "it is an autoencoder, and predicts no noise",
+}
+"""Reasons by a pattern of class names."""
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network within what ``torch.compile`` gives, or the network itself."""
+    return getattr(network, "_orig_mod", network)
+
+
+def layout_of(network: Any) -> Layout:
+    """Return the layout of a network.
+
+    Raises:
+        ModelError: Its class is not known; says why where there is a reason.
+    """
+    name = type(unwrapped(network)).__name__
+    for layout in LAYOUTS:
+        if name in layout.classes:
+            return layout
+    known = [each for layout in LAYOUTS for each in layout.classes]
+    for pattern, reason in _REFUSED.items():
+        if re.fullmatch(pattern, name):
+            raise ModelError(
+                f"a {name} is not supported: {reason}. Supported are {', '.join(known)}"
+            )
+    raise ModelError(
+        f"a {name} is not supported: nobody has written down where image and text lie in it; "
+        f"{closest(name, known)}. Supported are {', '.join(known)}"
+    )
+
+
+def network_of(model: Any) -> Any:
+    """Return the denoising network of a pipeline or a model, or a network itself.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    for attribute in dict.fromkeys(layout.attribute for layout in LAYOUTS):
+        network = getattr(model, attribute, None)
+        if isinstance(network, nn.Module):
+            return network
+    for name in ("prior", "decoder", "unet_1"):
+        if isinstance(part := getattr(model, name, None), nn.Module):
+            layout_of(part)  # refused with its reason, if there is one
+    raise ModelError(
+        f"a {type(model).__name__} has no denoising network; choose a diffusers pipeline with a "
+        "unet or a transformer, such a network, or a model from ep.load()"
+    )

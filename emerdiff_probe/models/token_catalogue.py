@@ -1,0 +1,89 @@
+"""Sites of transformers: which there are, and how image and text tokens lie in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emerdiff_probe.models.arguments import Reading, network_arguments
+from emerdiff_probe.models.layouts import IMAGE, TEXT, Layout, Part
+from emerdiff_probe.schema import CHANNEL, TOKEN, X, Y
+
+__all__ = ["Row", "token_sites"]
+
+Shape = tuple[int, ...]
+Row = tuple[str, str, int, tuple[str, ...], Shape, int]
+"""Name, kind, level, dims, shape and bytes of a site."""
+
+
+def token_sites(
+    copy: nn.Module, layout: Layout, latents: Shape, tokens: int, item: int
+) -> list[Row]:
+    """Return the sites of a transformer in the order in which they are computed.
+
+    Args:
+        copy: Of the network, on the meta device; it keeps hooks, so it is to be thrown away.
+        layout: Its own.
+        latents: Shape (1, channel, y, x) of what it is given.
+        tokens: Length of a text.
+        item: Bytes of a value.
+    """
+    config: Any = copy.config
+    cells = layout.cells(config)
+    grid = (latents[2] // cells, latents[3] // cells)
+    rows: list[Row] = []
+
+    def note(path: str, part: Part, output: Any) -> None:
+        for port, stream, shape in _streams(part, output, math.prod(grid)):
+            dims = (Y, X, CHANNEL) if stream == IMAGE else (TOKEN, CHANNEL)
+            sizes = (*grid, shape[-1]) if stream == IMAGE else shape[1:]
+            kind = part.kind if part.kind != "attention" else _attention(copy, path, part)
+            size = math.prod(sizes) * item
+            rows.append((f"{path}:{port}", kind, grid[0], dims, sizes, size))
+
+    for path, module in copy.named_modules():
+        if (part := layout.part(path)) is not None:
+            module.register_forward_hook(
+                lambda _m, _i, output, path=path, part=part: note(path, part, output)
+            )
+    with torch.inference_mode(), torch.device("meta"):
+        copy(**network_arguments(copy, torch.empty(latents), 1, _reading(layout, config, tokens)))
+    return rows
+
+
+def _reading(layout: Layout, config: Any, tokens: int) -> Reading:
+    pooled = torch.empty(1, config[layout.pooled_width]) if layout.pooled_width else None
+    mask = torch.ones(1, tokens) if layout.masks else None
+    return Reading(torch.empty(1, tokens, config[layout.text_width]), pooled, mask)
+
+
+def _streams(part: Part, output: Any, image: int) -> Iterator[tuple[str, str, Shape]]:
+    """Port, stream and shape (row, token, channel) of all that a module gives."""
+    alone = part.streams == (TEXT,)
+    if part.joint:
+        _, count, channels = output.shape
+        lengths = {IMAGE: image, TEXT: count - image}
+        shapes = {stream: (1, lengths[stream], channels) for stream in part.streams}
+    else:
+        outputs = (output,) if isinstance(output, Tensor) else output
+        # Last blocks may leave the text out, for which there is nothing more to do.
+        shapes = {
+            stream: tuple(each.shape)
+            for stream, each in zip(part.streams, outputs, strict=False)
+            if each is not None
+        }
+    for stream in (IMAGE, TEXT):
+        if stream in shapes:
+            yield "out" if stream == IMAGE or alone else "text", stream, shapes[stream]
+
+
+def _attention(copy: nn.Module, path: str, part: Part) -> str:
+    """What an attention reads: text and image together, the text alone, or its own stream."""
+    if len(part.streams) > 1:
+        return "joint"
+    module: Any = copy.get_submodule(path)
+    return "cross" if getattr(module, "is_cross_attention", False) else "self"
