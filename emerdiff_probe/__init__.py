@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from emerdiff_probe.interventions import (
         Ablate,
+        EditFeature,
         InjectAttention,
         Noise,
         Replace,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         intervene,
     )
     from emerdiff_probe.layers.attention import attention
+    from emerdiff_probe.layers.dictionary import Dictionary
     from emerdiff_probe.models import load
     from emerdiff_probe.recording import probe, record
     from emerdiff_probe.recording import reducers as reduce
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ablate",
+    "Dictionary",
+    "EditFeature",
     "EmerDiffConfig",
     "InjectAttention",
     "Latents",
@@ -98,6 +102,7 @@ _HOMES = {
     ),
     "emerdiff_probe.interventions": (
         "Ablate",
+        "EditFeature",
         "InjectAttention",
         "Noise",
         "Replace",
@@ -107,6 +112,7 @@ _HOMES = {
         "intervene",
     ),
     "emerdiff_probe.layers.attention": ("attention",),
+    "emerdiff_probe.layers.dictionary": ("Dictionary",),
     "emerdiff_probe.models": ("load",),
     "emerdiff_probe.recording": ("probe", "record", "reduce"),
     "emerdiff_probe.runs": ("Run", "generate", "invert"),

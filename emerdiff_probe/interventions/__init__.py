@@ -1,6 +1,7 @@
 """Edits of what a model computes: at sites, and of its attention."""
 
 from emerdiff_probe.interventions.edits import Ablate, Noise, Replace, Scale, Shift, Steer
+from emerdiff_probe.interventions.features import EditFeature
 from emerdiff_probe.interventions.injection import (
     InjectAttention,
     attention_kept,
@@ -11,6 +12,7 @@ from emerdiff_probe.interventions.site_edits import SiteEdit
 
 __all__ = [
     "Ablate",
+    "EditFeature",
     "InjectAttention",
     "Intervention",
     "Noise",

@@ -16,6 +16,7 @@ from emerdiff_probe.layers.components import (
     principal_components,
 )
 from emerdiff_probe.layers.correspondence import PCK, average_draws, match_points, mutual_matches
+from emerdiff_probe.layers.dictionary import Dictionary, DictionaryFit
 from emerdiff_probe.layers.explained import SHARES, explained
 from emerdiff_probe.layers.features import features, labels_on, resized
 from emerdiff_probe.layers.linear_probes import Classifier, ProbeScores, linear_probe
@@ -44,6 +45,8 @@ __all__ = [
     "ClustersAndLabels",
     "ClustersBetween",
     "Components",
+    "Dictionary",
+    "DictionaryFit",
     "EffectiveRank",
     "Explained",
     "LayerMeasure",

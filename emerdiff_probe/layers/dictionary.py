@@ -1,0 +1,298 @@
+"""Sparse autoencoders: a layer's channels written as few features of a learned dictionary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from emerdiff_probe import checks
+from emerdiff_probe.errors import InputError
+from emerdiff_probe.layers.dictionary_files import read_dictionary
+from emerdiff_probe.layers.features import as_points, blocks
+from emerdiff_probe.locations import joined_heads, one_array
+from emerdiff_probe.schema import CHANNEL, TIMESTEP
+
+__all__ = ["FEATURE", "Dictionary", "DictionaryFit"]
+
+FEATURE: Final = "feature"
+_RANK: Final = "rank"
+
+_ROWS: Final = 4096
+"""Locations that are encoded at once."""
+
+_Matrix = NDArray[np.float32]
+_Vector = NDArray[np.float32] | float
+
+
+@dataclass(frozen=True)
+class DictionaryFit:
+    """How well a dictionary reconstructs a layer.
+
+    Attributes:
+        explained_variance: Share of the variance over locations, all channels together; 1 is a
+            perfect reconstruction, 0 no better than the mean, and it can be negative.
+        l0: Features active at a location, on average.
+        silent: Share of features that are active at no location, from 0 to 1.
+        locations: How many there were.
+    """
+
+    explained_variance: float
+    l0: float
+    silent: float
+    locations: int
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """A sparse autoencoder of one site: features, and the direction that each stands for.
+
+    A location x has activations ``a = (x - input_bias) @ encoder + encoder_bias`` where they are
+    above the threshold, else 0; with ``k`` only the k largest of them. The location is
+    reconstructed as ``a @ decoder + decoder_bias``. `Dictionary.load` reads one from a file.
+
+    Attributes:
+        encoder: (channel, feature).
+        decoder: (feature, channel).
+        encoder_bias: (feature,); by default 0.
+        decoder_bias: (channel,); by default 0.
+        input_bias: (channel,), subtracted before encoding; by default 0.
+        threshold: (feature,) or a number, 0 or more; 0 is a ReLU, others a JumpReLU.
+        k: How many features a location has at most (TopK); by default any number.
+
+    Raises:
+        InputError: Shapes that do not fit each other, or values that are not finite.
+
+    >>> dictionary = Dictionary(np.eye(3), np.eye(3))
+    >>> dictionary.encode([[2.0, -1.0, 0.5]])
+    array([[2. , 0. , 0.5]], dtype=float32)
+    """
+
+    encoder: _Matrix = field(repr=False)
+    decoder: _Matrix = field(repr=False)
+    encoder_bias: _Vector = field(default=0.0, repr=False)
+    decoder_bias: _Vector = field(default=0.0, repr=False)
+    input_bias: _Vector = field(default=0.0, repr=False)
+    threshold: _Vector = field(default=0.0, repr=False)
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        encoder = np.asarray(self.encoder, np.float32)
+        if encoder.ndim != 2:
+            raise InputError(f"encoder has shape {encoder.shape}; expected (channel, feature)")
+        channels, features = encoder.shape
+        shapes = {
+            "encoder": (channels, features),
+            "decoder": (features, channels),
+            "encoder_bias": (features,),
+            "decoder_bias": (channels,),
+            "input_bias": (channels,),
+            "threshold": (features,),
+        }
+        for name, shape in shapes.items():
+            values = np.asarray(getattr(self, name), np.float32)
+            values = np.full(shape, values) if values.size == 1 and len(shape) == 1 else values
+            if values.shape != shape or not np.isfinite(values).all():
+                raise InputError(
+                    f"{name} has shape {values.shape}; beside an encoder of {channels} channels "
+                    f"and {features} features it has {shape}, all of them finite"
+                )
+            object.__setattr__(self, name, values)
+        if np.min(self.threshold) < 0:
+            raise InputError(f"threshold is {np.min(self.threshold)}; choose 0 or more")
+        if self.k is not None:
+            object.__setattr__(self, "k", checks.integer("k", self.k, 1, features))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        k: int | None = None,
+        subtract_bias: bool | None = None,
+    ) -> Dictionary:
+        """Read a sparse autoencoder from a safetensors file, or the folder that has one.
+
+        Layouts known: SAELens (standard, topk, jumprelu), dictionary_learning, EleutherAI's
+        sparsify, and OpenAI's, which the autoencoders of SDXL Turbo and Flux share. Settings are
+        taken from the ``cfg.json`` or ``config.json`` beside the file, if there is one.
+
+        Args:
+            path: The file, or its folder.
+            k: How many features a location has at most, where the file does not tell.
+            subtract_bias: Whether the decoder's bias is subtracted before encoding, where the
+                file does not tell.
+
+        Raises:
+            InputError: There is no such file, or it has tensors or settings of an unknown kind.
+            ConfigError: The file leaves open what the arguments are for.
+        """
+        return cls(**read_dictionary(path, k, subtract_bias))
+
+    @property
+    def channels(self) -> int:
+        """How many channels its site has."""
+        return self.encoder.shape[0]
+
+    def __len__(self) -> int:
+        """How many features it has."""
+        return self.encoder.shape[1]
+
+    def encode(self, points: ArrayLike) -> _Matrix:
+        """Return the activations of features.
+
+        Args:
+            points: (..., channel).
+
+        Returns:
+            (..., feature), 0 or more.
+        """
+        inputs: _Matrix = np.asarray(points, np.float32) - self.input_bias
+        found: _Matrix = np.asarray(inputs @ self.encoder + self.encoder_bias, np.float32)
+        found[found <= self.threshold] = 0
+        if self.k is not None:
+            rest = np.argpartition(found, -self.k, axis=-1)[..., : -self.k]
+            np.put_along_axis(found, rest, 0, axis=-1)
+        return found
+
+    def decode(self, activations: ArrayLike) -> _Matrix:
+        """Return what activations stand for, (..., channel).
+
+        Args:
+            activations: (..., feature).
+        """
+        decoded: _Matrix = np.asarray(activations, np.float32) @ self.decoder + self.decoder_bias
+        return decoded
+
+    def features(self, values: xr.DataArray) -> xr.DataArray:
+        """Return the activation of every feature at every location.
+
+        Args:
+            values: Of the site that the dictionary was trained on, with channel as a dim, and
+                head, which becomes part of it.
+
+        Returns:
+            ``activation``, the dims of values with feature in place of channel; read when it is
+            needed, where values are.
+
+        Raises:
+            InputError: Values have another number of channels.
+        """
+        found = self._applied(self.encode, values, (FEATURE,), (len(self),))
+        return found.assign_coords({FEATURE: np.arange(len(self))}).rename("activation")
+
+    def strongest(self, values: xr.DataArray, count: int = 8) -> xr.Dataset:
+        """Return the features that are most active at each location.
+
+        Args:
+            values: As `features` takes them.
+            count: How many.
+
+        Returns:
+            ``feature`` and ``activation``, the dims of values with rank in place of channel, the
+            most active first; feature -1 where fewer are active.
+
+        Raises:
+            InputError: Values have another number of channels.
+            ConfigError: The dictionary has fewer features.
+        """
+        count = checks.integer("count", count, 1, len(self))
+
+        def ranked(points: ArrayLike) -> NDArray[np.float64]:
+            found = self.encode(points)
+            order = np.argsort(-found, axis=-1, kind="stable")[..., :count]
+            largest = np.take_along_axis(found, order, axis=-1)
+            # float64 holds every number of a feature, so that both travel in one array.
+            return np.stack([np.where(largest > 0, order, -1), largest], axis=-2, dtype=np.float64)
+
+        found = self._applied(ranked, values, ("what", _RANK), (2, count), np.float64)
+        number, activation = (found.isel(what=each) for each in (0, 1))
+        return xr.Dataset(
+            {FEATURE: number.astype(np.int64), "activation": activation.astype(np.float32)},
+            coords={_RANK: np.arange(count)},
+        )
+
+    def reconstruct(self, values: xr.DataArray) -> xr.DataArray:
+        """Return values as the dictionary's features make them, with the dims of values.
+
+        Heads are joined into one channel axis.
+        """
+        return self._applied(
+            lambda points: self.decode(self.encode(points)), values, (CHANNEL,), (self.channels,)
+        )
+
+    def fit(self, values: xr.DataArray) -> DictionaryFit:
+        """Return how well the dictionary reconstructs values, block by block.
+
+        Args:
+            values: With y, x, channel, and perhaps sample, timestep, head, and guidance, of which
+                the half with the prompt is taken.
+
+        Raises:
+            InputError: Values have another number of channels, or are not finite.
+        """
+        self._check(joined_heads(one_array(values)))
+        count, active = 0, np.zeros(len(self), np.int64)
+        squares, sums, errors = 0.0, np.zeros(self.channels), 0.0
+        for block in blocks(values):
+            points, _ = as_points(block)
+            for start in range(0, len(points), _ROWS):
+                rows = points[start : start + _ROWS]
+                found = self.encode(rows)
+                count += len(rows)
+                active += (found > 0).sum(0)
+                sums += rows.sum(0)
+                squares += float((rows**2).sum())
+                errors += float(((rows - self.decode(found)) ** 2).sum())
+        variance = squares - float((sums**2).sum()) / count
+        return DictionaryFit(
+            explained_variance=1 - errors / variance if variance > 0 else float("nan"),
+            l0=float(active.sum() / count),
+            silent=float((active == 0).mean()),
+            locations=count,
+        )
+
+    def direction(self, feature: int) -> xr.DataArray:
+        """Return what one unit of a feature adds to a location, (channel,), for `Steer` or a dot.
+
+        Raises:
+            ConfigError: There is no such feature.
+        """
+        number = checks.integer("feature", feature, 0, len(self) - 1)
+        return xr.DataArray(self.decoder[number], dims=CHANNEL, attrs={FEATURE: number})
+
+    def _check(self, values: xr.DataArray) -> None:
+        if values.sizes.get(CHANNEL) != self.channels:
+            raise InputError(
+                f"values have dims {dict(values.sizes)}, and the dictionary is of {self.channels} "
+                "channels; give the site that it was trained on"
+            )
+
+    def _applied(
+        self,
+        function: Any,
+        values: xr.DataArray,
+        dims: tuple[str, ...],
+        sizes: tuple[int, ...],
+        dtype: Any = np.float32,
+    ) -> xr.DataArray:
+        """A function of locations, applied lazily where values are lazy."""
+        values = joined_heads(one_array(values))
+        self._check(values)
+        if values.chunks:  # one timestep at a time: there are more features than channels
+            whole = {CHANNEL: -1} | ({TIMESTEP: 1} if TIMESTEP in values.dims else {})
+            values = values.chunk(whole)
+        return xr.apply_ufunc(
+            function,
+            values.drop_vars(CHANNEL, errors="ignore"),
+            input_core_dims=[[CHANNEL]],
+            output_core_dims=[list(dims)],
+            exclude_dims={CHANNEL},
+            dask="parallelized",
+            output_dtypes=[dtype],
+            dask_gufunc_kwargs={"output_sizes": dict(zip(dims, sizes, strict=True))},
+        )
