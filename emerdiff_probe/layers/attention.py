@@ -19,7 +19,7 @@ from emerdiff_probe.schema import CHANNEL, HEAD, SAMPLE, TIMESTEP, TOKEN, X, Y
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import at, site, sites_of
 
-__all__ = ["attention", "attention_probabilities"]
+__all__ = ["attention", "attention_probabilities", "token_weights"]
 
 KEY_Y, KEY_X = "key_y", "key_x"
 
@@ -75,7 +75,7 @@ def attention(
             f"{name!r} is self-attention, whose keys are locations and no tokens; leave token out, "
             "or choose the attn2 beside it"
         )
-    weights = None if token is None else _weights(key, token)
+    weights = None if token is None else token_weights(key, token)
     if head is not None:
         heads = query.sizes[HEAD]
         if head not in range(heads):
@@ -208,7 +208,7 @@ def _recorded(run: xr.DataTree, path: str) -> tuple[xr.DataArray, xr.DataArray]:
     )
 
 
-def _weights(keys: xr.DataArray, token: str | int) -> xr.DataArray:
+def token_weights(keys: xr.DataArray, token: str | int) -> xr.DataArray:
     """Return 1 at the positions of a token in each text, 0 elsewhere; NaN where it has none.
 
     Args:

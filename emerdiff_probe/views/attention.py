@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import described
+from emerdiff_probe.layers.attention import token_weights
 from emerdiff_probe.locations import one_array
 from emerdiff_probe.schema import BATCH, GUIDANCE, HEAD, RGB, SAMPLE, TIMESTEP, TOKEN, X, Y
-from emerdiff_probe.timesteps import labels, one_position
+from emerdiff_probe.timesteps import labels, positions
 from emerdiff_probe.views.colours import SEQUENTIAL
 from emerdiff_probe.views.maps import extent
 from emerdiff_probe.views.panels import panels, picture, pixel_map, text, title
@@ -25,82 +27,152 @@ _ACROSS: Final = 6
 _OVER: Final = 0.7
 """Opacity of a map over the picture, which is grey there, so that only maps have colours."""
 
+Maps = dict[str, NDArray[np.float32]]
+"""By the text of a token, (timestep, y, x)."""
+
 
 def attention(
     paid: xr.DataArray,
     shown: xr.DataArray,
     *,
-    timestep: float | None = None,
-    step: int | None = None,
+    word: str | int | None = None,
+    timesteps: float | Sequence[float] | None = None,
     head: int | None = None,
     sample: int = 0,
     guidance: str | None = None,
     special: bool = False,
+    scale: Literal["word", "all"] = "word",
 ) -> go.Figure:
-    """How much attention each location pays to each token, over the picture.
+    """Draw how much attention each location pays to each token, over the picture.
 
     Args:
         paid: Probabilities with y, x, and perhaps token, sample, guidance, timestep and
             head, as `emerdiff_probe.attention` gives them. Tokens are named by the coordinate
             ``token_text``; those that it does not name, by their number.
         shown: The picture, (y, x, rgb) or (sample, y, x, rgb), uint8.
-        timestep: By default the last, of the least noise.
-        step: Which call at this timestep, where it was visited twice.
+        word: A word or phrase, or the number of a token, to be shown alone.
+        timesteps: One, or several, which become columns; by default the last, of the least noise.
+            One that was visited twice is shown twice.
         head: By default the mean over all.
         sample: Position of the sample.
         guidance: Half of a guided recording, by default "cond".
-        special: Shows the tokens that begin, end and fill a text, too. They take most of the
-            attention, and with it the colour scale, which all tokens share.
+        special: Shows the tokens that begin, end and fill a text, too, which take most of the
+            attention.
+        scale: A colour scale for each "word", from 0 to its largest value, which stands in the
+            title of its map; or one for "all" words.
 
     Raises:
         InputError: Something that is not there.
+
+    For example::
+
+        paid = ep.attention(recording, "up_blocks.1.attentions.0.transformer_blocks.0.attn2")
+        ep.views.attention(paid, ep.site(recording, "image"), word="house", timesteps=[901, 501, 1])
     """
     if not isinstance(paid, xr.DataArray):
         raise InputError(
             f"this is {described(paid)}, not probabilities; ep.attention(run, name) gives them"
         )
-    head_text = "mean over heads" if head is None else f"head {head}"
+    if scale not in ("word", "all"):
+        raise InputError(f"scale is {scale!r}; choose 'word' or 'all'")
     shown = one_array(shown)
-    values, when = _chosen(paid, timestep, step, head, sample, guidance)
+    values, steps = _chosen(paid, word, timesteps, head, sample, guidance)
     pixels = (shown.isel({SAMPLE: sample}) if SAMPLE in shown.dims else shown).transpose(Y, X, RGB)
-    size = extent(pixels)
     maps = _by_token(values, special)
-    across = min(len(maps) + 1, _ACROSS)
+    tops = {name: float(each.max()) for name, each in maps.items()}
+    if scale == "all":
+        tops = dict.fromkeys(maps, max(tops.values()))
+    name, heads = str(paid.name or "attention"), "mean over heads"
+    if head is not None:
+        heads = f"head {head}"
+    if len(steps) > 1:
+        return _over_time(pixels, maps, tops, steps, (name, heads))
+    when = ", ".join([*(f"t = {each}" for each in steps if each), heads])
+    return _side_by_side(pixels, maps, tops, (name, when))
+
+
+def _side_by_side(
+    pixels: xr.DataArray, maps: Maps, tops: dict[str, float], heading: tuple[str, str]
+) -> go.Figure:
+    """Words beside each other, at one timestep."""
+    size, count = extent(pixels), len(maps) + 1
+    across = min(count, _ACROSS)
+    alike = len(set(tops.values())) == 1
     figure = panels(
         size,
-        (math.ceil((len(maps) + 1) / across), across),
+        (math.ceil(count / across), across),
         side=170,
-        heading=title(str(paid.name or "attention"), f"{when}{head_text}", 24 * across),
-        titles=["picture", *(name for name, _ in maps)],
-        scales=[
-            {
-                "colorscale": SEQUENTIAL,
-                "cmin": 0,
-                "cmax": max(float(each.max()) for _, each in maps),
-                "colorbar": {"title": {"text": "attention", "side": "right"}},
-            }
-        ],
+        heading=title(*heading, 24 * across),
+        titles=["picture", *(n if alike else f"{n} (to {top:.2g})" for n, top in tops.items())],
+        scales=[_scale(next(iter(tops.values())))] if alike else [],
     )
     figure.add_trace(picture(pixels.values, size), 1, 1)
-    grey = _grey(pixels.values)
-    for number, (name, each) in enumerate(maps, start=1):
+    for number, (name, (each,)) in enumerate(maps.items(), start=1):
         at = number // across + 1, number % across + 1
-        figure.add_trace(picture(grey, size), *at)
-        template = f"{text(name)}<br>attention %{{z:.3f}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
-        figure.add_trace(pixel_map(each, size, template, scale=1, opacity=_OVER), *at)
+        figure.add_trace(_grey(pixels), *at)
+        scale: dict[str, Any] = {"scale": 1}
+        if not alike:
+            scale = {"colorscale": SEQUENTIAL, "zmin": 0, "zmax": tops[name], "showscale": False}
+        figure.add_trace(_map(each, size, name, **scale), *at)
     return figure
+
+
+def _over_time(
+    pixels: xr.DataArray,
+    maps: Maps,
+    tops: dict[str, float],
+    steps: Sequence[str],
+    heading: tuple[str, str],
+) -> go.Figure:
+    """Words below each other, timesteps as columns."""
+    size, across = extent(pixels), len(steps) + 1
+    alike = len(set(tops.values())) == 1
+    figure = panels(
+        size,
+        (len(maps), across),
+        side=170,
+        heading=title(*heading, 24 * across),
+        columns=["picture", *(f"t = {step}" for step in steps)],
+        rows=list(maps),
+        scales=[_scale(top) for top in tops.values()][: 1 if alike else None],
+    )
+    for row, (name, each) in enumerate(maps.items(), start=1):
+        figure.add_trace(picture(pixels.values, size), row, 1)
+        for column, values in enumerate(each, start=2):
+            at = row, column
+            figure.add_trace(_grey(pixels), *at)
+            scale = 1 if alike else row
+            label = f"{name}, t = {steps[column - 2]}"
+            figure.add_trace(_map(values, size, label, scale=scale), *at)
+    return figure
+
+
+def _scale(top: float) -> dict[str, Any]:
+    bar = {"title": {"text": "attention", "side": "right", "font": {"size": 11}}}
+    return {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": top, "colorbar": bar}
+
+
+def _map(values: NDArray[np.float32], size: tuple[int, int], name: str, **scale: Any) -> go.Heatmap:
+    template = f"{text(name)}<br>attention %{{z:.3f}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
+    return pixel_map(values, size, template, opacity=_OVER, **scale)
 
 
 def _chosen(
     paid: xr.DataArray,
-    timestep: float | None,
-    step: int | None,
+    word: str | int | None,
+    timesteps: float | Sequence[float] | None,
     head: int | None,
     sample: int,
     guidance: str | None,
-) -> tuple[xr.DataArray, str]:
-    """Probabilities (y, x[, token]) and a word on their timestep."""
-    values = paid.rename({BATCH: SAMPLE}) if BATCH in paid.dims else paid
+) -> tuple[xr.DataArray, list[str]]:
+    """Return probabilities (timestep, y, x[, token]), and a text for each timestep."""
+    values = paid
+    if word is not None:
+        if TOKEN not in paid.dims:
+            raise InputError(f"word is {word!r}, but these are of one token already; leave it out")
+        values = (paid * token_weights(paid, word)).sum(TOKEN, skipna=False)
+        values = values.rename(f"{word}" if isinstance(word, str) else f"token {word}")
+    values = values.rename({BATCH: SAMPLE}) if BATCH in values.dims else values
     for dim, position in ((SAMPLE, sample), (HEAD, head)):
         if dim in values.dims and position is not None:
             if not 0 <= position < values.sizes[dim]:
@@ -110,21 +182,25 @@ def _chosen(
         values = values.mean(HEAD)
     if GUIDANCE in values.dims:
         values = values.sel({GUIDANCE: guidance or "cond"})
-    when = ""
+    steps = [""]
     if TIMESTEP in values.dims:
-        last = values.sizes[TIMESTEP] - 1
-        at = last if timestep is None and step is None else one_position(values, timestep, step)
-        when = f"t = {labels(values, [at])[0]}, "
+        at = [values.sizes[TIMESTEP] - 1]
+        if timesteps is not None:
+            at = positions(values, np.atleast_1d(np.asarray(timesteps)))
+        steps = labels(values, at)
         values = values.isel({TIMESTEP: at})
-    if not {Y, X} <= set(values.dims) <= {Y, X, TOKEN}:
-        left = ", ".join(map(str, values.dims))
+    else:
+        values = values.expand_dims(TIMESTEP)
+    if not {Y, X, TIMESTEP} <= set(values.dims) <= {Y, X, TIMESTEP, TOKEN}:
+        left = ", ".join(str(dim) for dim in values.dims if dim != TIMESTEP)
         raise InputError(f"dims {left} are left; attention to words has y, x and perhaps token")
-    return values.load(), when
+    return values.load(), steps
 
 
-def _by_token(values: xr.DataArray, special: bool) -> list[tuple[str, NDArray[np.float32]]]:
+def _by_token(values: xr.DataArray, special: bool) -> Maps:
     if TOKEN not in values.dims:
-        return [(str(values.name or "attention"), values.transpose(Y, X).values)]
+        name = str(values.name or "attention")
+        return {name: values.transpose(TIMESTEP, Y, X).values}
     names = _names(values)
     kept = [
         number
@@ -133,8 +209,14 @@ def _by_token(values: xr.DataArray, special: bool) -> list[tuple[str, NDArray[np
     ]
     if not kept:
         raise InputError("the prompt is empty: all tokens are special; ask for special=True")
-    maps = values.transpose(TOKEN, Y, X).values
-    return [(names[number], maps[number]) for number in kept]
+    maps = values.transpose(TOKEN, TIMESTEP, Y, X).values
+    # A word that a prompt has twice is two rows.
+    texts = [names[number] for number in kept]
+    unique = [
+        name if texts.count(name) == 1 else f"{name} ({number})"
+        for name, number in zip(texts, kept, strict=True)
+    ]
+    return {name: maps[number] for name, number in zip(unique, kept, strict=True)}
 
 
 def _names(values: xr.DataArray) -> list[str]:
@@ -152,7 +234,8 @@ def _names(values: xr.DataArray) -> list[str]:
     ]
 
 
-def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _grey(pixels: xr.DataArray) -> go.Image:
+    """Draw the picture without its colours."""
     # Luma of ITU-R BT.601.
-    luma = np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-    return np.repeat(luma[..., None], 3, axis=-1)
+    luma = np.rint(pixels.values @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    return picture(np.repeat(luma[..., None], 3, axis=-1), extent(pixels))

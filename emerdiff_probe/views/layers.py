@@ -13,7 +13,7 @@ from emerdiff_probe import store
 from emerdiff_probe.checks import integer
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.layers import principal_colours, similarity_to_point
-from emerdiff_probe.schema import RGB, TIMESTEP, X, Y
+from emerdiff_probe.schema import RGB, SAMPLE, TIMESTEP, X, Y
 from emerdiff_probe.timesteps import labels, one_position
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
 from emerdiff_probe.views.maps import (
@@ -46,22 +46,26 @@ def layers(
     sites: str | Sequence[str],
     timesteps: Sequence[float] | None = None,
     *,
-    show: Literal["magnitude", "colours"] | int = "magnitude",
+    show: Literal["magnitude", "colours"] | int = "colours",
     scale: Literal["all", "site"] = "all",
     sample: int = 0,
     guidance: str | None = None,
     head: int | None = None,
 ) -> go.Figure:
-    """Sites as rows, timesteps as columns, what a site holds as maps.
+    """Draw what sites hold: a row for each site, a column for each timestep.
+
+    The picture that the run ended with stands at the beginning of each row, where it is known; all
+    panels zoom together.
 
     Args:
         run: A recording.
         sites: A pattern, as ``model.sites`` takes it, or names.
         timesteps: By default five from the first to the last. One that was visited twice is shown
             twice.
-        show: "magnitude", the root mean square over channels; a channel's number; or "colours",
-            the first three principal components of a site over the timesteps shown.
-        scale: One colour scale for "all" maps, or one for each "site".
+        show: "colours", the first three principal components of a site over the timesteps shown,
+            as red, green and blue; "magnitude", the root mean square over channels; or the number
+            of a channel.
+        scale: One colour scale for "all" maps, or one for each "site". Colours have none.
         sample: Position of the sample.
         guidance: Half of a guided recording, by default "cond".
         head: Of attention ports; by default all heads' channels together.
@@ -90,18 +94,23 @@ def layers(
     what = f"channel {show}" if isinstance(show, int) else show
     model, source = described(run, sample)
     size = extent(next(iter(maps.values())))
+    ended = endings(run).isel({SAMPLE: sample}).transpose(Y, X, RGB)
+    pictures = [picture(ended.values, size)] if store.IMAGE in run.children else []
     figure = panels(
         size,
-        (len(names), len(steps)),
+        (len(names), len(pictures) + len(steps)),
         side=150,
         heading=title(f"{model}: {what} by site and timestep", source, 30 + 20 * len(steps)),
-        columns=[f"t = {step}" for step in steps],
+        columns=[*["picture"] * len(pictures), *(f"t = {step}" for step in steps)],
         rows=[site_text(name) for name in names],
         scales=() if show == "colours" else _scales(maps, what, scale),
     )
     for row, (name, values) in enumerate(maps.items(), start=1):
-        for column, step in enumerate(steps, start=1):
-            one = values.isel({TIMESTEP: column - 1})
+        for each in pictures:
+            figure.add_trace(each, row, 1)
+        for number, step in enumerate(steps):
+            one = values.isel({TIMESTEP: number})
+            column = len(pictures) + number + 1
             if show == "colours":
                 pixels = as_bytes(one.transpose(Y, X, RGB).values)
                 figure.add_trace(picture(pixels, size), row, column)
@@ -110,9 +119,9 @@ def layers(
                 f"{text(site_text(name))}, t = {step}<br>{what} %{{z:.3~g}}<br>x %{{x:.1f}}, "
                 "y %{y:.1f}"
             )
-            number = row if scale == "site" else 1
+            axis = row if scale == "site" else 1
             figure.add_trace(
-                pixel_map(one.transpose(Y, X).values, size, template, scale=number), row, column
+                pixel_map(one.transpose(Y, X).values, size, template, scale=axis), row, column
             )
     return figure
 

@@ -42,6 +42,8 @@ _LINE: Final = 14
 _LEFT: Final = 60
 _BELOW: Final = 50
 _BAR: Final = 110  # for a colour bar
+_WIDEST: Final = 860
+"""Pixels across the output of a notebook in JupyterLab at 1280 pixels, with its side bar open."""
 
 
 def text(raw: object) -> str:
@@ -97,7 +99,8 @@ def panels(
     Args:
         extent: Of the picture, which all panels show.
         grid: Rows and columns of panels.
-        side: Of a panel, in pixels of the screen.
+        side: Width of a panel in pixels of the screen; smaller where the figure would otherwise be
+            wider than a notebook is.
         heading: HTML; see `title`.
         titles: Of the panels, row by row; a panel without one is left out.
         columns, rows: Names of the panels' columns and rows, where panels have no titles.
@@ -105,13 +108,16 @@ def panels(
     """
     height, width = extent
     down, across = grid
+    left = _LEFT + (min(7 * max(map(len, rows)), 180) + 20 if rows else 0)
+    right = _BAR if scales else 30
+    side = min(side, (_WIDEST - left - right - _GAP * (across - 1)) // across)
     tall = round(side * min(max(height / width, 0.4), 2))
     wrapped = [textwrap.wrap(name, max(side // 6, 20)) for name in titles]
     above = _TITLE + _LINE * (max(map(len, wrapped)) - 1) if wrapped else _TITLE * bool(columns)
     gaps = _GAP + (above if titles else 0), _GAP
     margin = {
-        "l": _LEFT + (min(7 * max(map(len, rows)), 180) + 20 if rows else 0),
-        "r": _BAR if scales else 30,
+        "l": left,
+        "r": right,
         "t": 36 + 18 * heading.count("<br>") + above,
         "b": _BELOW,
     }

@@ -18,7 +18,7 @@ def run():
 
 
 def test_maps_are_root_mean_squares_in_the_models_order(run):
-    figure = views.layers(run, "*", [281, 1], sample=1)
+    figure = views.layers(run, "*", [281, 1], show="magnitude", sample=1)
     values = [ep.site(run, name)[1].sel(timestep=[281, 1]) for name in (QUERY, "mid_block")]
     query, block = (each.astype(float).transpose("timestep", "y", "x", ...) for each in values)
     expected = [
@@ -32,8 +32,14 @@ def test_maps_are_root_mean_squares_in_the_models_order(run):
     assert scale.cmin == pytest.approx(min(map(np.min, expected)), rel=1e-3)
     assert scale.cmax == pytest.approx(max(map(np.max, expected)), rel=1e-3)
     for trace in figure.data:
-        np.testing.assert_allclose(extent(trace, *np.shape(trace.z)), [0, 64, 0, 32])
-        assert not trace.zsmooth
+        if trace.type == "heatmap":
+            np.testing.assert_allclose(extent(trace, *np.shape(trace.z)), [0, 64, 0, 32])
+            assert not trace.zsmooth
+    # The picture that the run ended with begins each row.
+    shown = images(figure)
+    assert len(shown) == 2
+    for each in shown:
+        np.testing.assert_array_equal(each, ep.site(run, "image")[1])
     assert "t = 281" in texts(figure)
     assert any("up 1 attention 0.0<br>cross query" in each for each in texts(figure))
 
@@ -46,24 +52,25 @@ def test_a_channel_of_both_signs_has_zero_in_the_middle(run):
 
 
 def test_each_site_can_have_a_scale_of_its_own(run):
-    figure = views.layers(run, [QUERY, "mid_block"], [1], scale="site")
-    assert [trace.coloraxis for trace in figure.data] == ["coloraxis", "coloraxis2"]
-    for trace, axis in zip(figure.data, ("coloraxis", "coloraxis2"), strict=True):
+    figure = views.layers(run, [QUERY, "mid_block"], [1], show="magnitude", scale="site")
+    drawn = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert [trace.coloraxis for trace in drawn] == ["coloraxis", "coloraxis2"]
+    for trace, axis in zip(drawn, ("coloraxis", "coloraxis2"), strict=True):
         assert figure.layout[axis].cmax == pytest.approx(np.max(trace.z))
 
 
 def test_one_head_and_one_half_can_be_chosen():
     run = recording(guided=True)
-    figure = views.layers(run, QUERY, [1], head=1, guidance="uncond")
+    figure = views.layers(run, QUERY, [1], show="magnitude", head=1, guidance="uncond")
     values = ep.site(run, QUERY).sel(guidance="uncond", timestep=1)[0].isel(head=1).astype(float)
     np.testing.assert_allclose(maps(figure)[0], np.sqrt((values**2).mean("channel")), rtol=1e-3)
-    other = views.layers(run, QUERY, [1], head=1)
+    other = views.layers(run, QUERY, [1], show="magnitude", head=1)
     assert not np.allclose(maps(figure)[0], maps(other)[0])
 
 
 def test_colours_share_one_basis_over_timesteps(run):
     steps = [981, 281, 1]
-    figure = views.layers(run, "mid_block", steps, show="colours")
+    figure = views.layers(run, "mid_block", steps)
     values = ep.site(run, "mid_block")[0].values.reshape(-1, 5).astype(float)
     centred = values - values.mean(0)
     # Another way to the same: the directions are right singular vectors.
@@ -72,14 +79,14 @@ def test_colours_share_one_basis_over_timesteps(run):
     directions *= np.sign(directions[np.arange(3), np.abs(directions).argmax(1)])[:, None]
     deviation = sizes[:3] / np.sqrt(len(values) - 1)
     expected = np.clip(0.5 + centred @ directions.T / (5 * deviation), 0, 1)
-    found = np.stack(images(figure)).reshape(-1, 3)
+    found = np.stack(images(figure)[1:]).reshape(-1, 3)
     np.testing.assert_allclose(found / 255, expected, atol=0.005)
 
 
 def test_features_without_differences_are_grey():
     run = recording()
     run["mid_block/out"]["value"][:] = 3
-    grey = images(views.layers(run, "mid_block", show="colours"))
+    grey = images(views.layers(run, "mid_block"))[1:]
     assert {int(value) for each in grey for value in each.ravel()} == {128}
 
 
@@ -140,3 +147,21 @@ def test_prompts_and_models_are_escaped():
     ):
         assert "&lt;script&gt;" in figure.layout.title.text
         assert_escaped(figure)
+
+
+def test_without_a_picture_there_are_maps_alone():
+    run = recording()
+    del run["image"]
+    figure = views.layers(run, "mid_block", [1])
+    assert len(images(figure)) == 1
+    assert "picture" not in texts(figure)
+
+
+def test_no_figure_is_wider_than_a_notebook(run):
+    for figure in (
+        views.layers(run, "*"),
+        views.layers(run, "*", show="magnitude"),
+        views.similarity(run, "*", 1, y=1, x=1),
+        views.pictures({str(number): np.zeros((8, 8, 3)) for number in range(8)}, columns=8),
+    ):
+        assert 300 < figure.layout.width <= 860

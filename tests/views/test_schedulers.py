@@ -59,7 +59,7 @@ def repeated(run):
 def test_every_call_has_its_map(run):
     recorded = run["timestep"].values
     values = ep.site(run, "mid_block").sel(guidance="cond")[0].astype(np.float32)
-    shown = views.layers(run, "mid_block", recorded.astype(np.float32))
+    shown = views.layers(run, "mid_block", recorded.astype(np.float32), show="magnitude")
     maps = [np.asarray(trace.z) for trace in shown.data if trace.type == "heatmap"]
     expected = ((values**2).mean("channel") ** 0.5).transpose("timestep", "y", "x").values
     np.testing.assert_allclose(maps, expected, rtol=1e-3)
@@ -67,7 +67,7 @@ def test_every_call_has_its_map(run):
     assert len(set(names)) == len(recorded)
     first, second = repeated(run)
     assert (first == second) == np.allclose(expected[first], expected[second], rtol=1e-3)
-    few = views.layers(run, "mid_block")
+    few = views.layers(run, "mid_block", show="magnitude")
     assert sum(trace.type == "heatmap" for trace in few.data) == min(len(recorded), 5)
 
 
