@@ -95,8 +95,9 @@ def atlas(
                 for pair, kept in zip(between, summaries, strict=True):
                     kept[name, call] = pair.summary(layer, about)
                 bar.update()
-            rows.append(xr.concat(cells, TIMESTEP))
-    grid = xr.concat(rows, "site").assign_coords({"site": names})
+            rows.append(xr.concat(cells, TIMESTEP, join="outer"))
+    # Of small classes a coarse grid has none: they are NaN there.
+    grid = xr.concat(rows, "site", join="outer").assign_coords({"site": names})
     compared = (
         _compared(pair, kept, names, len(at), progress)
         for pair, kept in zip(between, summaries, strict=True)

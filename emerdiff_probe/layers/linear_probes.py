@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +43,8 @@ class ProbeScores:
         accuracy: Of the probe, from 0 to 1.
         control: Of the same probe trained and tested on shuffled labels.
         chance: Of always giving the most frequent class of the training pictures.
+        by_class: For each class, the share of its places that the probe read correctly (recall),
+            by the class's number.
         pictures: How many there were.
         points: How many places.
     """
@@ -49,6 +52,7 @@ class ProbeScores:
     accuracy: float
     control: float
     chance: float
+    by_class: Mapping[int, float]
     pictures: int
     points: int
 
@@ -109,14 +113,21 @@ def linear_probe(
         raise InputError(f"labels have {len(np.unique(classes))} classes; a probe needs two")
     model = classifier or make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     shuffled = random.permutation(classes)
-    right = {"accuracy": 0, "control": 0, "chance": 0}
+    right = {name: np.zeros(len(classes), bool) for name in ("accuracy", "control", "chance")}
     for train, test in picture_folds(pictures, folds):
         for name, truth in (("accuracy", classes), ("control", shuffled)):
-            right[name] += _right(model, matrix, truth, train, test)
+            right[name][test] = _right(model, matrix, truth, train, test)
         values, frequency = np.unique(classes[train], return_counts=True)
-        right["chance"] += int((classes[test] == values[frequency.argmax()]).sum())
-    shares = {name: count / len(classes) for name, count in right.items()}
-    return ProbeScores(**shares, pictures=len(np.unique(pictures)), points=len(classes))
+        right["chance"][test] = classes[test] == values[frequency.argmax()]
+    return ProbeScores(
+        **{name: float(each.mean()) for name, each in right.items()},
+        by_class={
+            int(each): float(right["accuracy"][classes == each].mean())
+            for each in np.unique(classes)
+        },
+        pictures=len(np.unique(pictures)),
+        points=len(classes),
+    )
 
 
 def picture_folds(
@@ -143,14 +154,15 @@ def _right(
     truth: NDArray[np.integer],
     train: NDArray[np.integer],
     test: NDArray[np.integer],
-) -> int:
+) -> NDArray[np.bool_]:
+    """Train on some places and return which of the others are read correctly."""
     if len(known := np.unique(truth[train])) == 1:  # nothing to be learned
-        return int((truth[test] == known[0]).sum())
+        return np.asarray(truth[test] == known[0])
     with warnings.catch_warnings():
         # Labels in random order fit nothing: where an optimiser gives up on them is no news.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = clone(model).fit(matrix[train], truth[train])
-    return int((fitted.predict(matrix[test]) == truth[test]).sum())
+    return np.asarray(fitted.predict(matrix[test]) == truth[test])
 
 
 def _drawn(

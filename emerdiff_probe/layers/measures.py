@@ -154,6 +154,8 @@ class Similarity:
 class LinearProbe:
     """``probe_accuracy``, ``probe_control``, ``probe_selectivity``, ``probe_chance``.
 
+    Beside them ``probe_recall`` (class): the accuracy on the places of each class.
+
     See `emerdiff_probe.layers.linear_probe`.
 
     Attributes:
@@ -177,7 +179,10 @@ class LinearProbe:
             seed=self.seed,
         )
         names = ("accuracy", "control", "selectivity", "chance")
-        return {f"probe_{name}": getattr(found, name) for name in names}
+        recall = xr.DataArray(
+            list(found.by_class.values()), dims="class", coords={"class": list(found.by_class)}
+        )
+        return {f"probe_{name}": getattr(found, name) for name in names} | {"probe_recall": recall}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from emerdiff_probe.views.layers import layers, similarity
 from emerdiff_probe.views.page import page
 from emerdiff_probe.views.pictures import pictures
 from emerdiff_probe.views.segments import low_resolution, overview, segments
+from emerdiff_probe.views.tables import table
 from emerdiff_probe.views.trajectory import trajectory
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "pictures",
     "segments",
     "similarity",
+    "table",
     "tradeoff",
     "trajectory",
 ]

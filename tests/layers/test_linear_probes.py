@@ -43,7 +43,11 @@ class TestLinearProbe:
             model, values.values.reshape(-1, 5), cells.ravel(), groups=groups, cv=GroupKFold(3)
         )
         expected = (predicted == cells.ravel()).mean()
-        assert 0.4 < linear_probe(values, labels, folds=3).accuracy == pytest.approx(expected)
+        scores = linear_probe(values, labels, folds=3)
+        assert 0.4 < scores.accuracy == pytest.approx(expected)
+        for each in np.unique(cells):
+            here = cells.ravel() == each
+            assert scores.by_class[each] == pytest.approx((predicted[here] == each).mean())
 
     def test_what_only_a_picture_has_in_itself_is_not_read(self):
         """Features that name the picture, and labels that follow from it: memory reads nothing."""
