@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_cdt, distance_transform_edt
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.metrics.scores import Labels, Score, counted, pair
 
-__all__ = ["boundary_f", "boundary_iou"]
+__all__ = ["boundary_f", "boundary_iou", "drawn_edges"]
 
 _Bits = NDArray[np.bool_]
 
@@ -40,7 +40,7 @@ def boundary_f(
     name = f"boundary F, {tolerance:g} px"
     pictures = pair(labels, truth)
     counts = np.ones(pictures[1].shape, bool) if ignore is None else pictures[1] != ignore
-    ours, theirs = (_edges(each, counts) for each in pictures)
+    ours, theirs = (drawn_edges(each, counts) for each in pictures)
     if not ours.any() or not theirs.any():
         return Score(float(ours.any() == theirs.any()), name)
     precision = float((distance_transform_edt(~theirs)[ours] <= tolerance).mean())
@@ -92,7 +92,8 @@ def _band(mask: _Bits, width: int) -> _Bits:
     return mask & (depth <= width)
 
 
-def _edges(labels: NDArray[np.integer], counts: _Bits) -> _Bits:
+def drawn_edges(labels: NDArray[np.integer], counts: _Bits) -> _Bits:
+    """Return the pixels whose right or lower neighbour has another label, where both count."""
     edges = np.zeros(labels.shape, np.bool_)
     edges[:, :-1] |= (labels[:, 1:] != labels[:, :-1]) & counts[:, 1:] & counts[:, :-1]
     edges[:-1] |= (labels[1:] != labels[:-1]) & counts[1:] & counts[:-1]
