@@ -54,6 +54,8 @@ def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
       of the latents before the decoder, with no denoising at all;
     - "true masks": the exact parts averaged down to latent locations in place of clusters, which
       tests the correspondence apart from the clustering (as many segments as parts);
+    - rivals in the same model: DiffSeg, DiffCut and TRACE, which find their number of segments
+      themselves, and Falcon;
     - rivals that see the picture alone: SLIC, and k-means on colour and position, and on local
       texture.
     """
@@ -81,6 +83,7 @@ def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
             for name, each in from_the_same_masks(exact, config).items()
             if name in ("bilinear masks", "guided filter")
         }
+        found |= rivals.other_methods(model, subject.image, SEGMENTS, config)
         found["SLIC"] = Segments(rivals.superpixels(subject.image, SEGMENTS, compactness=30))
         found["k-means, colour + position"] = Segments(
             rivals.colour_and_position(subject.image, SEGMENTS, weight=0.5)
@@ -163,10 +166,11 @@ def benchmark(task: Task) -> None:
     text = f"""# EmerDiff against baselines, nulls and rivals
 
 Test seeds {seeds[0]} to {seeds[-1]}, {SEGMENTS} segments for every method (with true masks: as
-many as the scene has parts); means over scenes with 95 % bootstrap intervals. Majority-class mIoU
-gives every segment the class of most of its pixels, class-mean mIoU the class whose mean embedding
-is nearest, in each picture: both are oracles, comparable at equal numbers of segments only. Model
-weights {task.model.weights}. Made by `make benchmark-quality`.
+many as the scene has parts; DiffSeg, DiffCut and TRACE find their number themselves); means over
+scenes with 95 % bootstrap intervals. Majority-class mIoU gives every segment the class of most of
+its pixels, class-mean mIoU the class whose mean embedding is nearest, in each picture: both are
+oracles, comparable at equal numbers of segments only. Model weights {task.model.weights}. Made by
+`make benchmark-quality`.
 
 {reports.to_markdown(summary(plain))}
 

@@ -1,10 +1,10 @@
-"""What knows nothing of meaning: colour and position, superpixels, networks without training."""
+"""Rivals: other methods in the same model, colour alone, networks without training."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,15 +14,75 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 from sklearn.cluster import KMeans
 
+from emerdiff_probe.emerdiff import EmerDiffConfig
 from emerdiff_probe.errors import ProbeError
+from emerdiff_probe.evaluation.scoring import Segments
+from emerdiff_probe.layers import normalised
 from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.playground.padding import pad_as_configured
+from emerdiff_probe.runs import invert
 from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, pixel_centres
+from emerdiff_probe.segments import (
+    bilinear_features,
+    diffcut,
+    diffseg_recorded,
+    embeddings,
+    falcon,
+    one_hot,
+    trace_recorded,
+)
 
-__all__ = ["colour_and_position", "decoder_alone", "local_statistics", "shuffled", "superpixels"]
-__all__ += ["texture", "untrained"]
+__all__ = ["colour_and_position", "decoder_alone", "local_statistics", "other_methods"]
+__all__ += ["shuffled", "superpixels", "texture", "untrained"]
 
 Labels = NDArray[np.int16]
+
+_STRIDE: Final = 100
+"""Of the timesteps that TRACE compares, as in its paper."""
+
+_DIFFSEG: Final = 300
+"""The timestep that DiffSeg's paper reads; the nearest that is recorded is taken."""
+
+
+def other_methods(
+    model: StableDiffusion, picture: NDArray[np.uint8], segments: int, config: EmerDiffConfig
+) -> dict[str, Segments]:
+    """Segment a picture by DiffSeg, DiffCut, TRACE and Falcon, in the run that EmerDiff inverts.
+
+    DiffSeg merges self-attention maps and TRACE finds edges in them; DiffCut and Falcon cut the
+    graph of EmerDiff's features, whose masks are brought to pixels as bilinear features. All but
+    Falcon find the number of segments themselves.
+
+    Args:
+        model: Whose insides are read.
+        picture: uint8, shape (y, x, 3).
+        segments: How many, for Falcon.
+        config: Of the run, and where features are read.
+    """
+    made_as = {"steps": config.steps, "inversion": config.inversion}
+    run = invert(model, picture, seed=config.seed, progress=False, **made_as)
+
+    def nearest(goal: int) -> int:
+        return min(run.trajectory.timesteps, key=lambda each: abs(each - goal))
+
+    wanted = sorted({nearest(goal) for goal in range(1, 1001, _STRIDE)}, reverse=True)
+    recording = run.record("*attn1:query, *attn1:key", timesteps=wanted, progress=False)
+    assert isinstance(recording, xr.DataTree)
+    traced = trace_recorded(recording)
+    features = run.features(config.feature_site, config.feature_timestep)
+    units = normalised(features, "l2")
+    y, x = traced["y"].values, traced["x"].values
+    found = {
+        "DiffSeg": diffseg_recorded(recording, min(wanted, key=lambda each: abs(each - _DIFFSEG))),
+        "TRACE, regions": traced["labels"],
+    }
+    for name, low_res in (
+        ("DiffCut", diffcut(features)),
+        ("Falcon", falcon(features, segments)),
+    ):
+        centroids = embeddings(units, one_hot(low_res, int(low_res.max()) + 1))
+        found[name] = bilinear_features(units, centroids, y, x)
+    return {name: Segments(labels.values) for name, labels in found.items()}
 
 
 def colour_and_position(

@@ -163,4 +163,5 @@ def _thinned(edges: _Bits) -> _Bits:
         raise ProbeError(
             "thinning edges needs scikit-image: pip install scikit-image, or thin=False"
         ) from None
-    return np.asarray(thin(edges), bool)
+    lines: _Bits = thin(edges)  # type: ignore[no-untyped-call]
+    return lines

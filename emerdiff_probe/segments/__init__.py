@@ -9,8 +9,15 @@ from emerdiff_probe.segments.diffseg import (
     diffseg_recorded,
     merge_attention,
 )
+from emerdiff_probe.segments.falcon import FalconConfig, falcon
 from emerdiff_probe.segments.masks import as_masks, embeddings, one_hot
 from emerdiff_probe.segments.merging import MergeBy, dendrogram, merge, normalised_cut, silhouettes
+from emerdiff_probe.segments.trace import (
+    attention_change,
+    boundary_divergence,
+    edge_components,
+    trace_recorded,
+)
 from emerdiff_probe.segments.upsampling import (
     bilinear_features,
     bilinear_masks,
@@ -28,19 +35,24 @@ __all__ = [
     "Balance",
     "DiffCutConfig",
     "DiffSegConfig",
+    "FalconConfig",
     "MergeBy",
     "PixelEmbedder",
     "aggregate_attention",
     "as_masks",
     "assign",
+    "attention_change",
     "balanced",
     "bilinear_features",
     "bilinear_masks",
+    "boundary_divergence",
     "dendrogram",
     "diffcut",
     "diffseg",
     "diffseg_recorded",
+    "edge_components",
     "embeddings",
+    "falcon",
     "guided_filter",
     "mask_pool",
     "merge",
@@ -52,4 +64,5 @@ __all__ = [
     "one_hot",
     "silhouettes",
     "smooth",
+    "trace_recorded",
 ]

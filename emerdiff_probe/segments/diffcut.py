@@ -16,7 +16,7 @@ from emerdiff_probe.layers.clusters import by_first_appearance, normalised
 from emerdiff_probe.locations import on_latent_grid
 from emerdiff_probe.schema import CHANNEL
 
-__all__ = ["DiffCutConfig", "diffcut", "ncut"]
+__all__ = ["DiffCutConfig", "affinities", "diffcut", "ncut"]
 
 _Floats = NDArray[np.float64]
 
@@ -76,11 +76,7 @@ def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> 
     """
     units = normalised(on_latent_grid(features), "l2")
     points = units.values.reshape(-1, units.sizes[CHANNEL])
-    cosines = points @ points.T
-    low, high = cosines.min(), cosines.max()
-    # Where all are alike to the last digit, there is nothing to cut.
-    alike = high - low < _TINY
-    weights = np.ones_like(cosines) if alike else ((cosines - low) / (high - low)) ** config.power
+    weights = affinities(points, config.power)
     labels = np.zeros(len(points), np.int64)
     open_parts = [np.arange(len(points))]
     count = 1
@@ -97,6 +93,20 @@ def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> 
         data=by_first_appearance(labels).reshape(shape)
     )
     return low_res.rename("low_res").drop_attrs()
+
+
+def affinities(points: NDArray[np.floating], power: float) -> _Floats:
+    """Return how alike points of length 1 are: cosines brought to [0, 1], to some power.
+
+    Args:
+        points: (point, channel).
+        power: Larger ones make weak similarities vanish.
+    """
+    cosines = points @ points.T
+    low, high = cosines.min(), cosines.max()
+    if high - low < _TINY:  # all are alike to the last digit
+        return np.ones(cosines.shape)
+    return np.asarray(((cosines - low) / (high - low)) ** power, np.float64)
 
 
 def ncut(weights: _Floats, second: NDArray[np.bool_]) -> float:

@@ -19,8 +19,8 @@ from emerdiff_probe.sites import Site
 from emerdiff_probe.store import IMAGE, site, sites_of, with_samples
 from emerdiff_probe.timesteps import one_position
 
-__all__ = ["DiffSegConfig", "aggregate_attention", "diffseg", "diffseg_recorded"]
-__all__ += ["merge_attention"]
+__all__ = ["DiffSegConfig", "aggregate_attention", "attention_maps", "diffseg"]
+__all__ += ["diffseg_recorded", "merge_attention", "picture_size", "self_attentions"]
 
 _Maps = NDArray[np.float32]
 
@@ -197,15 +197,41 @@ def diffseg_recorded(
             :func:`diffseg`.
     """
     run = with_samples(run)
-    paths = list(attentions or _self_attentions(run))
+    paths = self_attentions(run, attentions)
+    size = picture_size(run, sample)
+    return diffseg(attention_maps(run, paths, timestep, step, sample), size, config)
+
+
+def self_attentions(run: xr.DataTree, wanted: Sequence[str] | None = None) -> list[str]:
+    """Return paths of self-attentions whose queries and keys were recorded, or those wanted."""
+    paths = list(wanted or _self_attentions(run))
     if not paths:
         raise InputError(
             "this recording has queries and keys of no self-attention; record them, as with "
             "sites='*attn1:query, *attn1:key'"
         )
+    return paths
+
+
+def picture_size(run: xr.DataTree, sample: int) -> tuple[int, int]:
+    """Return height and width of a recording's pictures.
+
+    Raises:
+        InputError: There is no such sample.
+    """
     picture = site(run, IMAGE)
     if not 0 <= sample < picture.sizes[SAMPLE]:
         raise InputError(f"sample {sample} of {picture.sizes[SAMPLE]}; they count from 0")
+    return round(extent(picture[Y])), round(extent(picture[X]))
+
+
+def attention_maps(
+    run: xr.DataTree, paths: Sequence[str], timestep: float | None, step: int | None, sample: int
+) -> list[_Maps]:
+    """Return self-attention maps of layers, (y, x, attended y, attended x), averaged over heads.
+
+    Of guidance's two halves it is that of the empty prompt.
+    """
     layers = []
     for path in paths:
         paid = attention(run, path).isel({SAMPLE: sample})
@@ -215,8 +241,7 @@ def diffseg_recorded(
         if GUIDANCE in paid.dims:
             paid = paid.sel({GUIDANCE: "uncond"})
         layers.append(paid.mean(HEAD).transpose(Y, X, KEY_Y, KEY_X).values)
-    size = round(extent(picture[Y])), round(extent(picture[X]))
-    return diffseg(layers, size, config)
+    return layers
 
 
 def _self_attentions(run: xr.DataTree) -> list[str]:

@@ -49,7 +49,8 @@ def test_every_baseline_null_and_rival_segments_a_scene(model, config):
     parts = len(np.unique(subject.parts))
     for name, each in found.items():
         assert each.labels.shape == (128, 128)
-        assert len(np.unique(each.labels)) <= (parts if "true" in name else SEGMENTS)
+        if name not in ("DiffSeg", "DiffCut", "TRACE, regions"):  # these find it themselves
+            assert len(np.unique(each.labels)) <= (parts if "true" in name else SEGMENTS)
     different = {each.labels.tobytes() for each in found.values()}
     assert len(different) >= len(found) - 2  # of a tiny untrained model two may agree
     exact = score(found["true masks, bilinear masks"], subject, subject.parts)

@@ -49,3 +49,16 @@ def test_colours_alone_find_colours():
     labels = rivals.colour_and_position(picture, 2, weight=0.1)
     assert len(np.unique(labels[:, :16])) == len(np.unique(labels[:, 16:])) == 1
     assert len(np.unique(rivals.superpixels(picture, 8, compactness=10))) <= 8
+
+
+def test_other_methods_segment_in_the_same_model(model):
+    config = ep.EmerDiffConfig.playground().replace(steps=4)
+    picture = scene(1).image
+    found = rivals.other_methods(model, picture, 5, config)
+    assert list(found) == ["DiffSeg", "TRACE, regions", "DiffCut", "Falcon"]
+    for each in found.values():
+        assert each.labels.shape == picture.shape[:2]
+        assert each.labels.min() == 0
+    assert 2 <= len(np.unique(found["Falcon"].labels)) <= 5
+    again = rivals.other_methods(model, picture, 5, config)
+    assert all(np.array_equal(again[name].labels, found[name].labels) for name in found)
