@@ -41,7 +41,7 @@ endef
 $(STAMP): pyproject.toml constraints/tested.txt
 	$(check_python)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[notebooks,dev,docs]' -c constraints/tested.txt
+	$(BIN)/python -m pip install --quiet -e '.[notebooks,test,lint,docs]' -c constraints/tested.txt
 	@touch $@
 
 demo: $(STAMP)  ## segment a scene from a prompt and a picture from a file, into demo/
@@ -120,7 +120,7 @@ results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recordi
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet -e '.[notebooks,dev,docs]' -c constraints/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet -e '.[notebooks,test]' -c constraints/lowest.txt
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 wheel: $(STAMP)  ## dist/*.whl

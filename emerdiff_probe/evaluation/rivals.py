@@ -224,6 +224,6 @@ def _skimage(module: str) -> Any:
         import skimage.segmentation
     except ImportError:
         raise ProbeError(
-            "these baselines need scikit-image: pip install 'emerdiff-probe[dev]'"
+            "these baselines need scikit-image: pip install 'emerdiff-probe[test]'"
         ) from None
     return getattr(skimage, module)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -12,10 +13,11 @@ from diffusers import UNet2DConditionModel
 from emerdiff_probe.errors import ModelError
 from emerdiff_probe.models.catalogue import known_inputs, unwrapped
 
-__all__ = ["ADDED", "check_parts", "say_unused"]
+__all__ = ["ADDED", "check_folder", "check_parts", "say_unused"]
 
 _COMPUTED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PARTS: Final = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_TOKENIZERS: Final = ("tokenizer", "tokenizer_2")
 ADDED: Final = {
     "controlnet": "ControlNet",
     "adapter": "T2I-Adapter",
@@ -92,16 +94,35 @@ def _check_unet(unet: Any, name: str) -> None:
         )
 
 
+def check_folder(folder: Path, index: Mapping[str, Any], name: str) -> None:
+    """Refuses a folder whose tokenizers have no files; some versions make one from nothing.
+
+    Args:
+        folder: Of a pipeline; anything else, such as a hub id, is not looked into.
+        index: The parts that it says it has, as ``model_index.json`` names them.
+        name: What it is called.
+    """
+    for part in _TOKENIZERS:
+        place = folder / part
+        said = index.get(part, (None,))[0] is not None
+        if folder.is_dir() and said and not (place.is_dir() and any(place.iterdir())):
+            raise _without_words(name, part)
+
+
 def _check_tokenizers(pipeline: Any, name: str) -> None:
     """Refuses a tokenizer that was made from nothing, which reads every text as the empty one."""
-    for part in ("tokenizer", "tokenizer_2"):
+    for part in _TOKENIZERS:
         tokenizer = getattr(pipeline, part, None)
         if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_ids):
-            raise ModelError(
-                f"{name}: the {part} knows no words, so that all prompts would be the empty one; "
-                f"is its folder ('{part}', with vocab.json and merges.txt) missing? Copy it from "
-                "the model that this one was made from"
-            )
+            raise _without_words(name, part)
+
+
+def _without_words(name: str, part: str) -> ModelError:
+    return ModelError(
+        f"{name}: the {part} knows no words, so that all prompts would be the empty one; "
+        f"is its folder ('{part}', with vocab.json and merges.txt) missing? Copy it from "
+        "the model that this one was made from"
+    )
 
 
 def say_unused(pipeline: str, parts: Iterable[str]) -> None:

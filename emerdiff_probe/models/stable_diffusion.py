@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+import diffusers
 import pandas as pd
 import torch
 from safetensors import safe_open
@@ -28,7 +29,7 @@ from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.identity import unet_weights
 from emerdiff_probe.models.locks import exclusively
 from emerdiff_probe.models.modes import evaluating
-from emerdiff_probe.models.refusals import check_parts, say_unused
+from emerdiff_probe.models.refusals import check_folder, check_parts, say_unused
 from emerdiff_probe.models.schedule import Schedule
 from emerdiff_probe.models.text import (
     Encoded,
@@ -38,11 +39,16 @@ from emerdiff_probe.models.text import (
     as_read,
     token_texts,
 )
+from emerdiff_probe.playground.clip import newer_parts
 from emerdiff_probe.playground.padding import pad_as_configured
 
 __all__ = ["StableDiffusion"]
 
 _HUB_OPTIONS: Final = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+# diffusers calls it "dtype" in newer versions, which warn of the older name.
+_DTYPE: Final = (
+    "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40) else "torch_dtype"
+)
 _NO_CHECKER: Final = {"safety_checker": None, "requires_safety_checker": False}
 
 
@@ -135,12 +141,12 @@ class StableDiffusion:
         of_the_hub = {name: options[name] for name in _HUB_OPTIONS if name in options}
         index = StableDiffusionPipeline.load_config(folder, **of_the_hub)
         say_unused(name, [part for part, kind in index.items() if kind != [None, None]])
+        check_folder(Path(folder), index, name)
+        options = {_DTYPE: dtype, **newer_parts(folder), **options}
         if "text_encoder_2" in index:
-            pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=dtype, **options)
+            pipeline = StableDiffusionXLPipeline.from_pretrained(folder, **options)
         else:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                folder, dtype=dtype, **{**_NO_CHECKER, **options}
-            )
+            pipeline = StableDiffusionPipeline.from_pretrained(folder, **{**_NO_CHECKER, **options})
         pad_as_configured(pipeline.unet)
         return cls(_of_one_dtype(pipeline, dtype), name)
 

@@ -16,9 +16,11 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from emerdiff_probe.playground.clip import clip_tokenizer, words_of
 from emerdiff_probe.playground.padding import pad_by_reflection
 from emerdiff_probe.playground.settings import Sizes
 
@@ -101,7 +103,7 @@ def tokenizer(texts: Iterable[str], sizes: Sizes) -> CLIPTokenizer:
         texts: Words, or captions made of words.
         sizes: Gives the length of a prompt in tokens.
     """
-    alphabet = _byte_alphabet()
+    alphabet = sorted(ByteLevel.alphabet())
     vocabulary = [*alphabet, *(character + "</w>" for character in alphabet)]
     merges: dict[tuple[str, str], int] = {}
     for word in sorted(_words(texts)):
@@ -113,27 +115,15 @@ def tokenizer(texts: Iterable[str], sizes: Sizes) -> CLIPTokenizer:
             vocabulary.append(tokens[0] + tokens[1])
             tokens = _merged(tokens, merges)
     vocabulary = [*dict.fromkeys(vocabulary), BEGIN, END]
-    return CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(vocabulary)},
-        merges=list(merges),
-        model_max_length=sizes.text_length,
-    )
+    numbers = {token: index for index, token in enumerate(vocabulary)}
+    return clip_tokenizer(numbers, merges, model_max_length=sizes.text_length)
 
 
 def _words(texts: Iterable[str]) -> set[str]:
-    # CLIP's own way of cutting a text, in whose letters each stands for one byte.
-    cutter = CLIPTokenizer().backend_tokenizer
-    return {
-        word
-        for text in texts
-        for word, _ in cutter.pre_tokenizer.pre_tokenize_str(cutter.normalizer.normalize_str(text))
-    }
-
-
-def _byte_alphabet() -> list[str]:
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    return sorted(ByteLevel.alphabet())
+    """The words of texts, in letters of which each stands for one byte."""
+    as_bytes = ByteLevel(add_prefix_space=False, use_regex=False)
+    words = {word for text in texts for word in words_of(text)}
+    return {letters for word in words for letters, _ in as_bytes.pre_tokenize_str(word)}
 
 
 def _merged(tokens: list[str], merges: dict[tuple[str, str], int]) -> list[str]:

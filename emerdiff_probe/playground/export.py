@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.playground.architecture import assemble
+from emerdiff_probe.playground.clip import newer_parts
 from emerdiff_probe.playground.padding import pad_as_configured
 
 __all__ = ["RECORD", "Parts", "check_free", "read", "read_record", "write"]
@@ -38,7 +39,7 @@ class Parts(NamedTuple):
 
 def read(folder: Path) -> Parts:
     """The parts of a model written by :func:`write`, in float32."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, **newer_parts(folder))
     pad_as_configured(pipeline.unet)
     return Parts(pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.tokenizer)
 
