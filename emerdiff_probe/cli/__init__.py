@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from emerdiff_probe.cli.claims import claims
+from emerdiff_probe.cli.doctor import doctor
 from emerdiff_probe.cli.evaluate import evaluate
 from emerdiff_probe.cli.info import info
 from emerdiff_probe.cli.record import record
@@ -57,6 +58,7 @@ def _common(
 for _name, _command in (
     ("segment", segment),
     ("train", train),
+    ("doctor", doctor),
     ("sites", list_sites),
     ("record", record),
     ("evaluate", evaluate),

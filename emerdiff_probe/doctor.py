@@ -1,0 +1,238 @@
+"""`examine()`: what can be recorded of one model, what that costs, and that it changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emerdiff_probe.emerdiff import EmerDiffConfig
+from emerdiff_probe.errors import CaptureError, ModelError, ProbeError, first_line
+from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.models.modes import evaluating
+from emerdiff_probe.recording.casting import as_array, laid_out
+from emerdiff_probe.recording.probes import probe
+from emerdiff_probe.sites import PRESETS, Site, select
+from emerdiff_probe.taps import hooked
+
+__all__ = ["Examination", "Method", "examine"]
+
+_PROMPT: Final = "a photograph of a house"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What EmerDiff would use of a model.
+
+    Attributes:
+        config: Its settings; None where there are none to start from.
+        troubles: Sentences on why it cannot work with them; none where it can.
+    """
+
+    config: EmerDiffConfig | None
+    troubles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """What was found.
+
+    Attributes:
+        sites: The model's table of sites, with the columns ``why_not``, which is empty for those
+            that can be recorded, and ``recorded``, the bytes of a step of one image in float16,
+            all guidance halves together.
+        repeats: Whether two equal calls of the bare pipeline give equal images.
+        unchanged: Whether an image is the same to the last bit with sites recorded: "blocks" by
+            `emerdiff_probe.probe`, and all that can be.
+        seconds: Of one sampling step, the median: "bare", "blocks" and "all" sites recorded.
+        method: What EmerDiff would use.
+    """
+
+    sites: pd.DataFrame
+    repeats: bool
+    unchanged: dict[str, bool]
+    seconds: dict[str, float]
+    method: Method
+
+    @property
+    def well(self) -> bool:
+        """Whether every site can be recorded, and recording changes nothing."""
+        return self.harmless and not self.sites["why_not"].any()
+
+    @property
+    def harmless(self) -> bool:
+        """Whether recording changes nothing; of a pipeline that repeats nothing nobody knows."""
+        return self.repeats and all(self.unchanged.values())
+
+
+def examine(model: StableDiffusion, *, steps: int = 4, seed: int = 0) -> Examination:
+    """Draw an image four times with a model's own pipeline, with and without recording.
+
+    The model is left as it was found.
+
+    Args:
+        model: From `emerdiff_probe.load`.
+        steps: Sampling steps of each image, 2 or more; the first is not timed.
+        seed: Of the image's noise.
+
+    Raises:
+        ModelError: The bare pipeline cannot draw.
+    """
+    table = model.sites()
+    watch = _Watch({Site.parse(name): shape for name, shape in table["shape"].items()})
+    watch.refuse(model.unet)
+    every = {site: watch.edit(site) for site in watch.left}
+    with _own_scheduler(model.pipeline), evaluating(*model.parts.values()):
+        first, _ = _drawn(model, steps, seed)
+        bare, seconds = _drawn(model, steps, seed)
+        times, images = {"bare": seconds}, {}
+        with hooked(model.unet, every) if every else nullcontext():
+            images["all"], times["all"] = _drawn(model, steps, seed)
+        watch.judge()
+        blocks = [site for site in select(watch.shapes, PRESETS["blocks"]) if site in watch.left]
+        with probe(model.pipeline, list(map(str, blocks))) if blocks else nullcontext():
+            images["blocks"], times["blocks"] = _drawn(model, steps, seed)
+    table["why_not"] = [watch.reasons.get(site, "") for site in watch.shapes]
+    table["recorded"] = [watch.bytes.get(site, 0) for site in watch.shapes]
+    return Examination(
+        sites=table,
+        repeats=np.array_equal(first, bare),
+        unchanged={name: np.array_equal(bare, image) for name, image in images.items()},
+        seconds=times,
+        method=_method(model, table),
+    )
+
+
+@dataclass(eq=False)
+class _Watch:
+    """Does with the tensor of each site what recording does, keeps none, and notes what fails.
+
+    Attributes:
+        shapes: Of every site of the model, for one row.
+        reasons: Why a site cannot be recorded.
+        fired: How often each site has fired.
+        bytes: Of a site in one call, in the dtype of recordings.
+    """
+
+    shapes: dict[Site, tuple[int, ...]]
+    reasons: dict[Site, str] = field(default_factory=dict)
+    fired: dict[Site, int] = field(default_factory=dict)
+    bytes: dict[Site, int] = field(default_factory=dict)
+
+    @property
+    def left(self) -> list[Site]:
+        """The sites against which nothing speaks so far."""
+        return [site for site in self.shapes if site not in self.reasons]
+
+    def refuse(self, unet: torch.nn.Module) -> None:
+        """Notes the sites that taps refuse."""
+        for site in self.shapes:
+            try:
+                with hooked(unet, {site: lambda tensor: None}):
+                    pass
+            except ProbeError as error:
+                self.reasons[site] = str(error)
+
+    def edit(self, site: Site) -> Callable[[Tensor], None]:
+        """A tap that records a site and forgets it."""
+
+        def see(tensor: Tensor) -> None:
+            self.fired[site] = self.fired.get(site, 0) + 1
+            if site in self.reasons:
+                return
+            try:
+                values = laid_out(tensor, site, self.shapes[site])
+                self.bytes[site] = as_array(values, torch.float16, site).nbytes
+            except CaptureError as error:
+                self.reasons[site] = str(error)
+
+        return see
+
+    def judge(self) -> None:
+        """Notes the sites that did not fire as often as most, once in each call of the UNet."""
+        counts = {site: self.fired.get(site, 0) for site in self.left}
+        usual = statistics.mode(counts.values()) if counts else 0
+        for site, count in counts.items():
+            if count != usual:
+                self.reasons[site] = f"fires {count} times in {usual} calls of the UNet"
+
+
+@contextmanager
+def _own_scheduler(pipeline: Any) -> Iterator[None]:
+    """Has a pipeline draw quietly with a copy of its scheduler, which a call would set up."""
+    scheduler = pipeline.scheduler
+    bars = getattr(pipeline, "_progress_bar_config", None)
+    pipeline.scheduler = copy.deepcopy(scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = scheduler
+        if bars is None:
+            del pipeline._progress_bar_config
+        else:
+            pipeline._progress_bar_config = bars
+
+
+def _drawn(model: StableDiffusion, steps: int, seed: int) -> tuple[NDArray[Any], float]:
+    """An image, and the median seconds of a step."""
+    ends: list[float] = []
+
+    def note(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        ends.append(time.perf_counter())
+        return tensors
+
+    try:
+        drawn = model.pipeline(
+            _PROMPT,
+            num_inference_steps=steps,
+            height=model.image_size,
+            width=model.image_size,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type="np",
+            callback_on_step_end=note,
+        )
+    except ProbeError:
+        raise
+    except Exception as error:
+        # A pipeline's own failure can be of any kind.
+        raise ModelError(
+            f"the pipeline of {model.name!r} cannot draw {_PROMPT!r}: {first_line(error)}; "
+            "see that it does by itself, without emerdiff_probe"
+        ) from error
+    return drawn.images, statistics.median(np.diff(ends).tolist())
+
+
+def _method(model: StableDiffusion, table: pd.DataFrame) -> Method:
+    """The settings that EmerDiff would start from, and what stands against them."""
+    try:
+        config = EmerDiffConfig.for_model(model)
+        visited = model.schedule.timesteps(config.steps)
+    except ProbeError as error:
+        return Method(None, (str(error),))
+    troubles = []
+    for use in ("feature", "modulation"):
+        site, timestep = (getattr(config, f"{use}_{what}") for what in ("site", "timestep"))
+        if site not in table.index:
+            troubles.append(f"there is no site '{site}'")
+        elif why_not := table.loc[site, "why_not"]:
+            troubles.append(why_not)
+        if timestep not in visited:
+            nearest = min(visited, key=lambda each: abs(each - timestep))
+            troubles.append(
+                f"{use}_timestep {timestep} is not on the grid of {config.steps} steps; give "
+                f"{use}_timestep={nearest}, which is the nearest"
+            )
+    return Method(config, tuple(troubles))
