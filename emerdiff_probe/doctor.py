@@ -22,7 +22,7 @@ from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.models.modes import evaluating
 from emerdiff_probe.recording.casting import as_array, laid_out
 from emerdiff_probe.recording.probes import probe
-from emerdiff_probe.sites import PRESETS, Site, select
+from emerdiff_probe.sites import Site, select
 from emerdiff_probe.taps import hooked
 
 __all__ = ["Examination", "Method", "examine"]
@@ -99,7 +99,7 @@ def examine(model: StableDiffusion, *, steps: int = 4, seed: int = 0) -> Examina
         with hooked(model.unet, every) if every else nullcontext():
             images["all"], times["all"] = _drawn(model, steps, seed)
         watch.judge()
-        blocks = [site for site in select(watch.shapes, PRESETS["blocks"]) if site in watch.left]
+        blocks = [site for site in select(watch.shapes, "blocks") if site in watch.left]
         with probe(model.pipeline, list(map(str, blocks))) if blocks else nullcontext():
             images["blocks"], times["blocks"] = _drawn(model, steps, seed)
     table["why_not"] = [watch.reasons.get(site, "") for site in watch.shapes]
