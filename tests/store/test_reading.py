@@ -62,7 +62,16 @@ def test_places_and_sites_that_are_not_there_are_refused():
         ep.gather(run, "mid_blok", y=0, x=0)
 
 
-@pytest.mark.parametrize("kind", ["zip", "memory", "file", "zip in memory", "folder in zip"])
+ZIP_ELSEWHERE = pytest.mark.skipif(
+    tuple(map(int, fsspec.__version__.split(".")[:2])) < (2026, 9),
+    reason="fsspec before 2026.9 finds nothing at the root of a zip file in another store",
+)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["zip", "memory", "file", pytest.param("zip in memory", marks=ZIP_ELSEWHERE), "folder in zip"],
+)
 def test_it_opens_from_anywhere(stored, tmp_path, kind):
     packed = ep.pack(stored, tmp_path / "run.zarr.zip")
     memory = fsspec.filesystem("memory")
