@@ -10,12 +10,23 @@ from typing import Final
 
 from emerdiff_probe.errors import SiteError, closest
 
-__all__ = ["ATTENTION_PORTS", "PORTS", "PRESETS", "Site", "reading_block", "select"]
+__all__ = [
+    "ATTENTION_PORTS",
+    "PORTS",
+    "PRESETS",
+    "TEXT_PORTS",
+    "Site",
+    "reading_block",
+    "select",
+]
 
 ATTENTION_PORTS: Final = ("query", "key", "value", "mix", "out")
 """Ports of an attention module: its three projections, ``softmax(Q K^T) V``, and its output."""
 
-PORTS: Final = (*ATTENTION_PORTS, "skip", "text")
+TEXT_PORTS: Final = ("text_query", "text_key", "text_value", "text_mix")
+"""Ports of a joint attention: what the text has part of in what image and text multiply."""
+
+PORTS: Final = (*ATTENTION_PORTS, *TEXT_PORTS, "skip", "text")
 """All ports; ``skip`` is what a resnet of an upward block is given from the downward half, and
 ``text`` what a module of a transformer with two streams gives of the text."""
 

@@ -5,7 +5,6 @@ Everything takes features of places: arrays with y, x, channel, and perhaps samp
 """
 
 from emerdiff_probe.layers.atlas import atlas
-from emerdiff_probe.layers.attention import attention_probabilities
 from emerdiff_probe.layers.cka import CKA, cka
 from emerdiff_probe.layers.clusters import Normalisation, agreement, cluster, normalised
 from emerdiff_probe.layers.components import (
@@ -35,6 +34,7 @@ from emerdiff_probe.layers.measures import (
     Similarity,
     Surroundings,
 )
+from emerdiff_probe.layers.probabilities import attention_probabilities
 from emerdiff_probe.layers.samples import Samples, samples
 from emerdiff_probe.layers.similarity import cosine_similarity, similarity_to_point
 

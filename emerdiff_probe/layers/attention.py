@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
+import json
 import unicodedata
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from emerdiff_probe import checks
 from emerdiff_probe.errors import InputError, SiteError, closest
 from emerdiff_probe.layers.attended import mask_bias, refuse_reduced
-from emerdiff_probe.schema import CHANNEL, HEAD, SAMPLE, TIMESTEP, TOKEN, X, Y
+from emerdiff_probe.layers.probabilities import attention_probabilities
+from emerdiff_probe.schema import HEAD, SAMPLE, TIMESTEP, TOKEN, X, Y
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import at, site, sites_of
 
-__all__ = ["attention", "attention_probabilities", "token_weights"]
+__all__ = ["attention", "token_weights"]
 
-KEY_Y, KEY_X = "key_y", "key_x"
+Stream = Literal["image", "text"]
 
 
 def attention(
@@ -31,8 +32,10 @@ def attention(
     token: str | int | None = None,
     location: tuple[float, float] | None = None,
     head: int | None = None,
+    of: Stream = "image",
+    to: Stream | None = None,
 ) -> xr.DataArray:
-    """What an attention's locations look at, from its recorded queries and keys.
+    """What an attention's locations, or tokens, look at, from its recorded queries and keys.
 
     The softmax over all keys of q k / sqrt(channels of a head) (Vaswani et al. 2017, eq. 1), in
     float32, with the mask of keys that the UNet call was given, if any. It is as exact as what was
@@ -46,17 +49,22 @@ def attention(
             nearest one of a coarser grid.
         token: Of an attention to a text: how much of their attention locations pay to this word or
             phrase, in any script, in which the pieces of a word and the times it occurs are added
-            up; or a position. A text that has no such word gives NaN.
+            up; or a position. A text that has no such word gives NaN. With ``of="text"``: only
+            what this word looks at, the mean over its pieces.
         location: Only what the location that is nearest to this y and x looks at, in pixels of the
             picture.
         head: Only this one; by default all, apart.
+        of: Whose queries, those of the "image" or, in a joint attention, those of the "text".
+        to: Whose keys. A joint attention has both, whose probabilities add up to 1 together, so
+            choose one; others have keys of one stream alone.
 
     Returns:
         Probabilities, float32, with dims (sample[, guidance], timestep, head, y, x) followed by
         ``token``, or by ``key_y`` and ``key_x`` (pixels, as y and x) in self-attention, less the
-        dims that were chosen from. They add up to 1 over the keys. Nothing is computed before it is
-        asked for, and then one timestep and head at a time: the whole matrix of a large grid is
-        large, so choose first.
+        dims that were chosen from. They add up to 1 over the keys. Queries of a text have ``token``
+        in place of y and x, and look at ``key_token``. Nothing is computed before it is asked for,
+        and then one timestep and head at a time: the whole matrix of a large grid is large, so
+        choose first.
 
     Raises:
         SiteError: The recording has no queries and keys of such an attention.
@@ -67,96 +75,61 @@ def attention(
         if token is None:
             raise InputError("name and token are both left out; give one of them, or both")
         return _over_attentions(run, token, location, head)
-    query, key = _recorded(run, name)
+    to = _asked(run, name, of, to, token)
+    query, key, beside = _recorded(run, name, of, to)
     refuse_reduced(run, name, key)
     bias = mask_bias(run, name, {dim: key.sizes[dim] for dim in (TOKEN, Y, X) if dim in key.dims})
-    if token is not None and TOKEN not in key.dims:
+    if of == "image" and token is not None and TOKEN not in key.dims:
         raise InputError(
             f"{name!r} is self-attention, whose keys are locations and no tokens; leave token out, "
             "or choose the attn2 beside it"
         )
-    weights = None if token is None else token_weights(key, token)
+    weights = None if token is None else token_weights(key if of == "image" else query, token)
     if head is not None:
         heads = query.sizes[HEAD]
         if head not in range(heads):
             raise InputError(f"head is {head}; {name!r} has heads 0 to {heads - 1}")
         query, key = query.isel({HEAD: head}), key.isel({HEAD: head})
+        beside = None if beside is None else beside.isel({HEAD: head})
     if location is not None:
+        if of == "text":
+            raise InputError("location is of queries of the image; leave it out with of='text'")
         query = at(query, *location)
-    paid = attention_probabilities(query, key, bias)
+    paid = attention_probabilities(query, key, bias, beside=beside)
     if weights is None:
         return paid.rename(f"{name} probabilities")
+    if of == "text":
+        paid = (paid * (weights / weights.sum(TOKEN, skipna=False))).sum(TOKEN, skipna=False)
+        return paid.rename(f"{name} of {token!r}")
     return (paid * weights).sum(TOKEN, skipna=False).rename(f"{name} to {token!r}")
 
 
-def attention_probabilities(
-    query: xr.DataArray, key: xr.DataArray, bias: xr.DataArray | None = None
-) -> xr.DataArray:
-    """The softmax over all keys of q k / sqrt(channels), lazily and in float32.
-
-    Args:
-        query: With a dim ``channel``.
-        key: With a dim ``channel``, and ``token`` or ``y`` and ``x``, which are then called
-            ``key_y`` and ``key_x``. All other dims are shared with the queries.
-        bias: Added to the scores before the softmax, as masks are; dims of the keys without
-            ``channel``, of which those that it has not count as equal.
-
-    Returns:
-        Dims of the query without ``channel``, ``head`` before places, then those of the keys.
-
-    >>> query = xr.DataArray([[0.0, 0.0]], dims=("head", "channel"))
-    >>> key = xr.DataArray([[[1.0, 0.0], [0.0, 1.0]]], dims=("head", "token", "channel"))
-    >>> attention_probabilities(query, key).values.tolist()
-    [[0.5, 0.5]]
-    """
-    key, *added = (
-        each.rename({old: new for old, new in ((Y, KEY_Y), (X, KEY_X)) if old in each.dims})
-        for each in (key, bias)
-        if each is not None
-    )
-    asked = [dim for dim in (TOKEN, KEY_Y, KEY_X) if dim in key.dims]
-    places = [dim for dim in (Y, X) if dim in query.dims]
-    computed: xr.DataArray = xr.apply_ufunc(
-        _softmax,
-        _in_pieces(query, places),
-        _in_pieces(key, asked),
-        *(_in_pieces(each, asked) for each in added),
-        input_core_dims=[[*places, CHANNEL], [*asked, CHANNEL], *[asked] * len(added)],
-        output_core_dims=[[*places, *asked]],
-        kwargs={"places": len(places), "keys": len(asked)},
-        dask="parallelized",
-        output_dtypes=[np.float32],
-    )
-    return computed
+def _asked(
+    run: xr.DataTree, name: str, of: Stream, to: Stream | None, token: str | int | None
+) -> Stream | None:
+    """Whose keys are asked for; None of an attention that has those of one stream alone."""
+    for argument, value in (("of", of), ("to", to)):
+        if value is not None and value not in get_args(Stream):
+            raise InputError(f"{argument} is {value!r}; choose 'image' or 'text'")
+    if not _is_joint(run, name):
+        if of == "text" or to is not None:
+            raise InputError(
+                f"{name!r} is no joint attention: its queries are of the image, and its keys of "
+                "one stream alone; leave of and to out"
+            )
+        return None
+    if to is None and of == "image" and token is not None:
+        return "text"
+    if to is None:
+        raise InputError(
+            f"{name!r} is joint attention, whose probabilities add up to 1 over image and text "
+            "together; choose to='image' or to='text'"
+        )
+    return to
 
 
-def _in_pieces(values: xr.DataArray, whole: Sequence[str]) -> xr.DataArray:
-    """One timestep and head in a piece, so that no more of the matrix is ever held at once."""
-    pieces = {dim: -1 if dim in (*whole, CHANNEL) else 1 for dim in values.dims}
-    # Not the array itself, whose coordinates would be cut, too.
-    return values.copy(data=values.variable.chunk(pieces).data)
-
-
-def _softmax(
-    query: NDArray[np.floating],
-    key: NDArray[np.floating],
-    *bias: NDArray[np.float32],
-    places: int,
-    keys: int,
-) -> NDArray[np.float32]:
-    """Return that of queries (..., places, channel) over keys (..., keys, channel)."""
-    channels = query.shape[-1]
-    rows, columns = query.shape[query.ndim - 1 - places : -1], key.shape[key.ndim - 1 - keys : -1]
-    q = query.reshape(*query.shape[: query.ndim - 1 - places], math.prod(rows), channels)
-    k = key.reshape(*key.shape[: key.ndim - 1 - keys], math.prod(columns), channels)
-    scores = q.astype(np.float32) @ k.astype(np.float32).swapaxes(-1, -2)
-    scores *= np.float32(channels**-0.5)
-    for each in bias:
-        scores += each.reshape(*each.shape[: each.ndim - keys], 1, math.prod(columns))
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
-    return scores.reshape(*scores.shape[:-2], *rows, *columns)
+def _is_joint(run: xr.DataTree, path: str) -> bool:
+    return path in json.loads(run.attrs.get("config", "{}")).get("joint", [])
 
 
 def _over_attentions(
@@ -170,8 +143,8 @@ def _over_attentions(
     names = [
         each.path
         for each in sites_of(run)
-        if each.port == "key"
-        and Site(each.path, "query") in known
+        if each.port in ("key", "text_key")
+        and {Site(each.path, "query"), Site(each.path, "key")} <= known
         and TOKEN in site(run, str(each)).dims
     ]
     if not names:
@@ -195,16 +168,24 @@ def _over_attentions(
     return (sum(paid[1:], start=paid[0]) / len(paid)).rename(f"attention to {token!r}")
 
 
-def _recorded(run: xr.DataTree, path: str) -> tuple[xr.DataArray, xr.DataArray]:
-    sites = set(sites_of(run))
-    query, key = Site.parse(f"{path}:query"), Site.parse(f"{path}:key")
-    if {query, key} <= sites:
-        return site(run, str(query)), site(run, str(key))
-    there = [each.path for each in sorted(sites) if Site(each.path, "key") in sites]
-    there = [each for each in dict.fromkeys(there) if Site(each, "query") in sites]
+def _recorded(
+    run: xr.DataTree, path: str, of: Stream, to: Stream | None
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray | None]:
+    """Queries, keys, and of a joint attention the keys beside them."""
+    ports = ["query" if of == "image" else "text_query", "key"]
+    if to is not None:
+        ports = [ports[0], *(("key", "text_key") if to == "image" else ("text_key", "key"))]
+    known, wanted = set(sites_of(run)), [Site(path, port) for port in ports]
+    if set(wanted) <= known:
+        query, key, *beside = (site(run, str(each)) for each in wanted)
+        return query, key, beside[0] if beside else None
+    there = [each.path for each in sorted(known) if each.port == "key"]
+    there = [each for each in dict.fromkeys(there) if Site(each, "query") in known]
+    names = [f"'{each}'" for each in wanted]
     raise SiteError(
-        f"this recording has not both '{query}' and '{key}'; record them, as with "
-        f"sites='{path}:query, {path}:key'. Of attentions it has both of, {closest(path, there)}"
+        f"this recording has not both {', '.join(names[:-1])} and {names[-1]}; record them, as "
+        f"with sites='{', '.join(map(str, wanted))}'. Of attentions it has both of, "
+        f"{closest(path, there)}"
     )
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from emerdiff_probe import checks
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.layers.attention import KEY_X, KEY_Y, attention
+from emerdiff_probe.layers.attention import attention
+from emerdiff_probe.layers.probabilities import KEY_X, KEY_Y
 from emerdiff_probe.locations import linear_weights
 from emerdiff_probe.schema import GUIDANCE, HEAD, SAMPLE, TIMESTEP, X, Y, extent, pixel_centres
 from emerdiff_probe.sites import Site
