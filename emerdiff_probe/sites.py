@@ -34,7 +34,7 @@ PRESETS: Final = {
     "blocks": "down_blocks.?, mid_block, up_blocks.?, transformer_blocks.{number}, "
     "single_transformer_blocks.{number}",
     "semantic": "{reading_block}.*:query",
-    "attention": "*.attn?:*",
+    "attention": "*.attn?:*, *.attn:*",
 }
 """Patterns by name: outputs of whole blocks; queries of the upward block that the paper reads (see
 `reading_block`); all ports of all attentions. Each means those of its sites that there are."""
@@ -50,8 +50,9 @@ class Site:
 
     Attributes:
         path: Dotted path of the module within the UNet.
-        port: ``out`` for the output of any module; ``query``, ``key`` or ``value`` for what the
-            projections of an attention module give; ``mix`` for the values that it has mixed, head
+        port: ``out`` for the output of any module; ``query``, ``key`` or ``value`` for what an
+            attention module multiplies, which in UNets is what its projections give, and in
+            transformers normalised and rotated, too; ``mix`` for the values that it has mixed, head
             beside head, before its output projection; ``skip`` for what a resnet of an upward
             block gets over a skip connection; ``text`` for the text stream of a module whose
             ``out`` is that of the image.

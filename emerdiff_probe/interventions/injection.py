@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from emerdiff_probe import checks
 from emerdiff_probe.errors import CaptureError, SiteError
+from emerdiff_probe.models.layouts import network_of
 from emerdiff_probe.sites import Site
 from emerdiff_probe.taps import (
     Call,
     Capture,
-    attentions,
     capture,
     current_call,
     hooked,
+    product_sites,
     restored_after_errors,
 )
 from emerdiff_probe.timesteps import same
@@ -55,10 +56,10 @@ class InjectAttention:
     def installed(self, unet: nn.Module, call: Call) -> Iterator[Callable[[], int]]:
         """Works while open.
 
-        What the projections give is replaced and all else left to the model's own processors, so
-        that masks, and what an IP-Adapter adds, stay as they are.
+        What is multiplied is replaced and all else left to the model's own processors, so that
+        masks, and what an IP-Adapter adds, stay as they are.
         """
-        sites = [site for site in _product_sites(unet) if fnmatchcase(site.path, self.pattern)]
+        sites = [site for site in product_sites(unet) if fnmatchcase(site.path, self.pattern)]
         if not sites:
             raise SiteError(f"no attention matches {self.pattern!r}; see model.sites(kind='self')")
         fired = 0
@@ -100,7 +101,7 @@ def _in_place_of(own: Tensor, known: Tensor, site: Site) -> Tensor:
 @contextmanager
 def products_captured(unet: nn.Module) -> Iterator[Capture]:
     """Keeps queries and keys of every attention; ``take()`` after each call gives the products."""
-    with capture(unet, _product_sites(unet)) as kept:
+    with capture(unet, product_sites(unet)) as kept:
         yield kept
 
 
@@ -111,7 +112,7 @@ def attention_kept(
     """Keeps queries and keys of every attention at every call, for `InjectAttention`.
 
     Args:
-        model: From `emerdiff_probe.load`, a diffusers pipeline with a UNet, or the UNet.
+        model: From `emerdiff_probe.load`, a diffusers pipeline, or its UNet or transformer.
         timesteps: Only of these; by default of all, which is about 130 MiB a timestep for Stable
             Diffusion v1 in float32.
 
@@ -119,7 +120,7 @@ def attention_kept(
         Products by timestep, filled as the UNet is called: those of each call at it, in order. Of
         several runs the last is kept.
     """
-    unet = getattr(model, "unet", model)
+    unet = network_of(model)
     kept: dict[float, list[dict[Site, Tensor]]] = {}
     wanted = None if timesteps is None else checks.timesteps("timesteps", timesteps)
     with restored_after_errors(model), current_call(unet) as call:
@@ -139,9 +140,5 @@ def attention_kept(
 
             return keep
 
-        with hooked(unet, {site: keeper(site) for site in _product_sites(unet)}):
+        with hooked(unet, {site: keeper(site) for site in product_sites(unet)}):
             yield kept
-
-
-def _product_sites(unet: nn.Module) -> list[Site]:
-    return [Site(path, port) for path in attentions(unet) for port in ("query", "key")]

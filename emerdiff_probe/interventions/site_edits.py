@@ -21,7 +21,7 @@ from emerdiff_probe import checks
 from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
 from emerdiff_probe.interventions.labelled import mask_at
 from emerdiff_probe.locations import LABELLED, one_array
-from emerdiff_probe.sites import Site
+from emerdiff_probe.sites import TEXT_PORTS, Site
 from emerdiff_probe.taps import Call, check_rows, hooked
 from emerdiff_probe.timesteps import same
 
@@ -61,7 +61,7 @@ class SiteEdit(ABC):
         Site.parse(self.site)
         if self.guidance not in (None, *get_args(Half)):
             raise ConfigError(f"guidance is {self.guidance!r}; choose 'uncond', 'cond' or None")
-        if self.mask is not None and Site.parse(self.site).port == "text":
+        if self.mask is not None and Site.parse(self.site).port in ("text", *TEXT_PORTS):
             raise ConfigError(
                 f"mask is of locations, and '{self.site}' has tokens; choose some with tokens="
             )

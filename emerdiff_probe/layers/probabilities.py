@@ -49,11 +49,12 @@ def attention_probabilities(
     [[0.25, 0.25]]
     """
     key = _renamed(key, query)
-    asked = [
+    asked: list[str] = [
         dim for dim in (TOKEN, KEY_TOKEN, KEY_Y, KEY_X) if dim in key.dims and dim not in query.dims
     ]
     places = [dim for dim in (Y, X, TOKEN) if dim in query.dims]
-    more, cores = [], []
+    more: list[xr.DataArray] = []
+    cores: list[list[str]] = []
     if bias is not None:
         more.append(_in_pieces(_renamed(bias, query), asked))
         cores.append(asked)
@@ -109,11 +110,10 @@ def _softmax(
     q = query.reshape(*query.shape[: query.ndim - 1 - places], math.prod(rows), -1)
     k = key.reshape(*key.shape[: key.ndim - 1 - keys], math.prod(columns), -1)
     scores = _scores(q, k)
-    if biased:
-        bias, *more = more
+    for bias in more[:biased]:
         scores += bias.reshape(*bias.shape[: bias.ndim - keys], 1, math.prod(columns))
-    # Of further keys, in whose dims the leading ones are those of the keys.
-    others = [_scores(q, each.reshape(*k.shape[:-2], -1, k.shape[-1])) for each in more]
+    # Further keys have the leading dims of the keys.
+    others = [_scores(q, each.reshape(*k.shape[:-2], -1, k.shape[-1])) for each in more[biased:]]
     highest = np.max([each.max(axis=-1, keepdims=True) for each in (scores, *others)], axis=0)
     total = np.zeros_like(highest)
     for each in (scores, *others):

@@ -8,7 +8,7 @@ a network by its class; why it is data is told in docs/decisions/0020.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -22,6 +22,7 @@ __all__ = [
     "TEXT",
     "Layout",
     "Part",
+    "joint_attentions",
     "layout_of",
     "network_of",
     "unwrapped",
@@ -40,12 +41,14 @@ class Part:
         path: Pattern of the modules' paths, which matches the whole.
         streams: In the order of the module's output.
         joint: Whether they lie one behind the other in a single tensor, and are not a tuple.
+        multiplied: Of an attention: the streams that are multiplied together, in their order.
     """
 
     kind: str
     path: str
     streams: tuple[str, ...] = (IMAGE,)
     joint: bool = False
+    multiplied: tuple[str, ...] = (IMAGE,)
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,12 @@ _BOTH: Final = (IMAGE, TEXT)
 _TEXT_FIRST: Final = (TEXT, IMAGE)
 
 
-def _two_streams(blocks: str = "transformer_blocks") -> tuple[Part, ...]:
+def _two_streams(multiplied: tuple[str, ...]) -> tuple[Part, ...]:
     """Blocks that take the image and the text beside each other, and give the text first."""
-    block = rf"{blocks}\.\d+"
+    block = r"transformer_blocks\.\d+"
     return (
         Part("block", block, _TEXT_FIRST),
-        Part("attention", rf"{block}\.attn", _BOTH),
+        Part("attention", rf"{block}\.attn", _BOTH, multiplied=multiplied),
         Part("attention", rf"{block}\.attn2"),
         Part("feed-forward", rf"{block}\.ff"),
         Part("feed-forward", rf"{block}\.ff_context", (TEXT,)),
@@ -170,7 +173,7 @@ LAYOUTS: Final = (
         "stable-diffusion-3",
         "transformer",
         ("SD3Transformer2DModel",),
-        _two_streams(),
+        _two_streams(_BOTH),
         text_width="joint_attention_dim",
         pooled_width="pooled_projection_dim",
     ),
@@ -179,9 +182,15 @@ LAYOUTS: Final = (
         "transformer",
         ("FluxTransformer2DModel",),
         (
-            *_two_streams(),
+            *_two_streams(_TEXT_FIRST),
             Part("block", r"single_transformer_blocks\.\d+", _TEXT_FIRST),
-            Part("attention", r"single_transformer_blocks\.\d+\.attn", _TEXT_FIRST, joint=True),
+            Part(
+                "attention",
+                r"single_transformer_blocks\.\d+\.attn",
+                _TEXT_FIRST,
+                joint=True,
+                multiplied=_TEXT_FIRST,
+            ),
         ),
         unit=1000.0,
         patch=2,
@@ -256,3 +265,14 @@ def network_of(model: Any) -> Any:
         f"a {type(model).__name__} has no denoising network; choose a diffusers pipeline with a "
         "unet or a transformer, such a network, or a model from ep.load()"
     )
+
+
+def joint_attentions(network: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Return those of some modules that multiply image and text together, each once.
+
+    Args:
+        network: Its class has a layout.
+        paths: Of modules.
+    """
+    parts = {path: layout_of(network).part(path) for path in paths}
+    return [path for path, part in parts.items() if part is not None and TEXT in part.multiplied]

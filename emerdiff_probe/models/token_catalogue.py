@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from emerdiff_probe.models.arguments import Reading, network_arguments
 from emerdiff_probe.models.layouts import IMAGE, TEXT, Layout, Part
-from emerdiff_probe.schema import CHANNEL, TOKEN, X, Y
+from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 
 __all__ = ["Row", "token_sites"]
 
@@ -38,6 +38,8 @@ def token_sites(
     rows: list[Row] = []
 
     def note(path: str, part: Part, output: Any) -> None:
+        if part.kind == "attention":
+            rows.extend(_multiplied(copy, path, part, grid, tokens, item))
         for port, stream, shape in _streams(part, output, math.prod(grid)):
             dims = (Y, X, CHANNEL) if stream == IMAGE else (TOKEN, CHANNEL)
             sizes = (*grid, shape[-1]) if stream == IMAGE else shape[1:]
@@ -81,9 +83,28 @@ def _streams(part: Part, output: Any, image: int) -> Iterator[tuple[str, str, Sh
             yield "out" if stream == IMAGE or alone else "text", stream, shapes[stream]
 
 
+def _multiplied(
+    copy: nn.Module, path: str, part: Part, grid: tuple[int, int], tokens: int, item: int
+) -> Iterator[Row]:
+    """What an attention multiplies, and what comes of it, of each stream that takes part."""
+    module: Any = copy.get_submodule(path)
+    kind = _attention(copy, path, part)
+    widths = {"query": module.to_q, "key": module.to_k, "value": module.to_v, "mix": module.to_v}
+    for stream in (IMAGE, TEXT):
+        if stream not in part.multiplied:
+            continue
+        for port, projection in widths.items():
+            of_text = stream == TEXT or (kind == "cross" and port in ("key", "value"))
+            dims, sizes = ((TOKEN,), (tokens,)) if of_text else ((Y, X), grid)
+            shape = (*sizes, module.heads, projection.out_features // module.heads)
+            name = f"text_{port}" if stream == TEXT else port
+            size = math.prod(shape) * item
+            yield f"{path}:{name}", kind, grid[0], (*dims, HEAD, CHANNEL), shape, size
+
+
 def _attention(copy: nn.Module, path: str, part: Part) -> str:
     """What an attention reads: text and image together, the text alone, or its own stream."""
-    if len(part.streams) > 1:
+    if len(part.multiplied) > 1:
         return "joint"
     module: Any = copy.get_submodule(path)
     return "cross" if getattr(module, "is_cross_attention", False) else "self"

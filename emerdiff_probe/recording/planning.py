@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from emerdiff_probe import checks, schema
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models.identity import identity
+from emerdiff_probe.models.layouts import joint_attentions
 from emerdiff_probe.recording.callers import HALVES
 from emerdiff_probe.recording.reducer_chains import Reduction, kept_tokens
 from emerdiff_probe.runs import Prepared, Run, Trajectory
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import IMAGE, LATENTS, Leaf, Plan
 
-__all__ = ["Sample", "plan_recording", "wanted_timesteps"]
+__all__ = ["Sample", "joint", "plan_recording", "wanted_timesteps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,15 @@ class Sample:
         if isinstance(prepared.source, Prompt) and prepared.drawn:
             source = prepared.source.described
         return {"prompt": prepared.prompt, "seed": prepared.seed, "source": source}
+
+
+def joint(network: nn.Module, sites: Iterable[Site]) -> dict[str, Any]:
+    """Return for a recording's configuration which of its attentions join image and text.
+
+    Nothing where there are none.
+    """
+    found = joint_attentions(network, [site.path for site in sites])
+    return {"joint": found} if found else {}
 
 
 def wanted_timesteps(sample: Sample, asked: Sequence[int] | None) -> tuple[int, ...]:

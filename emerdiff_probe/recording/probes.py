@@ -36,6 +36,7 @@ from emerdiff_probe.recording.casting import (
     pattern_of,
     torch_dtype,
 )
+from emerdiff_probe.recording.planning import joint
 from emerdiff_probe.recording.reducer_chains import (
     Reducers,
     Reduction,
@@ -285,6 +286,8 @@ class Recorder:
         masks = {
             name: _key_mask(name, mask, parts if guidance else None)
             for name, mask in self._given.masks.items()
+            # Of use to whoever multiplies queries and keys again.
+            if any(site.port == "key" for site in layout.shapes)
             if of_use
         }
         call = Call(caller, guidance, timestep, text, masks, values)
@@ -339,6 +342,7 @@ class Recorder:
             "sites": list(self._sites),
             "dtype": str(self._dtype).removeprefix("torch."),
             **described(self._reducers),
+            **joint(self._target.unet, map(Site.parse, self._sites)),
         }
         file = None
         if self._path is not None:

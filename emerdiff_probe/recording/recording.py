@@ -19,7 +19,7 @@ from emerdiff_probe.recording.casting import (
     pattern_of,
     torch_dtype,
 )
-from emerdiff_probe.recording.planning import Sample, plan_recording, wanted_timesteps
+from emerdiff_probe.recording.planning import Sample, joint, plan_recording, wanted_timesteps
 from emerdiff_probe.recording.reducer_chains import (
     Reducers,
     as_tuple,
@@ -219,7 +219,8 @@ def _of_one_size(
     reducers = as_tuple(reduce)
     reduced = reductions(rows, first.own_size, reducers)
     wanted = wanted_timesteps(samples[0], timesteps)
-    layout = plan_recording(samples, reduced, wanted, batch, dtype, described(reducers))
+    further = described(reducers) | joint(first.model.unet, reduced)
+    layout = plan_recording(samples, reduced, wanted, batch, dtype, further)
     if plan:
         return layout
     path = None if store is None else local_folder(store)

@@ -6,7 +6,7 @@ since hooks added after ``torch.compile``'s first call would silently not fire. 
 changes the calls of its own thread alone; other threads that ask for their turn wait for it.
 """
 
-from emerdiff_probe.taps.attention import attentions, with_processors
+from emerdiff_probe.taps.attention import attentions, product_sites, with_processors
 from emerdiff_probe.taps.beginnings import given, prefix
 from emerdiff_probe.taps.hooks import (
     Call,
@@ -31,6 +31,7 @@ __all__ = [
     "hooked",
     "modules_at",
     "prefix",
+    "product_sites",
     "restored_after_errors",
     "watched",
     "with_processors",

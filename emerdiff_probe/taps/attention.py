@@ -11,11 +11,18 @@ from diffusers.models.attention_processor import Attention, IPAdapterAttnProcess
 from torch import nn
 
 from emerdiff_probe.errors import ModelError
-from emerdiff_probe.models.catalogue import unwrapped
+from emerdiff_probe.models.layouts import TEXT, layout_of, unwrapped
 from emerdiff_probe.models.locks import around, tapping
 from emerdiff_probe.sites import Site
 
-__all__ = ["adapted", "attentions", "processors", "refuse_fused", "with_processors"]
+__all__ = [
+    "adapted",
+    "attentions",
+    "processors",
+    "product_sites",
+    "refuse_fused",
+    "with_processors",
+]
 
 
 def attentions(unet: nn.Module) -> dict[str, Attention]:
@@ -23,8 +30,14 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
 
     Raises:
         ModelError: One of them computes something else than plain attention over to_q, to_k and
-            to_v, so that recording and injecting its queries and keys would not be exact.
+            to_v, so that recording and injecting its queries and keys would not be exact. The model
+            is a transformer.
     """
+    if not layout_of(unet).is_unet:
+        raise ModelError(
+            f"the attentions of a {type(unwrapped(unet)).__name__} cannot be computed for many "
+            "runs at once, as the engine 'shared' does; choose engine='literal'"
+        )
     modules = unwrapped(unet).named_modules()
     found = {path: module for path, module in modules if isinstance(module, Attention)}
     for path, attention in found.items():
@@ -44,6 +57,24 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
                 f"attention {path!r} has {' and '.join(reasons)}, which is not supported; "
                 "Stable Diffusion v1, v2 and XL layouts are"
             )
+    return found
+
+
+def product_sites(network: nn.Module) -> list[Site]:
+    """Queries and keys of every attention: all that its product QK^T follows from.
+
+    Raises:
+        ModelError: A UNet's attention computes something else; see `attentions`.
+    """
+    layout = layout_of(network)
+    if layout.is_unet:
+        return [Site(path, port) for path in attentions(network) for port in ("query", "key")]
+    found = []
+    for path, _ in unwrapped(network).named_modules():
+        part = layout.part(path)
+        if part is not None and part.kind == "attention":
+            streams = ("", "text_") if TEXT in part.multiplied else ("",)
+            found += [Site(path, f"{own}{port}") for own in streams for port in ("query", "key")]
     return found
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import CaptureError, SiteError, closest
 from emerdiff_probe.models.arguments import latents_given, timestep_given
 from emerdiff_probe.models.caches import refuse_caching
-from emerdiff_probe.models.layouts import unwrapped
+from emerdiff_probe.models.layouts import layout_of, unwrapped
 from emerdiff_probe.models.locks import of_this_thread, tapping
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 from emerdiff_probe.taps.attention import adapted, refuse_fused
 from emerdiff_probe.taps.products import Edit, multiplied
-from emerdiff_probe.taps.streams import Stream, Tokens, stream_at
+from emerdiff_probe.taps.streams import Stream, Tokens, is_multiplied, stream_at
 
 __all__ = [
     "Call",
@@ -37,7 +37,7 @@ Keep = Callable[[Site, Tensor], Tensor]
 
 
 def modules_at(unet: nn.Module, sites: Iterable[Site]) -> dict[Site, nn.Module]:
-    """The modules that have the tensors of sites, as `Site.module` names them.
+    """The modules that have the tensors of sites, or multiply them.
 
     Raises:
         SiteError: The UNet has no such module; names the closest that it has.
@@ -46,11 +46,12 @@ def modules_at(unet: nn.Module, sites: Iterable[Site]) -> dict[Site, nn.Module]:
     modules = dict(unwrapped(unet).named_modules())
     found = {}
     for site in sites:
-        if site.module not in modules or site.path not in modules:
-            raise SiteError(f"no site '{site}' in this UNet; {closest(site.module, modules)}")
+        name = site.path if is_multiplied(unet, site) else site.module
+        if name not in modules or site.path not in modules:
+            raise SiteError(f"no site '{site}' in this UNet; {closest(name, modules)}")
         if site.port in _PROJECTED:
             refuse_fused(site.path, modules[site.path])
-        found[site] = modules[site.module]
+        found[site] = modules[name]
     return found
 
 
@@ -94,6 +95,12 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
             noting = of_this_thread(tokens.note)
             stack.callback(unet.register_forward_pre_hook(noting, with_kwargs=True).remove)
         for site, edit in edits.items():
+            if is_multiplied(unet, site):
+                port, own = site.port.removeprefix("text_"), _in_stream(edit, streams[site])
+                masked = bool(layout_of(unet).masks)
+                product = multiplied(modules[site], site.path, {port: own}, masked=masked)
+                stack.enter_context(product)
+                continue
             if site.port == "skip":
                 skip = of_this_thread(_skip_hook(edit, site.skip_index))
                 handle = modules[site].register_forward_pre_hook(skip, with_kwargs=True)
@@ -108,6 +115,17 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
                 handle = modules[site].register_forward_hook(hook)
             stack.callback(handle.remove)
         yield
+
+
+def _in_stream(edit: Edit, stream: Stream) -> Edit:
+    """An edit of one stream in a tensor of several."""
+
+    def of_all(tensor: Tensor) -> Tensor | None:
+        edited = edit(stream.of(tensor))
+        whole: Tensor | None = None if edited is None else stream.put(tensor, edited)
+        return whole
+
+    return of_all
 
 
 def _hook(edit: Edit, stream: Stream) -> Callable[[nn.Module, Any, Any], Any]:

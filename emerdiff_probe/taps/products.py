@@ -6,6 +6,7 @@ done there. What multiplies in another way, as linear attention does, is not see
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,7 +28,9 @@ _FACTORS: Final = ("query", "key", "value")
 
 
 @contextmanager
-def multiplied(attention: nn.Module, path: str, edits: Mapping[str, Edit]) -> Iterator[None]:
+def multiplied(
+    attention: nn.Module, path: str, edits: Mapping[str, Edit], *, masked: bool = True
+) -> Iterator[None]:
     """Shows functions what an attention multiplies, which they may replace.
 
     It is the first product within a forward of the attention: those of adapters come after it.
@@ -37,9 +40,10 @@ def multiplied(attention: nn.Module, path: str, edits: Mapping[str, Edit]) -> It
         path: Its name, for errors.
         edits: By port, "query", "key", "value" or "mix", given shape (row, place, channel), head
             beside head. Of several blocks the later ones see what the earlier ones leave.
+        masked: Whether it may be given a mask, since whoever reads what is seen knows it.
 
     Raises:
-        CaptureError: Within a call: the attention multiplies in another way.
+        CaptureError: Within a call: the attention multiplies in another way, or under a mask.
     """
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +53,7 @@ def multiplied(attention: nn.Module, path: str, edits: Mapping[str, Edit]) -> It
                 # A wrap within that of a later block.
                 product.edits.insert(0, edits)
                 return original(*arguments, **named)
-            product = _FirstProduct(attention, edits)
+            product = _FirstProduct(attention, path, edits, masked)
             token = _OPEN.set(product)
             try:
                 with product:
@@ -75,15 +79,20 @@ class _FirstProduct(TorchFunctionMode):
 
     Attributes:
         attention: The module whose forward the block is.
+        path: Its name.
         edits: By port, in the order in which they act.
         seen: Whether there was a product.
     """
 
-    def __init__(self, attention: nn.Module, edits: Mapping[str, Edit]) -> None:
+    def __init__(
+        self, attention: nn.Module, path: str, edits: Mapping[str, Edit], masked: bool
+    ) -> None:
         super().__init__()
         self.attention = attention
+        self.path = path
         self.edits = [edits]
         self.seen = False
+        self._masked = masked
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -93,8 +102,25 @@ class _FirstProduct(TorchFunctionMode):
             return func(*args, **kwargs)
         self.seen = True
         given = dict(zip(_FACTORS, args, strict=False)) | kwargs
+        self._check(given, *args[len(_FACTORS) :])
         factors: list[Any] = [self._edited(port, given.pop(port)) for port in _FACTORS]
         return self._edited("mix", func(*factors, *args[len(_FACTORS) :], **given))
+
+    def _check(self, given: Mapping[str, Any], *further: Any) -> None:
+        """Refuses a product from whose factors its probabilities do not follow as usual."""
+        usual = given["query"].shape[-1] ** -0.5
+        scale = given.get("scale")
+        unusual = {
+            "under a mask that is not known here": not self._masked
+            and given.get("attn_mask", further[0] if further else None) is not None,
+            "causally": bool(given.get("is_causal")),
+            f"with scale {scale}": not math.isclose(scale or usual, usual, rel_tol=1e-5),
+        }
+        if found := [how for how, so in unusual.items() if so]:
+            raise CaptureError(
+                f"{self.path!r} multiplies {' and '.join(found)}, so its probabilities would not "
+                "follow from queries and keys; choose its port 'out'"
+            )
 
     def _edited(self, port: str, tensor: Tensor) -> Tensor:
         """A tensor (row, head, place, channel) as the functions leave it."""

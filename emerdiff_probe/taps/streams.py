@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import CaptureError, SiteError
 from emerdiff_probe.models.arguments import image_tokens
 from emerdiff_probe.models.layouts import IMAGE, TEXT, Layout, Part, layout_of
-from emerdiff_probe.sites import Site
+from emerdiff_probe.sites import TEXT_PORTS, Site
 
-__all__ = ["Stream", "Tokens", "stream_at"]
+__all__ = ["Stream", "Tokens", "is_multiplied", "stream_at"]
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One stream in the output of a module.
+    """One stream in the output of a module, or in what an attention multiplies.
 
     Attributes:
         site: Where, for errors.
@@ -84,7 +84,7 @@ class Stream:
 
     def _places(self, output: Tensor) -> slice:
         first, image = self.joint[0], self.tokens.image
-        of_image = self.site.port != TEXT
+        of_image = not self.site.port.startswith(TEXT)
         if first == IMAGE:
             return slice(0, image) if of_image else slice(image, None)
         text = output.shape[1] - image
@@ -96,17 +96,37 @@ def stream_at(network: nn.Module, site: Site, tokens: Tokens) -> Stream:
 
     Args:
         network: Whose site it is.
-        site: The site, with port "out" or "text".
+        site: The site.
         tokens: Of the call in progress, which somebody notes.
 
     Raises:
-        SiteError: The module gives no text.
+        SiteError: The module gives no text, or multiplies nothing.
     """
     layout = layout_of(network)
+    if site.port in TEXT_PORTS or is_multiplied(network, site):
+        part = layout.part(site.path)
+        if part is None or part.kind != "attention":
+            raise SiteError(f"'{site.path}' is no attention; see model.sites('*:query')")
+        if site.port in TEXT_PORTS and TEXT not in part.multiplied:
+            raise SiteError(
+                f"'{site.path}' multiplies no text together with the image; see "
+                "model.sites(kind='joint')"
+            )
+        return Stream(site, 0, part.multiplied if len(part.multiplied) > 1 else (), tokens)
     part = layout.part(site.path) if site.port in ("out", TEXT) else None
     if site.port == TEXT and (part is None or TEXT not in part.streams):
         raise SiteError(f"'{site.path}' gives no text of its own; see model.sites('*:text')")
     return _in(layout, part, site, tokens)
+
+
+def is_multiplied(network: nn.Module, site: Site) -> bool:
+    """Whether a site is seen where its attention is multiplied, and not at a projection.
+
+    So it is in transformers, which normalise, rotate and join queries and keys; in UNets what is
+    projected is what is multiplied, by whichever processor.
+    """
+    of_attention = site.port in TEXT_PORTS or site.port in ("query", "key", "value", "mix")
+    return of_attention and not layout_of(network).is_unet
 
 
 def _in(layout: Layout, part: Part | None, site: Site, tokens: Tokens) -> Stream:
