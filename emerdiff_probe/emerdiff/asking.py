@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emerdiff_probe import checks
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.inputs import Prompt, as_input
-from emerdiff_probe.models import Model, as_model
+from emerdiff_probe.models import Denoiser, Model, as_model
+from emerdiff_probe.models.layouts import layout_of
 from emerdiff_probe.runs import Run, RunSettings, prepare
 from emerdiff_probe.runs.making import made
 from emerdiff_probe.sites import Site
@@ -41,6 +42,7 @@ def settled(run: Run, config: EmerDiffConfig | None, changes: Mapping[str, Any])
     if config is None:
         own = dataclasses.asdict(run.settings)
         config = EmerDiffConfig.for_model(run.model).replace(**own, seed=_clustering_seed(run.seed))
+        config = _fitted(config, run.model, run.trajectory.timesteps, 5)
     else:
         _compare(run, config)
     config = config.replace(**changes)
@@ -51,6 +53,20 @@ def settled(run: Run, config: EmerDiffConfig | None, changes: Mapping[str, Any])
                 f"{config.steps} steps: {', '.join(map(str, reversed(run.trajectory.timesteps)))}"
             )
     return config
+
+
+def _fitted(
+    config: EmerDiffConfig, model: Denoiser, timesteps: Sequence[int], level: int
+) -> EmerDiffConfig:
+    """Default settings on the grid of a run, which of flows depends on the image's size."""
+    if layout_of(model.unet).is_unet:
+        return config
+    warnings.warn(
+        f"the settings of the method for {model.family} follow a rule (the block in the middle, "
+        "no injection, the timesteps nearest to the paper's) and are untried on published weights",
+        stacklevel=level,
+    )
+    return config.on_grid(timesteps)
 
 
 def _clustering_seed(seed: int) -> int:
@@ -117,6 +133,8 @@ def made_for(
     )
     own = dataclasses.asdict(prepared.settings)
     chosen = chosen.replace(**own, seed=chosen.seed if config else _clustering_seed(prepared.seed))
+    if config is None:
+        chosen = _fitted(chosen, model, prepared.timesteps, 4).replace(**settings)
     run = made(
         prepared,
         first=max(chosen.modulation_timestep, chosen.feature_timestep),

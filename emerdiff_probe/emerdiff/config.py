@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, get_args
 
@@ -14,7 +15,8 @@ from emerdiff_probe import checks
 from emerdiff_probe.errors import ConfigError, ModelError
 from emerdiff_probe.layers import Normalisation
 from emerdiff_probe.models import Model, as_model
-from emerdiff_probe.models.denoiser import Family
+from emerdiff_probe.models.denoiser import Denoiser, Family
+from emerdiff_probe.models.layouts import layout_of
 from emerdiff_probe.runs import RunSettings
 from emerdiff_probe.runs.settings import from_ as _from
 from emerdiff_probe.segments import Balance
@@ -169,7 +171,9 @@ class EmerDiffConfig(RunSettings):
         Sites follow its layout: features are read in the first upward block with cross-attention,
         at its first attention to the text, and the third is shifted, or the last where there are
         fewer. In Stable Diffusion v1 these are the paper's, in XL those of 32 x 32 locations at
-        1024 pixels, where each transformer has ten layers, of which the first is taken.
+        1024 pixels, where each transformer has ten layers, of which the first is taken. Those of
+        diffusion transformers follow a rule and are untried on published weights: the block in the
+        middle, without injection, at the timesteps nearest to the paper's.
 
         Args:
             model: From `emerdiff_probe.load`, or a diffusers pipeline.
@@ -181,6 +185,8 @@ class EmerDiffConfig(RunSettings):
         model = as_model(model)
         if model.family == "playground":
             return cls.playground().replace(**changes)
+        if not layout_of(model.unet).is_unet:
+            return cls._for_transformer(model).replace(**changes)
         sites = [Site.parse(name) for name in model.sites().index]
         block = reading_block(sites)
         if block is None:
@@ -199,6 +205,37 @@ class EmerDiffConfig(RunSettings):
             family=model.family, feature_site=f"{first}:query", modulation_site=f"{shifted}:out"
         )
         return fitting.replace(**changes)
+
+    @classmethod
+    def _for_transformer(cls, model: Denoiser) -> Self:
+        """The settings to start from with a transformer, untried on published weights.
+
+        All its blocks have one grid, so the block in the middle of the image's stream stands for
+        the paper's. Timesteps are the nearest to the paper's; see `on_grid`.
+        """
+        sites = model.sites("blocks").index
+        middle = sites[len(sites) // 2]
+        fitting = cls.for_family(
+            model.family,
+            family=model.family,
+            feature_site=middle,
+            modulation_site=middle,
+            injection=False,
+        )
+        size = (model.image_size, model.image_size)
+        return fitting.on_grid(model.timesteps(fitting.steps, size))
+
+    def on_grid(self, timesteps: Sequence[int]) -> Self:
+        """Return the settings with t_f and t_m moved to the nearest of a run's timesteps.
+
+        Args:
+            timesteps: Of the run.
+        """
+        nearest = {
+            name: min(timesteps, key=lambda each: abs(each - getattr(self, name)))
+            for name in ("feature_timestep", "modulation_timestep")
+        }
+        return self.replace(**nearest)
 
     def of_run(self) -> RunSettings:
         """Return the settings that are decided when a run is made."""

@@ -56,20 +56,21 @@ def engine_named(name: str) -> Engine:
     return ENGINES[name]
 
 
-def engine_of(run: Run, name: str | None) -> str:
+def engine_of(run: Run, name: str | None, config: EmerDiffConfig) -> str:
     """Return the name of the engine that answers for a run.
 
     Args:
         run: The run.
         name: One of `ENGINES`; None means "shared", or "literal" where the run was replayed under
-            interventions.
+            interventions or nothing is injected.
+        config: All settings.
 
     Raises:
         ConfigError: There is none of that name; or the run was replayed under interventions, of
             which all but the literal engine would apply some twice.
     """
     if name is None:
-        return "literal" if run.interventions else "shared"
+        return "literal" if run.interventions or not config.injection else "shared"
     engine_named(name)
     if run.interventions and name != "literal":
         raise ConfigError(

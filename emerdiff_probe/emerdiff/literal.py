@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
@@ -85,9 +86,13 @@ def modulate(
     )
     with torch.inference_mode(), bar:
         for index, timestep in enumerate(trajectory.timesteps):
-            with products_captured(model.unet) as products_tap, capture(model.unet, [site]) as tap:
+            with ExitStack() as stack:
+                tap = stack.enter_context(capture(model.unet, [site]))
+                if config.injection:
+                    products_tap = stack.enter_context(products_captured(model.unet))
                 eps = model.predict(unmodulated, timestep, trajectory.condition)
-                products, output = products_tap.take(), tap.take()[site]
+                output = tap.take()[site]
+                products = products_tap.take() if config.injection else {}
             if timestep == config.modulation_timestep:
                 modulated = unmodulated.expand(len(runs), -1, -1, -1)
                 site_rms = float(output.float().square().mean().sqrt())

@@ -61,8 +61,9 @@ class Responder:
             raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
         self._source = run
         self._model = run.model
-        self.engines = ("literal",) if run.interventions else tuple(ENGINES)
-        engine = engine_of(run, engine)
+        alone = run.interventions or not self._config.injection
+        self.engines = ("literal",) if alone else tuple(ENGINES)
+        engine = engine_of(run, engine, self._config)
         self._run = self._prepared(engine)
         self.engine = engine
         self.frame = frame(run, engine, self._config)
@@ -106,7 +107,7 @@ class Responder:
         Raises:
             ConfigError: There is no such engine, or it cannot answer for a replayed run.
         """
-        engine_of(self._source, engine)
+        engine_of(self._source, engine, self._config)
         with self._model_mine(urgent=True):
             self._run = self._prepared(engine)
             self.engine = engine

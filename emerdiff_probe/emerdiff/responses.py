@@ -38,7 +38,7 @@ def respond(
     source: Any,
     masks: Masks = "locations",
     *,
-    engine: str = "shared",
+    engine: str | None = None,
     seed: int | None = None,
     config: EmerDiffConfig | None = None,
     dtype: Dtype = "float16",
@@ -102,7 +102,7 @@ def respond_run(
 ) -> xr.Dataset:
     """Shift locations or masks of a run one by one; see `respond`."""
     config = settled(run, config, settings)
-    engine = engine_of(run, engine)
+    engine = engine_of(run, engine, config)
     modulate = ENGINES[engine]
     if config.space != "picture":
         raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")

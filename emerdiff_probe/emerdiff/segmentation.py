@@ -31,7 +31,7 @@ def segment(
     source: Any,
     masks: Masks = 20,
     *,
-    engine: str = "shared",
+    engine: str | None = None,
     seed: int | None = None,
     config: EmerDiffConfig | None = None,
     progress: bool = True,
@@ -54,9 +54,10 @@ def segment(
             k-means separates best; or masks of your own: integer labels (h, w) from 0 up, or a
             stack (mask, h, w) of weights in [0, 1], in the size of the latent grid or a multiple
             of it.
-        engine: How modulated runs are computed: "shared" gives the same as "literal", the
-            procedure by the book, up to rounding and in less time; "short" takes fewer steps after
-            t_m, "jump" none, and both are approximations.
+        engine: How modulated runs are computed: "shared", the default, gives the same as "literal",
+            the procedure by the book, up to rounding and in less time; "short" takes fewer steps
+            after t_m, "jump" none, and both are approximations. Without injection the default is
+            "literal".
         seed: Of all noise; by default a prompt's own, else 0.
         config: All settings; by default those that fit the model.
         progress: Shows a bar with the time left.
@@ -88,7 +89,7 @@ def segment_run(
 ) -> xr.Dataset:
     """Segment the image of a run; see `segment`."""
     config = settled(run, config, settings)
-    engine = engine_of(run, engine)
+    engine = engine_of(run, engine, config)
     modulate = ENGINES[engine]
     features = run.features(config.feature_site, config.feature_timestep)
     weights = low_resolution_masks(features, masks, config)

@@ -53,9 +53,9 @@ def sweep_run(
     **over: Any,
 ) -> xr.Dataset:
     """Segment a run under every combination of settings; see `emerdiff_probe.runs.Run.sweep`."""
-    engine = engine_of(run, engine)
     values = {name: list(each) for name, each in over.items() if _is_many(each)}
     base = settled(run, config, {name: each for name, each in over.items() if name not in values})
+    engine = engine_of(run, engine, base)
     _check(values)
     # As the settings have them: numbers of NumPy are Python's own there.
     values = {

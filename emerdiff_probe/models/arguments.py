@@ -22,6 +22,7 @@ __all__ = [
     "image_tokens",
     "latents_given",
     "network_arguments",
+    "network_output",
     "timestep_given",
 ]
 
@@ -107,10 +108,11 @@ def timestep_given(
 
 def image_tokens(network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> int:
     """Return the number of a call's image tokens."""
-    layout, latents = layout_of(network), latents_given(network, arguments, named)
+    own: Any = unwrapped(network)
+    layout, latents = layout_of(own), latents_given(own, arguments, named)
     if layout.packed:
         return latents.shape[1]
-    cells = layout.cells(unwrapped(network).config)
+    cells = layout.cells(own.config)
     return (latents.shape[-2] // cells) * (latents.shape[-1] // cells)
 
 
@@ -155,10 +157,7 @@ def _unpacked(latents: Tensor, call: Mapping[str, Any], layout: Layout) -> Tenso
             f"{columns}: it is given further images beside its latents, as by Flux Kontext and "
             "Fill, which are not supported"
         )
-    side = layout.patch
-    return rearrange(
-        latents, "n (y x) (c p q) -> n c (y p) (x q)", y=rows, x=columns, p=side, q=side
-    )
+    return _on_grid(latents, rows, columns, layout.cells({}))
 
 
 def network_arguments(
@@ -180,6 +179,28 @@ def network_arguments(
         "return_dict": False,
     }
     return call | _FURTHER[layout.name](own.config, latents, reading)
+
+
+def network_output(network: nn.Module, output: Tensor, like: Tensor) -> Tensor:
+    """Return what a transformer predicts, of the shape of the latents it was given, not packed.
+
+    Args:
+        network: The transformer.
+        output: What it gives.
+        like: The latents.
+    """
+    layout = layout_of(network)
+    if layout.packed:
+        rows, columns = (side // layout.cells({}) for side in like.shape[-2:])
+        output = _on_grid(output, rows, columns, layout.cells({}))
+    # The others of its channels are a variance that it has learned.
+    return output[:, : like.shape[1]]
+
+
+def _on_grid(packed: Tensor, rows: int, columns: int, side: int) -> Tensor:
+    return rearrange(
+        packed, "n (y x) (c p q) -> n c (y p) (x q)", y=rows, x=columns, p=side, q=side
+    )
 
 
 def _pixart(config: Any, latents: Tensor, reading: Reading) -> dict[str, Any]:

@@ -15,7 +15,14 @@ from emerdiff_probe.models.schedule import Schedule
 
 __all__ = ["Condition", "Denoiser", "Family"]
 
-Family = Literal["playground", "stable-diffusion", "stable-diffusion-xl"]
+Family = Literal[
+    "playground",
+    "stable-diffusion",
+    "stable-diffusion-xl",
+    "pixart",
+    "stable-diffusion-3",
+    "flux",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +41,8 @@ class Condition:
             where the model does not read it.
         unconditional_pooled: The same for the negative or empty prompt.
         described: What the prompt says beside its text, in words.
+        mask: Which tokens count, shape (1, token), or a row for each sample; None where all do.
+        unconditional_mask: The same for the negative or empty prompt.
     """
 
     prompt: str
@@ -45,11 +54,14 @@ class Condition:
     pooled: Tensor | None = None
     unconditional_pooled: Tensor | None = None
     described: str = "prompt"
+    mask: Tensor | None = None
+    unconditional_mask: Tensor | None = None
 
     @classmethod
     def joined(cls, conditions: Sequence[Condition]) -> Condition:
         """One condition for several samples of equal guidance; its texts are the first's."""
-        names = ("embeddings", "unconditional", "pooled", "unconditional_pooled")
+        names = ("embeddings", "pooled", "mask", "unconditional")
+        names += ("unconditional_pooled", "unconditional_mask")
         rows = {name: [getattr(each, name) for each in conditions] for name in names}
         joined: dict[str, Any] = {
             name: None if each[0] is None else torch.cat(each) for name, each in rows.items()
@@ -63,7 +75,7 @@ class Condition:
 
 
 class Denoiser(Protocol):
-    """A latent diffusion model with a UNet, as the package uses it.
+    """A latent diffusion model, as the package uses it.
 
     Latents are float32 of shape (sample, channel, y, x) whatever the model's dtype, because the
     step's arithmetic loses too much in half precision; pictures are float32 of shape
@@ -77,6 +89,8 @@ class Denoiser(Protocol):
     """Whose settings suit it."""
 
     unet: nn.Module
+    """The denoising network: a UNet, or a transformer."""
+
     image_size: int
     """Side in pixels of the square pictures that it was trained on."""
 
@@ -88,9 +102,12 @@ class Denoiser(Protocol):
         """The amount of noise at each timestep, and what the UNet predicts."""
         ...
 
+    def timesteps(self, steps: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """The sampling grid for an image of a size, from the most noise to the least."""
+
     @property
     def device(self) -> torch.device:
-        """Where the UNet runs."""
+        """Where the network runs."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,7 +119,7 @@ class Denoiser(Protocol):
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        """All networks that decide what it answers, by name: "unet", "vae", "text_encoder", ..."""
+        """All networks that decide what it answers, by name: "unet" or "transformer", "vae", ..."""
 
     def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
         """Encodes a prompt; warns of what its length cuts."""

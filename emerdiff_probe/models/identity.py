@@ -89,9 +89,9 @@ def identity(model: Denoiser) -> dict[str, Any]:
 
 def _check_parts(model: Any) -> None:
     """Refuse a model whose pipeline was given another network after it was loaded."""
-    own = {"unet": model.unet, "vae": model.vae, **model.text.parts}
-    for name, part in own.items():
-        if unwrapped(getattr(model.pipeline, name)) is not unwrapped(part):
+    for name, part in model.parts.items():
+        # A decoder of one's own is no part of the pipeline.
+        if name != "decoder" and unwrapped(getattr(model.pipeline, name)) is not unwrapped(part):
             raise ModelError(
                 f"the pipeline of {model.name!r} was given another {name} after it was loaded; "
                 "load it again: ep.load(pipeline)"

@@ -23,6 +23,7 @@ __all__ = [
     "Layout",
     "Part",
     "joint_attentions",
+    "layout_named",
     "layout_of",
     "network_of",
     "unwrapped",
@@ -71,6 +72,10 @@ class Layout:
             each text; or "none".
         text_width: Name of the setting that has the width of the encoded prompt.
         pooled_width: The same of the prompt in one vector; None where there is none.
+        encoded: What ``encode_prompt`` of its pipelines gives first: "text", "pooled", "mask", or
+            nothing that is read.
+        tokenizers: Whose tokens a text has, in order.
+        even: Whether its pipelines ask the scheduler for evenly spaced noise levels.
     """
 
     name: str
@@ -86,6 +91,9 @@ class Layout:
     guidance: Literal["halves", "calls", "none"] = "halves"
     text_width: str = ""
     pooled_width: str | None = None
+    encoded: tuple[str, ...] = ()
+    tokenizers: tuple[str, ...] = ()
+    even: bool = False
 
     @property
     def is_unet(self) -> bool:
@@ -168,6 +176,8 @@ LAYOUTS: Final = (
         ),
         masks=("encoder_attention_mask",),
         text_width="caption_channels",
+        encoded=("text", "mask"),
+        tokenizers=("tokenizer",),
     ),
     Layout(
         "stable-diffusion-3",
@@ -176,6 +186,8 @@ LAYOUTS: Final = (
         _two_streams(_BOTH),
         text_width="joint_attention_dim",
         pooled_width="pooled_projection_dim",
+        encoded=("text", "", "pooled"),
+        tokenizers=("tokenizer", "tokenizer_3"),
     ),
     Layout(
         "flux",
@@ -198,6 +210,9 @@ LAYOUTS: Final = (
         guidance="calls",
         text_width="joint_attention_dim",
         pooled_width="pooled_projection_dim",
+        encoded=("text", "pooled"),
+        tokenizers=("tokenizer_2",),
+        even=True,
     ),
 )
 """All that are known."""
@@ -230,7 +245,11 @@ def layout_of(network: Any) -> Layout:
     Raises:
         ModelError: Its class is not known; says why where there is a reason.
     """
-    name = type(unwrapped(network)).__name__
+    return layout_named(type(unwrapped(network)).__name__)
+
+
+def layout_named(name: str) -> Layout:
+    """Return the layout of a class of networks; see `layout_of`."""
     for layout in LAYOUTS:
         if name in layout.classes:
             return layout

@@ -16,7 +16,10 @@ from emerdiff_probe import playground
 from emerdiff_probe.devices import usable
 from emerdiff_probe.errors import ModelError, first_line
 from emerdiff_probe.models.denoiser import Denoiser
+from emerdiff_probe.models.folders import attribute_in, pipeline_index
+from emerdiff_probe.models.pipeline_model import PipelineModel
 from emerdiff_probe.models.stable_diffusion import StableDiffusion
+from emerdiff_probe.models.transformer import Transformer
 
 __all__ = ["Model", "as_model", "load"]
 
@@ -39,13 +42,14 @@ def load(
     dtype: Literal["float32", "float16", "bfloat16"] | torch.dtype | None = None,
     decoder: str | os.PathLike[str] | None = None,
     **options: Any,
-) -> StableDiffusion:
+) -> PipelineModel:
     """Loads a denoiser.
 
     Args:
         model: ``"playground"`` (bundled, offline), a folder saved by diffusers, a hub id of a
-            Stable Diffusion v1, v2 or XL model such as ``"CompVis/stable-diffusion-v1-4"``, a
-            ``.safetensors`` file of one, or a pipeline that is already built, which is then used
+            Stable Diffusion v1, v2, XL or 3, PixArt or Flux.1 model such as
+            ``"CompVis/stable-diffusion-v1-4"``, a ``.safetensors`` file of a Stable Diffusion v1,
+            v2 or XL, or a pipeline that is already built, which is then used
             and left as it stands: with its LoRA, where it is, in its dtype.
         device: Where to run; by default CUDA if there is one, else the CPU.
         dtype: By default float32 on a CPU and float16 on CUDA; ``torch.float16`` serves, too.
@@ -61,7 +65,10 @@ def load(
     """
     named = None if dtype is None else str(dtype).removeprefix("torch.")
     if not isinstance(model, str | os.PathLike):
-        built = StableDiffusion(model, type(model).__name__)
+        of_tokens = getattr(model, "transformer", None) is not None
+        made: type[Transformer] | type[StableDiffusion]
+        made = Transformer if of_tokens else StableDiffusion
+        built = made(model, type(model).__name__)
         _refuse_changes(built, device, named, options)
         if decoder is not None:
             _decode_with(built, os.path.expanduser(decoder))
@@ -92,7 +99,7 @@ def as_model(model: Model) -> Denoiser:
 
 
 def _refuse_changes(
-    built: StableDiffusion,
+    built: PipelineModel,
     device: str | torch.device | None,
     dtype: str | None,
     options: dict[str, Any],
@@ -117,7 +124,7 @@ def _refuse_changes(
         )
 
 
-def _decode_with(denoiser: StableDiffusion, decoder: str) -> None:
+def _decode_with(denoiser: PipelineModel, decoder: str) -> None:
     try:
         denoiser.decode_with(decoder)
     except ModelError:
@@ -129,14 +136,17 @@ def _decode_with(denoiser: StableDiffusion, decoder: str) -> None:
         ) from error
 
 
-def _loaded(name: str, dtype: torch.dtype, options: dict[str, Any]) -> StableDiffusion:
+def _loaded(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PipelineModel:
     if name == PLAYGROUND:
         folder = os.fspath(playground.folder())
         return StableDiffusion.from_folder(folder, name, dtype, **options)
     path = Path(name).expanduser()
     if path.suffix == ".safetensors" and path.is_file():
         return StableDiffusion.from_file(path, name, dtype, **options)
-    return StableDiffusion.from_folder(_located(path, name), name, dtype, **options)
+    folder = _located(path, name)
+    attribute = attribute_in(pipeline_index(folder, options), name)
+    made = Transformer if attribute == "transformer" else StableDiffusion
+    return made.from_folder(folder, name, dtype, **options)
 
 
 @contextmanager
@@ -153,7 +163,8 @@ def _without_bars() -> Iterator[None]:
 
 _CHOICES = (
     "Give 'playground', a folder that holds a diffusers pipeline (model_index.json), a "
-    ".safetensors file, or the hub id of a Stable Diffusion v1, v2 or XL model."
+    ".safetensors file, or the hub id of a Stable Diffusion (v1, v2, XL, 3), PixArt or Flux.1 "
+    "model."
 )
 
 

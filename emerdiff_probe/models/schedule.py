@@ -6,22 +6,36 @@ run needs one step that can be taken from any timestep to any other, so it is wr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from emerdiff_probe.errors import ConfigError, ModelError
 
-__all__ = ["Prediction", "Schedule"]
+__all__ = ["Prediction", "Schedule", "flow_timesteps"]
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+_LENGTH: Final = 1000
+"""Training timesteps of a flow."""
+
+_NO_SIGNAL: Final = 2.0**-24
+"""In place of an alpha_bar of 0, which x0 could not be divided by."""
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """A discrete variance-preserving diffusion.
+
+    A flow is one in other coordinates: with noise level s, ``x = (1 - s) x0 + s eps``, divided by
+    ``sqrt((1 - s)^2 + s^2)``, preserves variance, with ``alpha_bar = (1 - s)^2 / ((1 - s)^2 +
+    s^2)``; and what a network says of the flow's velocity, ``v = eps - x0``, says ``eps = x + (1 -
+    s) v``. So runs of flows are runs like all others; its timestep t is s = t / 1000.
 
     Attributes:
         alpha_bar: float64, shape (training timesteps,): the share of signal power left at t.
@@ -35,23 +49,36 @@ class Schedule:
     def from_scheduler(cls, scheduler: Any) -> Self:
         """Reads the schedule from a diffusers scheduler.
 
+        Of a flow neither the scheduler's steps nor its shift are part of it; see `flow_timesteps`.
+
         Raises:
             ModelError: It has no discrete ``alphas_cumprod``, or another prediction type.
         """
         config: Mapping[str, Any] = scheduler.config
+        if _is_flow(scheduler):
+            sigma = torch.arange(_LENGTH + 1, dtype=torch.float64) / _LENGTH
+            power = (1 - sigma).square()
+            alpha_bar = power / (power + sigma.square())
+            return cls(alpha_bar.clamp(min=_NO_SIGNAL), "flow")
         alpha_bar = getattr(scheduler, "alphas_cumprod", None)
         if alpha_bar is None:
             raise ModelError(
                 f"the scheduler {type(scheduler).__name__} has no alphas_cumprod; choose one of a "
-                "discrete diffusion: DDPM, DDIM, PNDM, Euler or DPM-Solver"
+                "discrete diffusion (DDPM, DDIM, PNDM, Euler or DPM-Solver), or "
+                "FlowMatchEulerDiscreteScheduler"
             )
         prediction = config.get("prediction_type", "epsilon")
+        if prediction == "flow_prediction":
+            raise ModelError(
+                f"the scheduler {type(scheduler).__name__} steps through a flow in a way that is "
+                "not known here; set FlowMatchEulerDiscreteScheduler, as with pipeline.scheduler = "
+                "FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)"
+            )
         if prediction not in get_args(Prediction):
             raise ModelError(
                 f"prediction type {prediction!r} is not known; known: {get_args(Prediction)}"
             )
-        # A schedule that ends without any signal has 0 there, which x0 could not be divided by.
-        return cls(alpha_bar.detach().double().cpu().clamp(min=2.0**-24), prediction)
+        return cls(alpha_bar.detach().double().cpu().clamp(min=_NO_SIGNAL), prediction)
 
     @property
     def length(self) -> int:
@@ -81,11 +108,23 @@ class Schedule:
         alpha_bar = self.signal(timestep)
         return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
 
+    def as_read(self, x: Tensor, timestep: int) -> Tensor:
+        """X_t in the coordinates that the network reads."""
+        return x * self._norm(timestep) if self.prediction == "flow" else x
+
+    def _norm(self, timestep: int) -> float:
+        """Of a flow ``sqrt((1 - s)^2 + s^2)``."""
+        alpha_bar = self.signal(timestep)
+        return 1 / (alpha_bar**0.5 + (1 - alpha_bar) ** 0.5)
+
     def to_noise(self, output: Tensor, x: Tensor, timestep: int) -> Tensor:
         """The predicted noise, from what the UNet gives for x_t."""
         alpha_bar = self.signal(timestep)
         if self.prediction == "epsilon":
             return output
+        if self.prediction == "flow":
+            norm = self._norm(timestep)
+            return x * norm + alpha_bar**0.5 * norm * output
         if self.prediction == "v_prediction":
             return alpha_bar**0.5 * output + (1 - alpha_bar) ** 0.5 * x
         return (x - alpha_bar**0.5 * output) / (1 - alpha_bar) ** 0.5
@@ -135,3 +174,47 @@ class Schedule:
         now, then = self.signal(timestep), self.signal(following)
         x0 = (x - (1 - now) ** 0.5 * eps) / now**0.5
         return then**0.5 * x0 + (1 - then) ** 0.5 * eps
+
+
+def _is_flow(scheduler: Any) -> bool:
+    return type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+
+
+def flow_timesteps(scheduler: Any, steps: int, tokens: int, *, even: bool) -> tuple[int, ...]:
+    """Return the timesteps that a pipeline would take through a flow, rounded to thousandths.
+
+    The first is 999 at most: at 1000 there is no signal, and a step from there could go anywhere.
+
+    Args:
+        scheduler: The pipeline's, which is left as it is.
+        steps: How many.
+        tokens: Of the image, by which some schedulers shift noise levels.
+        even: Whether the pipeline asks for evenly spaced noise levels before the shift; else the
+            scheduler spaces them.
+
+    Raises:
+        ConfigError: There are fewer than so many different ones.
+    """
+    if not 1 <= steps <= _LENGTH // 2:
+        raise ConfigError(f"steps is {steps}; choose 1 to {_LENGTH // 2}")
+    own, config = copy.deepcopy(scheduler), scheduler.config
+    asked: dict[str, Any] = {"sigmas": np.linspace(1, 1 / steps, steps)} if even else {}
+    if config.get("use_dynamic_shifting"):
+        asked["mu"] = _shift(config, tokens)
+    own.set_timesteps(steps, **asked)
+    rounded = own.timesteps.double().round().clamp(1, _LENGTH - 1).int().tolist()
+    found = tuple(sorted(set(rounded), reverse=True))
+    if len(found) < steps:
+        raise ConfigError(
+            f"steps is {steps}, of which this scheduler puts several at one of {_LENGTH} "
+            f"timesteps; choose {len(found)} or fewer"
+        )
+    return found
+
+
+def _shift(config: Mapping[str, Any], tokens: int) -> float:
+    """The scheduler's mu, linear in the number of image tokens, as pipelines compute it."""
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu: float = least + (most - least) * (tokens - few) / (many - few)
+    return mu

@@ -141,7 +141,7 @@ class Prepared:
 
     @property
     def _grid(self) -> tuple[int, ...]:
-        return self.model.schedule.timesteps(self.settings.steps)
+        return self.model.timesteps(self.settings.steps, self.size)
 
     def _drawing(self, condition: Condition) -> Trajectory:
         return noise_trajectory(self.model, condition, self._grid, self.seed, self.size)

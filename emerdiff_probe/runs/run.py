@@ -127,9 +127,10 @@ class Run:
             ConfigError: The model is not any more what it was when the run was made.
         """
         model = self.unchanged()
+        weights = model["weights"]
         about = {
             "model": model["name"],
-            "weights": model["weights"]["unet"],
+            "weights": weights["unet"] if "unet" in weights else weights["transformer"],
             "source": self.prepared.about,
             "file": getattr(self.prepared.source, "file", ""),
             "fit": self.fit,

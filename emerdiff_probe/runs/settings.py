@@ -19,6 +19,10 @@ Origin = Literal["paper", "inferred", "ours"]
 
 _FITTING: Final[Mapping[str, Mapping[str, Any]]] = {
     "playground": {"steps": 25, "guidance": 4.0, "start": 481},
+    # As their pipelines have them.
+    "pixart": {"steps": 20, "guidance": 4.5},
+    "stable-diffusion-3": {"steps": 28, "guidance": 7.0},
+    "flux": {"steps": 28, "guidance": 3.5},
 }
 """What departs from the defaults, by the model's family."""
 

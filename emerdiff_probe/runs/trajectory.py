@@ -192,5 +192,5 @@ def sample(
         seed: Of the noise; equal seeds give equal noise on every device.
         height, width: Size in pixels, multiples of the model's `size_multiple`.
     """
-    timesteps = model.schedule.timesteps(steps)
+    timesteps = model.timesteps(steps, (height, width))
     yield from noise_trajectory(model, condition, timesteps, seed, (height, width)).run(model)

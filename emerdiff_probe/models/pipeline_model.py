@@ -1,0 +1,236 @@
+"""What all models have that are made of a diffusers pipeline: autoencoder, sizes and sites."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from emerdiff_probe.errors import InputError, ModelError
+from emerdiff_probe.inputs import Prompt
+from emerdiff_probe.models.catalogue import catalogue, chosen
+from emerdiff_probe.models.identity import unet_weights
+from emerdiff_probe.models.layouts import layout_of, unwrapped
+from emerdiff_probe.models.modes import evaluating
+from emerdiff_probe.models.schedule import Schedule
+
+__all__ = ["PipelineModel", "rows_of"]
+
+
+class PipelineModel(ABC):
+    """A pipeline's denoising network, autoencoder and text encoders, taken as they are.
+
+    Args:
+        pipeline: Of diffusers.
+        network: Its UNet or transformer.
+        name: How it was asked for; part of every dataset's provenance.
+
+    Attributes:
+        unet: The denoising network, a UNet or a transformer.
+        decoder: The autoencoder that decodes: the pipeline's own, unless another for the same
+            latents is put in its place.
+    """
+
+    image_size: int
+    size_multiple: int
+    _widens = False
+    """Whether the autoencoder leaves the range of float16."""
+
+    def __init__(self, pipeline: Any, network: Any, name: str) -> None:
+        self.name = name
+        self.pipeline = pipeline
+        self.unet = network
+        self.vae = pipeline.vae
+        self.decoder: Any = self.vae
+        self._factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule of the pipeline's scheduler, which may be set after loading."""
+        return Schedule.from_scheduler(self.pipeline.scheduler)
+
+    def timesteps(self, steps: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the sampling grid, from the most noise to the least.
+
+        Args:
+            steps: How many.
+            size: Height and width of the image in pixels.
+
+        Raises:
+            ConfigError: There are not so many.
+        """
+        return self.schedule.timesteps(steps)
+
+    @property
+    @abstractmethod
+    def text_parts(self) -> dict[str, nn.Module]:
+        """The text encoders by name."""
+
+    @property
+    @abstractmethod
+    def text_length(self) -> int:
+        """Tokens of a text."""
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """All networks that decide what it answers, by name."""
+        attribute = layout_of(self.unet).attribute
+        own = {attribute: self.unet, **self.text_parts, "vae": self.vae}
+        return own if self.decoder is self.vae else {**own, "decoder": self.decoder}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs; that where it waits may be another, if it is offloaded."""
+        return torch.device(self.pipeline._execution_device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in; its weights may be kept in another dtype."""
+        network: Any = unwrapped(self.unet)
+        dtype: torch.dtype = network.dtype
+        return dtype
+
+    @property
+    def weights(self) -> str:
+        """A hash of the network's weights as they are now: equal for equal values and dtypes.
+
+        Weights of adapters are left out; `emerdiff_probe.models.identity.identity` has them too.
+        """
+        return unet_weights(self.unet)
+
+    def decode_with(self, folder: str) -> None:
+        """Lets a tiny autoencoder for the same latents decode from now on.
+
+        Args:
+            folder: A folder or hub id of diffusers' ``AutoencoderTiny``.
+
+        Raises:
+            ModelError: It is for other latents.
+        """
+        from diffusers import AutoencoderTiny
+
+        tiny = AutoencoderTiny.from_pretrained(folder, torch_dtype=self.dtype).eval()
+        channels, own = tiny.config.latent_channels, self.latent_shape(8, 8)[1]
+        factor = 2 ** (len(tiny.config.block_out_channels) - 1)
+        if (channels, factor) != (own, self._factor):
+            raise ModelError(
+                f"the decoder {folder!r} is for latents of {channels} channels, {factor} times "
+                f"smaller than pictures; the model's have {own}, {self._factor} times smaller"
+            )
+        self.decoder = tiny.to(self.device)
+
+    def drawn_size(self, prompt: Prompt) -> tuple[int, int]:
+        """Return height and width in pixels of the picture of a prompt.
+
+        Raises:
+            InputError: One is no multiple of `size_multiple`; says the nearest that are.
+        """
+        size = []
+        for name in ("height", "width"):
+            side = getattr(prompt, name) or self.image_size
+            below, rest = divmod(side, self.size_multiple)
+            if rest:
+                near = [each * self.size_multiple for each in (below, below + 1) if each]
+                raise InputError(
+                    f"{name} is {side}; choose a multiple of {self.size_multiple}, as "
+                    f"{' or '.join(map(str, near))}"
+                )
+            size.append(int(side))
+        return size[0], size[1]
+
+    @contextmanager
+    def _precise(self, autoencoder: Any) -> Iterator[torch.dtype]:
+        """An autoencoder as it works: in evaluation, and XL's own beyond the range of float16."""
+        dtype = next(autoencoder.parameters()).dtype
+        widen = self._widens and dtype == torch.float16 and autoencoder.config.force_upcast
+        if widen:
+            autoencoder.float()
+        try:
+            with evaluating(autoencoder):
+                yield torch.float32 if widen else dtype
+        finally:
+            if widen:
+                autoencoder.to(dtype)
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures, shape (sample, 3, y, x) in [0, 1], to latents: the posterior's mean, scaled."""
+        with self._precise(self.vae) as dtype:
+            encoded = self.vae.encode((pictures * 2 - 1).to(self.device, dtype))
+        # A tiny autoencoder gives no distribution.
+        tiny = hasattr(encoded, "latents")
+        mean = (encoded.latents if tiny else encoded.latent_dist.mode()).float()
+        centre, scale = _centre_and_scale(self.vae, mean)
+        return (mean - centre) * scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pictures, shape (sample, 3, y, x); with gradients where they ask for them.
+
+        They are not clamped: a response is a difference of two of them, and clamping would hide
+        it wherever a picture is white or black.
+        """
+        centre, scale = _centre_and_scale(self.decoder, latents)
+        latents = latents / scale + centre
+        with self._precise(self.decoder) as dtype, torch.set_grad_enabled(latents.requires_grad):
+            decoded = self.decoder.decode(latents.to(dtype), return_dict=False)[0]
+        return decoded.float() / 2 + 0.5
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Shape (1, channel, y, x) of the latents of a picture of that size."""
+        channels = layout_of(self.unet).latent_channels(unwrapped(self.unet).config)
+        return 1, channels, height // self._factor, width // self._factor
+
+    def sites(
+        self,
+        pattern: str = "*",
+        *,
+        kind: str | Iterable[str] | None = None,
+        level: int | Iterable[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> pd.DataFrame:
+        """What there is to record: a table of the network's sites; nothing is run for it.
+
+        Args:
+            pattern: Names of sites separated by commas, with ``*`` for any characters; without a
+                port a name means ``out``, after ``!`` it is left out, and ``*`` is every site.
+            kind: Only sites of this kind, or these: "block", "resnet", "self", "cross", ...
+            level: Only sites on grids of so many rows, as 16.
+            height: Of the picture in pixels; by default that of the model's training.
+            width: The same.
+
+        Returns:
+            A row for each site, in the order of computing: ``kind``, ``level``, ``dims``,
+            ``shape`` and ``bytes`` of one sample at one timestep in the model's dtype.
+
+        Raises:
+            SiteError: A name in the pattern matches nothing, or there is no such kind or level.
+        """
+        latents = self.latent_shape(height or self.image_size, width or self.image_size)
+        table = catalogue(self.unet, latents, self.text_length)
+        return chosen(table, pattern, kind=kind, level=level)
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        return f"{kind}({self.name!r}, {self.image_size} px, {self.dtype}, {self.device})"
+
+
+def _centre_and_scale(autoencoder: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """What is taken from an autoencoder's latents, and what they are then multiplied by."""
+    config = autoencoder.config
+    mean, deviation = (getattr(config, f"latents_{each}", None) for each in ("mean", "std"))
+    if mean is None or deviation is None:
+        return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
+    centre, widths = latents.new_tensor([mean, deviation])[..., None, None]
+    return centre, config.scaling_factor / widths
+
+
+def rows_of(count: int, unconditional: Tensor | None, conditional: Tensor) -> Tensor:
+    """Return rows of a call for so many samples, those without the prompt first."""
+    parts = [conditional] if unconditional is None else [unconditional, conditional]
+    return torch.cat([part.expand(count, *part.shape[1:]) for part in parts])

@@ -1,0 +1,295 @@
+"""Diffusion transformers of diffusers as a `Denoiser`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from emerdiff_probe.errors import InputError, ModelError
+from emerdiff_probe.inputs import Prompt
+from emerdiff_probe.models.arguments import Reading, network_arguments, network_output
+from emerdiff_probe.models.denoiser import Condition, Family
+from emerdiff_probe.models.folders import DTYPE, of_one_dtype, quiet_transformers
+from emerdiff_probe.models.layouts import layout_of, unwrapped
+from emerdiff_probe.models.locks import exclusively
+from emerdiff_probe.models.modes import evaluating
+from emerdiff_probe.models.pipeline_model import PipelineModel, rows_of
+from emerdiff_probe.models.schedule import flow_timesteps
+
+__all__ = ["Transformer"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """A prompt as a network reads it: texts of its tokens, and tensors of one row."""
+
+    tokens: tuple[str, ...]
+    text: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Transformer(PipelineModel):
+    """A pipeline's transformer, autoencoder and text encoders, taken as they are.
+
+    Its latents are those of a variance-preserving diffusion and are not packed, whatever the
+    network reads; see `emerdiff_probe.models.schedule.Schedule`.
+
+    Args:
+        pipeline: Of diffusers, whose transformer has a layout.
+        name: How it was asked for; part of every dataset's provenance.
+
+    Raises:
+        ModelError: Nothing is known of the transformer's class, or a part is missing.
+    """
+
+    family: Family
+
+    def __init__(self, pipeline: Any, name: str) -> None:
+        self.layout = layout_of(pipeline.transformer)
+        self.family = self.layout.name  # type: ignore[assignment]
+        _check_parts(pipeline, name)
+        super().__init__(pipeline, pipeline.transformer, name)
+        _ = self.schedule  # refused now, not at the first run
+        config: Any = unwrapped(self.unet).config
+        cells = self.layout.cells(config)
+        side = config.get("sample_size") or getattr(pipeline, "default_sample_size", 128)
+        self.image_size = side * self._factor
+        self.size_multiple = self._factor * cells
+        self._cells = cells
+        self._length: int | None = None
+
+    @classmethod
+    def from_folder(cls, folder: str, name: str, dtype: torch.dtype, **options: Any) -> Self:
+        """Loads a pipeline saved by diffusers, from a folder or the hub.
+
+        Args:
+            folder: Path, or a hub id.
+            name: How to call it.
+            dtype: Of all its parts.
+            **options: For the pipeline's ``from_pretrained``.
+        """
+        with quiet_transformers():
+            from diffusers import DiffusionPipeline
+
+            pipeline = DiffusionPipeline.from_pretrained(folder, **{DTYPE: dtype, **options})
+        return cls(of_one_dtype(pipeline, dtype), name)
+
+    def timesteps(self, steps: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the sampling grid, from the most noise to the least.
+
+        That of a flow follows the pipeline's scheduler, which may shift it with the size.
+
+        Args:
+            steps: How many.
+            size: Height and width of the image in pixels.
+
+        Raises:
+            ConfigError: There are not so many.
+        """
+        if self.schedule.prediction != "flow":
+            return super().timesteps(steps, size)
+        height, width = (side // self.size_multiple for side in size)
+        even = self.layout.even
+        return flow_timesteps(self.pipeline.scheduler, steps, height * width, even=even)
+
+    @property
+    def text_parts(self) -> dict[str, nn.Module]:
+        """The text encoders by name."""
+        return {
+            name: part
+            for name, part in self.pipeline.components.items()
+            if name.startswith("text_encoder") and isinstance(part, nn.Module)
+        }
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a text."""
+        if self._length is None:
+            self._length = self.condition("").embeddings.shape[1]
+        return self._length
+
+    @torch.no_grad()
+    def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
+        """Encodes a prompt, as the pipeline does.
+
+        Args:
+            prompt: Text, or a prompt with more than a text. What is beyond the model's length is
+                cut, which diffusers logs.
+            guidance: Scale of guidance; 1 means none. Models that read it as an input, as
+                Flux.1-dev does, see one text.
+
+        Raises:
+            InputError: The guidance is below 1, or there is a negative prompt for which it is none;
+                or the prompt does not fit the model.
+        """
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        if not guidance >= 1:
+            raise InputError(f"guidance is {guidance}; choose 1 (none) or larger")
+        halves = guidance > 1 and not self._reads_guidance
+        if prompt.negative_prompt and not halves:
+            raise InputError(
+                f"negative_prompt is {prompt.negative_prompt!r}, and nothing leads away from it: "
+                "guidance is 1, or this model reads it as a number and sees one text"
+            )
+        with evaluating(*self.text_parts.values()):
+            own = self._given(prompt) or self._encoded(prompt.text, prompt.clip_skip)
+            condition = Condition(
+                prompt.text,
+                own.text,
+                guidance=guidance,
+                tokens=own.tokens,
+                pooled=own.pooled,
+                described=prompt.described,
+                mask=own.mask,
+            )
+            if not halves:
+                return condition
+            empty = self._encoded(prompt.negative_prompt)
+        if empty.text.shape != own.text.shape:
+            raise InputError(
+                f"prompt_embeds have {own.text.shape[1]} tokens, and the unconditional text has "
+                f"{empty.text.shape[1]}; give as many, or guidance=1"
+            )
+        return replace(
+            condition,
+            unconditional=empty.text,
+            unconditional_tokens=empty.tokens,
+            unconditional_pooled=empty.pooled,
+            unconditional_mask=empty.mask,
+        )
+
+    @property
+    def _reads_guidance(self) -> bool:
+        """Whether the scale of guidance is an input, as of distilled models."""
+        return bool(unwrapped(self.unet).config.get("guidance_embeds"))  # type: ignore[union-attr]
+
+    def _encoded(self, text: str, clip_skip: int | None = None) -> _Encoded:
+        encode = self.pipeline.encode_prompt
+        asked = {
+            "device": self.device,
+            "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": False,
+            "clip_skip": clip_skip,
+            # The other encoders read the same.
+            "prompt_2": None,
+            "prompt_3": None,
+        }
+        known = inspect.signature(encode).parameters
+        if clip_skip is not None and "clip_skip" not in known:
+            raise InputError(f"clip_skip is {clip_skip}, which {self.name} does not know")
+        found = encode([text], **{name: each for name, each in asked.items() if name in known})
+        named = dict(zip(self.layout.encoded, found, strict=False))
+        pooled = named.get("pooled")
+        return _Encoded(
+            tuple(self._token_texts(text, named["text"].shape[1])),
+            named["text"].to(self.dtype),
+            None if pooled is None else pooled.to(self.dtype),
+            named.get("mask"),
+        )
+
+    def _token_texts(self, text: str, length: int) -> Iterator[str]:
+        """Texts of all tokens; of several encoders each with its tokenizer's name."""
+        names = self.layout.tokenizers
+        for name in names:
+            tokenizer = getattr(self.pipeline, name, None)
+            # All but the last have the length that they were made for.
+            own = length if name == names[-1] else self.pipeline.tokenizer_max_length
+            length -= own
+            if tokenizer is None:
+                yield from ("",) * own
+                continue
+            ids = tokenizer(text, padding="max_length", max_length=own, truncation=True).input_ids
+            prefix = f"{name}:" if len(names) > 1 else ""
+            for token in tokenizer.convert_ids_to_tokens(ids):
+                yield prefix + token.removesuffix("</w>")
+
+    def _given(self, prompt: Prompt) -> _Encoded | None:
+        """A prompt that came encoded; None of others."""
+        if prompt.prompt_embeds is None:
+            return None
+        config: Any = unwrapped(self.unet).config
+        width, wants_pooled = config[self.layout.text_width], bool(self.layout.pooled_width)
+        shape = prompt.prompt_embeds.shape
+        if shape[-1] != width or wants_pooled != (prompt.pooled_prompt_embeds is not None):
+            raise InputError(
+                f"prompt_embeds have shape {shape}; those of this model have (token, {width}), and "
+                f"come {'with' if wants_pooled else 'without'} pooled_prompt_embeds"
+            )
+        text = torch.from_numpy(prompt.prompt_embeds)[None].to(self.device, self.dtype)
+        pooled = None
+        if prompt.pooled_prompt_embeds is not None:
+            one = torch.from_numpy(prompt.pooled_prompt_embeds)[None]
+            pooled = one.to(self.device, self.dtype)
+        mask = None
+        if "mask" in self.layout.encoded:
+            mask = torch.ones(text.shape[:2], dtype=torch.long, device=self.device)
+        return _Encoded(("",) * text.shape[1], text, pooled, mask)
+
+    def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+        """The predicted noise; with gradients where the latents ask for them.
+
+        Waits while another thread records or intervenes.
+
+        Args:
+            latents: x_t, float32, shape (sample, channel, y, x).
+            timestep: t.
+            condition: Encoded text. With guidance the network sees twice the samples, the
+                unconditional ones first.
+
+        Returns:
+            float32, of the latents' shape.
+        """
+        with (
+            exclusively(self.unet),
+            evaluating(self.unet),
+            torch.set_grad_enabled(latents.requires_grad),
+        ):
+            return self._predict(latents, timestep, condition)
+
+    def _predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+        schedule, count = self.schedule, len(latents)
+        rows = torch.cat([latents] * condition.halves)
+        reading = Reading(
+            rows_of(count, condition.unconditional, condition.embeddings),
+            _rows_if(count, condition.unconditional_pooled, condition.pooled),
+            _rows_if(count, condition.unconditional_mask, condition.mask),
+            condition.guidance,
+        )
+        read = schedule.as_read(rows, timestep).to(self.dtype)
+        output = self.unet(**network_arguments(self.unet, read, timestep, reading))[0]
+        output = network_output(self.unet, output, read).float()
+        eps = schedule.to_noise(output, rows, timestep)
+        if condition.halves == 1:
+            return eps
+        without, with_text = eps.chunk(2)
+        return without + condition.guidance * (with_text - without)
+
+
+def _rows_if(count: int, unconditional: Tensor | None, conditional: Tensor | None) -> Tensor | None:
+    return None if conditional is None else rows_of(count, unconditional, conditional)
+
+
+def _check_parts(pipeline: Any, name: str) -> None:
+    """Refuses a pipeline that lacks what a run needs."""
+    kind = type(pipeline).__name__
+    missing = [part for part in ("vae", "scheduler") if getattr(pipeline, part, None) is None]
+    if missing or not hasattr(pipeline, "encode_prompt"):
+        raise ModelError(
+            f"{name}: a {kind} has no {', '.join(missing) or 'encode_prompt'}, which runs need; "
+            "record your own call of it with ep.probe(pipe)"
+        )
+    own: Any = unwrapped(pipeline.transformer)
+    layout = layout_of(own)
+    channels = layout.latent_channels(own.config)
+    if channels != pipeline.vae.config.latent_channels:
+        raise ModelError(
+            f"{name}: the transformer takes {channels} channels, and the autoencoder makes "
+            f"{pipeline.vae.config.latent_channels} (an inpainting or control model?); choose a "
+            "text-to-image checkpoint, or record your own call of it with ep.probe(pipe)"
+        )
