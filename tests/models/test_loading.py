@@ -215,7 +215,7 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         ep.load(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(ModelError, match="cannot load"):
+    with pytest.raises(ModelError, match="no unet and no transformer"):
         ep.load(tmp_path)
 
 

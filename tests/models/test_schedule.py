@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchHeunDiscreteScheduler
 
 from emerdiff_probe.errors import ConfigError, ModelError
 from emerdiff_probe.models import Schedule
@@ -81,7 +81,7 @@ def test_noising_agrees():
 
 def test_what_is_no_such_schedule_is_refused():
     with pytest.raises(ModelError, match="no alphas_cumprod"):
-        Schedule.from_scheduler(FlowMatchEulerDiscreteScheduler())
+        Schedule.from_scheduler(FlowMatchHeunDiscreteScheduler())
     schedule = Schedule.from_scheduler(DDPMScheduler(**SETTINGS))
     with pytest.raises(ConfigError, match="steps is 501"):
         schedule.timesteps(501)
