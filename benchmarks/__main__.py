@@ -10,6 +10,7 @@ from joblib import cpu_count
 
 from benchmarks import atlas, card, modulation, pictures, quality, recording, scenes, settings
 from benchmarks.task import Task
+from emerdiff_probe.evaluation.rivals import of_unet
 from emerdiff_probe.models import load
 
 BENCHMARKS: Final = {
@@ -37,7 +38,7 @@ def main() -> None:
         "--full-size", action="store_true", help="engines at Stable Diffusion v1's size too"
     )
     arguments = parser.parse_args()
-    model = load(arguments.model, dtype=arguments.dtype)
+    model = of_unet(load(arguments.model, dtype=arguments.dtype))
     processes = cpu_count() if model.device.type == "cpu" else 1
     BENCHMARKS[arguments.benchmark](
         Task(

@@ -25,6 +25,7 @@ from benchmarks.full_size import stable_diffusion_1
 from benchmarks.task import Task
 from emerdiff_probe.errors import CaptureError
 from emerdiff_probe.evaluation import reports
+from emerdiff_probe.evaluation.rivals import of_unet
 from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models import StableDiffusion, load
 from emerdiff_probe.recording import record
@@ -268,7 +269,7 @@ def peak(model: str, dtype: str, steps: int, way: str = ALL) -> int:
 
 def alone(name: str, dtype: Literal["float32", "bfloat16"], steps: int, way: str) -> None:
     """Go one of the `ways` and print the most bytes that this process ever held."""
-    chosen = ways(load(name, dtype=dtype), steps)[way]
+    chosen = ways(of_unet(load(name, dtype=dtype)), steps)[way]
     assert chosen is not None  # nobody asks for what is not installed
     with tempfile.TemporaryDirectory() as folder:
         chosen(Path(folder))

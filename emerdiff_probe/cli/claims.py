@@ -43,8 +43,9 @@ def claims(
     with reported():
         import emerdiff_probe as ep
         from emerdiff_probe.evaluation.claims_table import benchmark
+        from emerdiff_probe.evaluation.rivals import of_unet
 
         names = ["playground", *map(str, model or [])]
-        models = [ep.load(each, device=device, dtype=dtype.value) for each in names]
+        models = [of_unet(ep.load(each, device=device, dtype=dtype.value)) for each in names]
         benchmark(models, out, kept, count, processes)
         typer.echo(f"Table: {out / 'claims.md'}")

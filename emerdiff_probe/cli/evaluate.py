@@ -84,10 +84,11 @@ def evaluate(
         import emerdiff_probe as ep
         from emerdiff_probe import evaluation
         from emerdiff_probe.evaluation.methods import emerdiff_and_baselines
+        from emerdiff_probe.evaluation.rivals import of_unet
         from emerdiff_probe.models.identity import identity
 
         chosen = _dataset(dataset, root, split, first_seed, count)
-        loaded = ep.load(model, device=device, dtype=dtype.value if dtype else None)
+        loaded = of_unet(ep.load(model, device=device, dtype=dtype.value if dtype else None))
         config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed)
         found = evaluation.evaluate(
             emerdiff_and_baselines(loaded, masks, config),

@@ -15,10 +15,11 @@ from scipy.ndimage import uniform_filter
 from sklearn.cluster import KMeans
 
 from emerdiff_probe.emerdiff import EmerDiffConfig
-from emerdiff_probe.errors import ProbeError
+from emerdiff_probe.errors import ModelError, ProbeError
 from emerdiff_probe.evaluation.scoring import Segments
 from emerdiff_probe.layers import normalised
 from emerdiff_probe.models import StableDiffusion
+from emerdiff_probe.models.pipeline_model import PipelineModel
 from emerdiff_probe.playground.padding import pad_as_configured
 from emerdiff_probe.runs import invert
 from emerdiff_probe.schema import MASK, MODEL_X, MODEL_Y, pixel_centres
@@ -32,7 +33,7 @@ from emerdiff_probe.segments import (
     trace_recorded,
 )
 
-__all__ = ["colour_and_position", "decoder_alone", "local_statistics", "other_methods"]
+__all__ = ["colour_and_position", "decoder_alone", "local_statistics", "of_unet", "other_methods"]
 __all__ += ["shuffled", "superpixels", "texture", "untrained"]
 
 Labels = NDArray[np.int16]
@@ -150,6 +151,20 @@ def local_statistics(picture: NDArray[np.uint8], window: int) -> NDArray[np.floa
     )
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     return np.concatenate([mean, 2 * deviation, 3 * steps[0], 3 * steps[1]], axis=-1)
+
+
+def of_unet(model: PipelineModel) -> StableDiffusion:
+    """Return a model as it is if it has a UNet, which baselines and claims are about.
+
+    Raises:
+        ModelError: It has a transformer.
+    """
+    if not isinstance(model, StableDiffusion):
+        raise ModelError(
+            f"{model.name} is a transformer, and baselines and claims are about the layers of "
+            "UNets; segment pictures with it by ep.segment()"
+        )
+    return model
 
 
 def untrained(model: StableDiffusion, seed: int = 0) -> StableDiffusion:

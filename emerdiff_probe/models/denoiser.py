@@ -60,8 +60,8 @@ class Condition:
     @classmethod
     def joined(cls, conditions: Sequence[Condition]) -> Condition:
         """One condition for several samples of equal guidance; its texts are the first's."""
-        names = ("embeddings", "pooled", "mask", "unconditional")
-        names += ("unconditional_pooled", "unconditional_mask")
+        own = ("embeddings", "pooled", "mask")
+        names = (*own, "unconditional", "unconditional_pooled", "unconditional_mask")
         rows = {name: [getattr(each, name) for each in conditions] for name in names}
         joined: dict[str, Any] = {
             name: None if each[0] is None else torch.cat(each) for name, each in rows.items()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models.catalogue import catalogue, chosen
+from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.identity import unet_weights
 from emerdiff_probe.models.layouts import layout_of, unwrapped
 from emerdiff_probe.models.modes import evaluating
@@ -36,6 +37,7 @@ class PipelineModel(ABC):
             latents is put in its place.
     """
 
+    family: Family
     image_size: int
     size_multiple: int
     _widens = False
@@ -65,6 +67,14 @@ class PipelineModel(ABC):
             ConfigError: There are not so many.
         """
         return self.schedule.timesteps(steps)
+
+    @abstractmethod
+    def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
+        """Encodes a prompt, as the pipeline does."""
+
+    @abstractmethod
+    def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+        """The predicted noise, of the latents' shape."""
 
     @property
     @abstractmethod
@@ -182,7 +192,8 @@ class PipelineModel(ABC):
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Shape (1, channel, y, x) of the latents of a picture of that size."""
-        channels = layout_of(self.unet).latent_channels(unwrapped(self.unet).config)
+        network: Any = unwrapped(self.unet)
+        channels = layout_of(network).latent_channels(network.config)
         return 1, channels, height // self._factor, width // self._factor
 
     def sites(

@@ -58,8 +58,8 @@ class Schedule:
         if _is_flow(scheduler):
             sigma = torch.arange(_LENGTH + 1, dtype=torch.float64) / _LENGTH
             power = (1 - sigma).square()
-            alpha_bar = power / (power + sigma.square())
-            return cls(alpha_bar.clamp(min=_NO_SIGNAL), "flow")
+            share: Tensor = power / (power + sigma.square())
+            return cls(share.clamp(min=_NO_SIGNAL), "flow")
         alpha_bar = getattr(scheduler, "alphas_cumprod", None)
         if alpha_bar is None:
             raise ModelError(

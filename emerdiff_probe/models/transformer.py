@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models.arguments import Reading, network_arguments, network_output
-from emerdiff_probe.models.denoiser import Condition, Family
+from emerdiff_probe.models.denoiser import Condition
 from emerdiff_probe.models.folders import DTYPE, of_one_dtype, quiet_transformers
 from emerdiff_probe.models.layouts import layout_of, unwrapped
 from emerdiff_probe.models.locks import exclusively
@@ -47,8 +47,6 @@ class Transformer(PipelineModel):
     Raises:
         ModelError: Nothing is known of the transformer's class, or a part is missing.
     """
-
-    family: Family
 
     def __init__(self, pipeline: Any, name: str) -> None:
         self.layout = layout_of(pipeline.transformer)
@@ -167,7 +165,8 @@ class Transformer(PipelineModel):
     @property
     def _reads_guidance(self) -> bool:
         """Whether the scale of guidance is an input, as of distilled models."""
-        return bool(unwrapped(self.unet).config.get("guidance_embeds"))  # type: ignore[union-attr]
+        network: Any = unwrapped(self.unet)
+        return bool(network.config.get("guidance_embeds"))
 
     def _encoded(self, text: str, clip_skip: int | None = None) -> _Encoded:
         encode = self.pipeline.encode_prompt
