@@ -62,8 +62,9 @@ def _fitted(
     if layout_of(model.unet).is_unet:
         return config
     warnings.warn(
-        f"the settings of the method for {model.family} follow a rule (the block in the middle, "
-        "no injection, the timesteps nearest to the paper's) and are untried on published weights",
+        f"the settings of the method for {model.family} follow a rule (the attention in the "
+        "middle, no injection, the timesteps nearest to the paper's) and are untried on published "
+        "weights",
         stacklevel=level,
     )
     return config.on_grid(timesteps)

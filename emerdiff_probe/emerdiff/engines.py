@@ -14,9 +14,18 @@ from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Denoiser
+from emerdiff_probe.models.layouts import layout_of
 from emerdiff_probe.runs import Run, Trajectory
 
-__all__ = ["ENGINES", "Engine", "decoded", "engine_named", "engine_of", "prepared"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "decoded",
+    "engine_named",
+    "engine_of",
+    "one_by_one",
+    "prepared",
+]
 
 
 class Engine(Protocol):
@@ -56,13 +65,21 @@ def engine_named(name: str) -> Engine:
     return ENGINES[name]
 
 
+def one_by_one(run: Run, config: EmerDiffConfig) -> bool:
+    """Whether the literal engine alone computes the branches of a run.
+
+    So it is where the run was replayed under interventions, where nothing is injected, and in
+    transformers, whose attention is not computed for several branches at once.
+    """
+    return bool(run.interventions) or not config.injection or not layout_of(run.model.unet).is_unet
+
+
 def engine_of(run: Run, name: str | None, config: EmerDiffConfig) -> str:
     """Return the name of the engine that answers for a run.
 
     Args:
         run: The run.
-        name: One of `ENGINES`; None means "shared", or "literal" where the run was replayed under
-            interventions or nothing is injected.
+        name: One of `ENGINES`; None means "shared", or "literal" where `one_by_one`.
         config: All settings.
 
     Raises:
@@ -70,7 +87,7 @@ def engine_of(run: Run, name: str | None, config: EmerDiffConfig) -> str:
             which all but the literal engine would apply some twice.
     """
     if name is None:
-        return "literal" if run.interventions or not config.injection else "shared"
+        return "literal" if one_by_one(run, config) else "shared"
     engine_named(name)
     if run.interventions and name != "literal":
         raise ConfigError(

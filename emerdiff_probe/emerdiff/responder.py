@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from emerdiff_probe import schema
 from emerdiff_probe.emerdiff.asking import settled
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
-from emerdiff_probe.emerdiff.engines import ENGINES, decoded, engine_of, prepared
+from emerdiff_probe.emerdiff.engines import (
+    ENGINES,
+    decoded,
+    engine_of,
+    one_by_one,
+    prepared,
+)
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.emerdiff.responses import cast, frame, latent_grid, located
 from emerdiff_probe.errors import ConfigError, InputError
@@ -61,7 +67,7 @@ class Responder:
             raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
         self._source = run
         self._model = run.model
-        alone = run.interventions or not self._config.injection
+        alone = one_by_one(run, self._config)
         self.engines = ("literal",) if alone else tuple(ENGINES)
         engine = engine_of(run, engine, self._config)
         self._run = self._prepared(engine)

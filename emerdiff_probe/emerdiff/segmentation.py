@@ -56,8 +56,8 @@ def segment(
             of it.
         engine: How modulated runs are computed: "shared", the default, gives the same as "literal",
             the procedure by the book, up to rounding and in less time; "short" takes fewer steps
-            after t_m, "jump" none, and both are approximations. Without injection the default is
-            "literal".
+            after t_m, "jump" none, and both are approximations. Without injection, and of
+            transformers, the default is "literal".
         seed: Of all noise; by default a prompt's own, else 0.
         config: All settings; by default those that fit the model.
         progress: Shows a bar with the time left.

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from emerdiff_probe import checks, schema
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.inputs import Prompt
+from emerdiff_probe.models.denoiser import Condition
 from emerdiff_probe.models.identity import identity
 from emerdiff_probe.models.layouts import joint_attentions
 from emerdiff_probe.recording.callers import HALVES
@@ -150,11 +152,27 @@ def plan_recording(
         tokens=tokens[..., kept_tokens(reduced, tokens.shape[-1])],
         size=first.own_size,
         config=config,
+        masks=_masks(conditions, guided, kept_tokens(reduced, tokens.shape[-1])),
         about={
             "model": _identity(samples),
             "versions": schema.package_versions(),
         },
     )
+
+
+def _masks(
+    conditions: Sequence[Condition], guided: bool, kept: list[int]
+) -> dict[str, NDArray[np.float32]]:
+    """Return which tokens the models that read a mask are let see; of others nothing."""
+    if conditions[0].mask is None:
+        return {}
+    parts = ("unconditional_mask", "mask") if guided else ("mask",)
+    rows = [
+        np.stack([getattr(each, part)[0].float().cpu().numpy()[kept] for part in parts])
+        for each in conditions
+    ]
+    masks = np.stack(rows)
+    return {"encoder_attention_mask": masks if guided else masks[:, 0]}
 
 
 def _identity(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import emerdiff_probe as ep
+from emerdiff_probe.emerdiff import EmerDiffConfig, literal, shared
+from emerdiff_probe.emerdiff.engines import engine_of
 from emerdiff_probe.errors import ConfigError, InputError, ModelError
 from emerdiff_probe.models.schedule import Schedule, flow_timesteps
 from emerdiff_probe.runs.sampling import transitions
@@ -163,17 +165,67 @@ def test_the_method_runs_by_rule_and_says_so(model):
     config = json.loads(segments.attrs["config"])
     assert segments.attrs["engine"] == "literal"
     middle = model.sites("blocks").index
-    assert config["modulation_site"] == middle[len(middle) // 2]
+    block = middle[len(middle) // 2]
+    assert config["feature_site"] == block
+    assert config["modulation_site"].startswith(f"{block.removesuffix(':out')}.attn")
     assert config["modulation_timestep"] in run.trajectory.timesteps
     assert segments["low_res"].shape == (4, 4)
     with pytest.warns(UserWarning, match="untried"):
         responses = run.respond(masks=2, strength=3.0, progress=False)
-    assert float(np.abs(responses["response"]).max()) > 0
+    # More than rounding: a shift that a norm takes back would leave no more.
+    assert float(np.abs(responses["response"]).max()) > 1e-5
     with (
         pytest.warns(UserWarning, match="untried"),
         pytest.raises(ConfigError, match="engine='literal'"),
     ):
         run.segment(masks=3, engine="shared", progress=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_is_injected_by_the_literal_engine(family):
+    """Of branches without a shift it changes nothing; of shifted ones it does."""
+    pipeline = FAMILIES[family]()
+    with torch.no_grad():  # else attention is nearly the same everywhere
+        for name, parameter in pipeline.transformer.named_parameters():
+            if any(
+                part in name for part in ("norm_q", "norm_added_q", "to_q", "to_out", "proj_out")
+            ):
+                parameter.mul_(8)
+    model = ep.load(pipeline)
+    model.image_size = 64
+    run = ep.generate(model, "a red house", steps=4, progress=False, height=64, width=64)
+    config = EmerDiffConfig.for_model(model).replace(steps=4).on_grid(run.trajectory.timesteps)
+    injected = config.replace(injection=True, strength=30.0)
+    assert engine_of(run, None, injected) == "literal"
+    nothing = literal.modulate(model, run.trajectory, torch.zeros(1, 4, 4), injected)
+    torch.testing.assert_close(nothing.plus, nothing.unmodulated, rtol=1e-4, atol=1e-4)
+    masks = torch.zeros(1, 4, 4)
+    masks[0, 1, 2] = 1
+    with_own, with_known = (
+        literal.modulate(model, run.trajectory, masks, each).plus
+        for each in (injected.replace(injection=False), injected)
+    )
+    assert (with_own - with_known).abs().max() > 1e-4
+    with pytest.raises(ModelError, match="engine='literal'"):
+        shared.modulate(model, run.trajectory, masks, injected)
+
+
+@pytest.mark.parametrize("guidance", [1, 3])
+def test_a_recording_of_keys_has_the_mask_that_the_model_reads(guidance):
+    """So that its attention is what a probe of the same predictions gives."""
+    found = ep.load(pixart())
+    layer = "transformer_blocks.1.attn2"
+    sites = [f"{layer}:query", f"{layer}:key"]
+    run = ep.generate(found, "a red house", steps=2, guidance=guidance, progress=False, **SIZE)
+    recording = run.record(sites, dtype="float32", progress=False)
+    with ep.probe(found, sites, dtype="float32") as recorder:
+        assert len(list(run.trajectory.run(found))) == 2
+    paid, probed = (ep.attention(each, layer) for each in (recording, recorder.tree))
+    np.testing.assert_allclose(paid, probed, atol=1e-5)
+    mask = recording.coords["encoder_attention_mask"]
+    assert 0 < mask.sum() < mask.size
+    assert (paid.where(mask == 0, 0) == 0).all()
+    np.testing.assert_allclose(paid.sum("token"), 1, rtol=1e-5)
 
 
 def test_tokens_of_several_encoders_are_told_apart():
