@@ -52,6 +52,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!emerdiff_probe\b).*"),
     # Of a Recorder, which `probe` makes.
     ("py:class", r"emerdiff_probe\.recording\.callers\.Target"),
+    # What models of both kinds have in common.
+    ("py:class", r"emerdiff_probe\.models\.pipeline_model\.PipelineModel"),
 ]
 
 html_theme = "furo"
