@@ -21,7 +21,7 @@ PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs lab notebooks results benchmark-scenes benchmark-settings \
+.PHONY: help demo test fuzz lint docs lab notebooks results benchmark-scenes benchmark-settings \
     benchmark-quality benchmark-recording benchmark-modulation benchmark-atlas benchmark-claims \
     benchmark-widgets card pictures animation test-lowest wheel clean
 
@@ -63,6 +63,11 @@ ifneq ($(NOTEBOOKS),)
 	$(PYTEST) -n 2 --dist loadfile -p tests.conftest --nbval notebooks \
 	    --nbval-sanitize-with notebooks/sanitize.cfg $(PYTEST_FLAGS)
 endif
+
+FUZZ_INPUTS ?= 1000
+
+fuzz: $(STAMP)  ## many random inputs at every door (FUZZ_INPUTS=1000, FUZZ_SEED=0)
+	FUZZ_INPUTS=$(FUZZ_INPUTS) $(PYTEST) tests/fuzz $(PYTEST_FLAGS)
 
 # In a container one is root, which JupyterLab wants to be told.
 lab: $(STAMP)  ## JupyterLab on the first notebook

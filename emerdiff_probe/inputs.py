@@ -4,7 +4,8 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emerdiff_probe.checks import integer
-from emerdiff_probe.errors import InputError, ProbeError, closest
+from emerdiff_probe.errors import InputError, ProbeError, closest, first_line
 from emerdiff_probe.paths import local
 
 __all__ = [
@@ -26,8 +27,10 @@ __all__ = [
     "Prompt",
     "as_input",
     "cropped",
+    "damage_told",
     "fit",
     "input_name",
+    "open_image",
     "unique_names",
 ]
 
@@ -265,7 +268,7 @@ def _names_image(text: str) -> bool:
         return True
     try:
         return local(text).is_file()
-    except OSError:  # a prompt can be longer than a file's name
+    except (OSError, InputError):  # a prompt can be longer than a file's name
         return False
 
 
@@ -315,6 +318,13 @@ def cropped(photos: Sequence[Photo]) -> list[Photo]:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
+    with damage_told(f"'{path}'"):
+        _check_file(path)
+        with open_image(path) as opened:
+            return _decode(opened, f"'{path}'")
+
+
+def _check_file(path: Path) -> None:
     if path.is_dir():
         inside = closest("", (entry.name for entry in sorted(path.iterdir()) if entry.is_file()))
         raise InputError(f"'{path}' is a folder, not a picture; {inside}. Name a file in it")
@@ -322,21 +332,51 @@ def _read(path: Path) -> NDArray[np.uint8]:
         parent = path.parent
         names = [entry.name for entry in sorted(parent.iterdir())] if parent.is_dir() else []
         raise InputError(f"no file '{path}'; in '{parent}': {closest(path.name, names)}")
+
+
+def open_image(path: Path) -> Image.Image:
+    """Return an image of which no pixel has been read yet.
+
+    Raises:
+        InputError: It is no file: reading from a pipe or device can wait for ever.
+    """
+    if not path.is_file():
+        raise InputError(f"'{path}' is no file; name one, or save the picture as one")
+    with warnings.catch_warnings():
+        # Ours is the stricter limit, and _check_size enforces it.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
+
+
+@contextmanager
+def damage_told(what: str) -> Iterator[None]:
+    """Turn whatever reading an image file ends in into an error that names it.
+
+    Damaged files lead Pillow's decoders into exceptions of any kind.
+
+    Args:
+        what: The file, for messages.
+
+    Raises:
+        InputError: It cannot be read, is too large, or no image.
+    """
     try:
-        with warnings.catch_warnings():
-            # Ours is the stricter limit, and _check_size enforces it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened:
-            return _decode(opened, f"'{path}'")
+        yield
+    except ProbeError:
+        raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"'{path}' is too large ({error}); {_LIMITS}") from error
+        raise InputError(f"{what} is too large ({error}); {_LIMITS}") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"'{path}' is not a picture that Pillow can read; convert it to PNG or JPEG"
+            f"{what} is not a picture that Pillow can read; convert it to PNG or JPEG"
         ) from error
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {error}") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file system
+            raise InputError(f"{what} cannot be read: {error}") from error
+        raise InputError(
+            f"{what} cannot be decoded ({first_line(error)}); it may be cut short or damaged. "
+            "Save it anew as PNG or JPEG"
+        ) from error
 
 
 _LIMITS = (
@@ -352,27 +392,22 @@ def _check_size(width: int, height: int, what: str) -> None:
 
 def _decode(image: Image.Image, what: str) -> NDArray[np.uint8]:
     _check_size(*image.size, what)
-    try:
+    with damage_told(what):
         return _to_rgb(ImageOps.exif_transpose(image))
-    except ProbeError:
-        raise
-    except Exception as error:  # a damaged file can lead Pillow's decoders into any exception
-        raise InputError(
-            f"{what} cannot be decoded ({error}); it may be cut short or damaged. "
-            "Save it anew as PNG or JPEG"
-        ) from error
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit greys at 255 instead of scaling them.
-        grey = np.asarray(image).astype(np.int64)
+        grey = np.asarray(image).astype(np.int32)
         if grey.min() < 0 or grey.max() > 65535:
             raise InputError(
                 f"a greyscale picture with values from {grey.min()} to {grey.max()}; "
                 "16 bit (0 to 65535) is the most. Rescale it first"
             )
-        image = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+        grey += 128  # rounds, in the same memory: of 64 megapixels floats would be a gigabyte
+        grey //= 257
+        image = Image.fromarray(grey.astype(np.uint8))
     elif image.mode == "F":
         image = _from_array(np.asarray(image))
     if image.has_transparency_data:

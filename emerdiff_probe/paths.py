@@ -9,26 +9,44 @@ import socket
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
+from typing import Final
 
-from emerdiff_probe.errors import StoreError
+from emerdiff_probe.errors import InputError, StoreError
 
 if sys.platform != "win32":
     import fcntl
 
 __all__ = ["Held", "is_free", "local", "made_at_once"]
 
+_MOST_NAME: Final = 255
+"""Bytes of the name of a file or folder."""
+
 
 def local(path: str | os.PathLike[str]) -> Path:
     """Return a path as its user means it: ``~`` is their home.
 
+    Raises:
+        InputError: No file system can have such a name, so that nothing need be tried.
+
     >>> local("~/run.zarr") == Path.home() / "run.zarr"
     True
     """
-    return Path(path).expanduser()
+    try:
+        found = Path(path).expanduser()
+        longest = max((len(os.fsencode(part)) for part in found.parts), default=0)
+    except (RuntimeError, TypeError, UnicodeEncodeError) as error:
+        raise InputError(f"{path!r} is no path that can be used: {error}") from error
+    if "\0" in str(found) or longest > _MOST_NAME:
+        shown = f"{str(found)[:60]!r}{'...' * (len(str(found)) > 60)}"
+        raise InputError(
+            f"{shown} is no path that can be used: names have at most {_MOST_NAME} bytes, none "
+            "of them NUL; choose another name"
+        )
+    return found
 
 
 def is_free(path: Path) -> bool:
@@ -39,7 +57,7 @@ def is_free(path: Path) -> bool:
 
 
 @contextmanager
-def made_at_once(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def made_at_once(path: Path, *, replace: bool = False, held: Held | None = None) -> Iterator[Path]:
     """Yield a name to make a file or folder by, which then gets its own: it is never half of one.
 
     An empty folder that has the name gives way to a new folder.
@@ -48,15 +66,17 @@ def made_at_once(path: Path, *, replace: bool = False) -> Iterator[Path]:
         path: The name in the end. That to make it by has the same ending.
         replace: Whether something that has the name already gives way; it stays where the new one
             does not come to its end.
+        held: The right to write there, of one who has it already.
 
     Raises:
         StoreError: It is there already, is being made by another process, or cannot be written;
             what was half made is removed.
     """
-    if not (replace or is_free(path)):
-        raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
     making, old = (path.with_name(f".{state}-{path.name}") for state in ("making", "old"))
-    with Held(path):
+    with nullcontext() if held is not None else Held(path):
+        # Only now: somebody may have made it while we waited to begin.
+        if not (replace or is_free(path)):
+            raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
         # One that was killed in the middle leaves them behind.
         _remove(making)
         if old.exists() and not path.exists():

@@ -75,6 +75,8 @@ class Site:
         Raises:
             SiteError: No path, or a port that no module has.
         """
+        if not isinstance(text, str):
+            raise SiteError(f"a site is named by a text, not {text!r}; see model.sites()")
         path, _, port = text.partition(":")
         port = port or "out"
         if not path or port not in PORTS or (port == "skip" and not _UPWARD_RESNET.fullmatch(path)):

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -195,6 +196,30 @@ class TestPhoto:
         Image.fromarray(gradient).save(tmp_path / "cat.png")
         with pytest.raises(InputError, match=r"is a folder.*'cat.png'"):
             Photo(tmp_path).rgb()
+
+    @pytest.mark.parametrize("error", [ValueError, SyntaxError, RuntimeError, MemoryError, OSError])
+    def test_whatever_pillow_raises_is_an_input_error(self, tmp_path, monkeypatch, error):
+        Image.new("RGB", (32, 32)).save(tmp_path / "cat.png")
+        broken = lambda *_, **__: (_ for _ in ()).throw(error("broken"))  # noqa: E731
+        monkeypatch.setattr(Image, "open", broken)
+        with pytest.raises(InputError, match=r"cat\.png' cannot be (read|decoded)"):
+            Photo(tmp_path / "cat.png").rgb()
+
+    @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800", "~nobody-of-this-name/a"])
+    def test_paths_that_no_file_can_have(self, name):
+        with pytest.raises(InputError, match="is no path that can be used"):
+            Photo(f"{name}.png").rgb()
+        assert as_input(name) == Prompt(name)  # but for a text it is as good as any
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.png")
+        with pytest.raises(InputError, match="is no file"):
+            Photo(tmp_path / "pipe.png").rgb()
+
+    def test_sixteen_bits_round_to_the_nearest(self):
+        values = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+        rgb = Photo(Image.fromarray(values)).rgb()
+        np.testing.assert_array_equal(rgb[..., 0], np.rint(values / 257))
 
     @pytest.mark.parametrize("content", [b"", b"I am no picture\n" * 20])
     def test_a_text_named_png(self, tmp_path, content):

@@ -151,3 +151,27 @@ def test_a_forked_child_keeps_nothing_of_its_parents(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.fixture
+def overtaken(monkeypatch):
+    """Another makes the folder just before one gets the right to write there."""
+
+    class Late(paths.Held):
+        def __init__(self, path):
+            path.mkdir(parents=True)
+            (path / "values").write_text("theirs")
+            super().__init__(path)
+
+    monkeypatch.setattr(paths, "Held", Late)
+
+
+def test_who_was_overtaken_replaces_nothing(tmp_path, overtaken):
+    place = tmp_path / "run.zarr"
+    with (
+        pytest.raises(StoreError, match="is there already"),
+        paths.made_at_once(place) as making,
+    ):
+        making.mkdir()
+    assert text_of(place) == "theirs"
+    assert list(tmp_path.iterdir()) == [place]

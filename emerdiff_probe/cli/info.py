@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from emerdiff_probe.cli.report import reported
+from emerdiff_probe.cli.report import plain, reported
 
 __all__ = ["info"]
 
@@ -42,7 +42,7 @@ def info(
         if found.lost:
             rows["lost"] = f"chunks of {', '.join(found.lost)}"
         for name, text in rows.items():
-            typer.echo(f"{name:>9}  {text}")
+            typer.echo(plain(f"{name:>9}  {text}"))
 
 
 def _facts(model: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from emerdiff_probe.errors import ProbeError
 
-__all__ = ["reported", "say"]
+__all__ = ["plain", "reported", "say"]
 
 
 @contextmanager
@@ -52,6 +52,19 @@ def reported() -> Iterator[Console]:
 
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Print a text as it is, wrapped by the terminal alone."""
-    # Texts hold prompts, in which brackets are no markup, and names, in which bytes can be no text.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    # Texts hold prompts, in which brackets are no markup.
+    console.print(plain(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    r"""Return a text as it can be shown: what would command the terminal is spelt out.
+
+    Names of files and labels of stores can be anybody's, and hold bytes that are no text.
+
+    >>> plain("caf\u00e9 \x1b[2J") == "caf\u00e9 \\x1b[2J"
+    True
+    """
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )

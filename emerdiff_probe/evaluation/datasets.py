@@ -14,12 +14,12 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from emerdiff_probe import scenes
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.evaluation import cocostuff
-from emerdiff_probe.inputs import Photo
+from emerdiff_probe.inputs import Photo, damage_told, open_image
 from emerdiff_probe.paths import local
 
 __all__ = [
@@ -126,9 +126,9 @@ def plain_folder(root: Path) -> Dataset:
     root = local(root)
     table = root / "classes.csv"
     _there(table.is_file(), table, "the names of the classes")
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
+        # Spreadsheets begin a text with a mark.
+        rows = list(csv.DictReader(table.read_text("utf-8-sig").splitlines()))
         names = tuple(row["name"] for row in rows)
         coloured = bool(rows) and "red" in rows[0]
         columns = ("red", "green", "blue") if coloured else ("index",)
@@ -137,10 +137,10 @@ def plain_folder(root: Path) -> Dataset:
             raise ValueError("no row, or a value that no pixel has")
         if len(np.unique(values, axis=0)) < len(values):
             raise ValueError("a value that two classes have")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
             f"'{table}' cannot be read ({error!r}); its columns are name,index or "
-            "name,red,green,blue, with whole numbers, and a row for each class"
+            "name,red,green,blue, with whole numbers, and a row for each class, in UTF-8"
         ) from error
     decode = partial(_from_colours if coloured else _from_values, known=values)
     return _paired(f"folder {root.name}", names, root / "images", root / "labels", decode)
@@ -162,7 +162,8 @@ def ade20k(root: Path, split: str = "validation") -> Dataset:
     root = local(root)
     info = root / "objectInfo150.txt"
     _there(info.is_file(), info, "the names of the classes")
-    lines = [line.split("\t") for line in info.read_text().splitlines()[1:] if line.strip()]
+    text = info.read_text("utf-8", "replace")
+    lines = [line.split("\t") for line in text.splitlines()[1:] if line.strip()]
     names = tuple(line[-1].split(",")[0].strip() for line in lines)
     if len(names) != 150:
         raise InputError(f"'{info}' names {len(names)} classes, not 150; take the published file")
@@ -222,15 +223,23 @@ def _paired(
     """Pictures in one folder, and PNGs of the same names in another."""
     for folder, what in ((images, "pictures"), (labels, "label maps")):
         _there(folder.is_dir(), folder, what)
-    files = {
-        path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in _PICTURES
-    }
+    files: dict[str, Path] = {}
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() in _PICTURES:
+            other = files.setdefault(path.stem, path)
+            if other != path:
+                raise InputError(
+                    f"'{images}' has two pictures for the labels '{path.stem}.png': {other.name} "
+                    f"and {path.name}; keep one of them"
+                )
     if not files:
         raise InputError(f"'{images}' has no pictures; it takes {', '.join(_PICTURES)}")
 
     def load(key: str) -> Example:
-        with Image.open(labels / f"{key}.png") as image:
-            return Example(Photo(files[key]).rgb(), decode(image))
+        path = labels / f"{key}.png"
+        with damage_told(f"'{path}'"), open_image(path) as image:
+            truth = decode(image)
+        return Example(Photo(files[key]).rgb(), truth)
 
     def problem(key: str) -> str:
         path = labels / f"{key}.png"
@@ -238,8 +247,8 @@ def _paired(
             return f"no labels '{path}'"
         try:
             sizes = [_size(files[key]), _size(path)]
-        except (OSError, UnidentifiedImageError) as error:
-            return f"cannot be read: {error}"
+        except InputError as error:
+            return str(error)
         if sizes[0] != sizes[1]:
             return f"the picture has {sizes[0]} pixels (width, height) and its labels {sizes[1]}"
         return ""
@@ -249,7 +258,7 @@ def _paired(
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height, as the picture is shown."""
-    with Image.open(path) as image:
+    with damage_told(f"'{path}'"), open_image(path) as image:
         turned = image.getexif().get(ExifOrientation, 1) >= 5
         return (image.height, image.width) if turned else image.size
 

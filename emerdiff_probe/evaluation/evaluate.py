@@ -101,8 +101,8 @@ def evaluate(
         identity: All that the method's results depend on, as JSON values, such as
             ``{"model": identity(model)}`` (`emerdiff_probe.models.identity`); a folder that holds
             results of another is refused.
-        skip: Leaves out pictures whose labels are missing, of another size or without a pixel that
-            counts, and reports them. Otherwise they are an error.
+        skip: Leaves out pictures that are damaged or whose labels are, or are missing, of another
+            size or without a pixel that counts, and reports them. Otherwise they are an error.
         processes: Pictures at the same time.
 
     Raises:
@@ -142,12 +142,14 @@ def _scored(
     key: str,
 ) -> list[Row]:
     """The rows of one picture; keeps what the scores over the data set need."""
-    picture, truth = dataset.load(key)
-    if not (truth != IGNORE).any():
-        problem = "no pixel of its labels counts"
+    try:
+        picture, truth = dataset.load(key)
+        if not (truth != IGNORE).any():
+            raise InputError("no pixel of its labels counts")
+    except InputError as error:
         if not skip:
-            raise InputError(f"'{key}': {problem}; leave it out with skip=True")
-        return [{"picture": key, "problem": problem}]
+            raise InputError(f"'{key}': {error}; leave it out with skip=True") from error
+        return [{"picture": key, "problem": str(error)}]
     rows: list[Row] = []
     kept: dict[str, NDArray[Any]] = {}
     for name, segments in method(picture).items():

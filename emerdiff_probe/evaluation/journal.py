@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from emerdiff_probe.errors import StoreError
 from emerdiff_probe.evaluation.scoring import Segments, score
+from emerdiff_probe.paths import made_at_once
 from emerdiff_probe.scenes import Scene, scene
 from emerdiff_probe.store import check_model
 
@@ -50,10 +51,7 @@ class Journal:
         self._path = path
         wanted = json.dumps(identity)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(f"{wanted}\n")
-        # A line that was cut off in the writing has no end; its piece is made again.
-        head, *lines = path.read_text().rpartition("\n")[0].splitlines()
+        head, lines = self._begun(wanted)
         begun, asked = json.loads(head), json.loads(wanted)
         models = begun.get("model"), asked.get("model")
         if all(isinstance(each, dict) for each in models):
@@ -63,8 +61,39 @@ class Journal:
             raise StoreError(
                 f"'{path}' holds rows of {head}, not of {wanted}; delete it to begin anew"
             )
-        path.write_text("".join(f"{line}\n" for line in [head, *lines]))
-        self.pieces: dict[str, list[Row]] = dict(map(json.loads, lines))
+        self.pieces: dict[str, list[Row]] = {}
+        for number, line in enumerate(lines, 2):
+            try:
+                key, rows = json.loads(line)
+                self.pieces[key] = rows
+            except (ValueError, TypeError) as error:
+                raise StoreError(
+                    f"'{path}' is damaged in line {number}; delete that line, and what it held is "
+                    "computed again"
+                ) from error
+
+    def _begun(self, wanted: str) -> tuple[str, list[str]]:
+        """The journal's first line, written where there is none, and all others that are whole."""
+        path = self._path
+        whole, _, cut = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+        if not whole:  # nothing, or what was killed in its first line
+            with made_at_once(path, replace=True) as new:
+                new.write_text(f"{wanted}\n")
+            return wanted, []
+        if cut:
+            # A line that was cut off in the writing has no end; its piece is made again. All that
+            # is before it stays where it is, whatever happens now.
+            with path.open("r+b") as file:
+                file.truncate(len(whole) + 1)
+        try:
+            head, *lines = whole.decode().splitlines()
+            if not isinstance(json.loads(head), dict):
+                raise ValueError("it is no object")
+        except ValueError as error:
+            raise StoreError(
+                f"'{path}' is damaged in its first line ({error}); delete it to begin anew"
+            ) from error
+        return head, lines
 
     def table(
         self,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emerdiff_probe.errors import CaptureError, ConfigError
+from emerdiff_probe.models.finite import IN_FLOAT32
 from emerdiff_probe.sites import Site
 
 __all__ = ["Sites", "ValueType", "as_array", "laid_out", "pattern_of", "torch_dtype"]
@@ -66,7 +67,7 @@ def laid_out(tensor: Tensor, site: Site, shape: tuple[int, ...]) -> Tensor:
     return tensor.detach().reshape(-1, *shape)
 
 
-def as_array(tensor: Tensor, dtype: torch.dtype, site: Site) -> NDArray[Any]:
+def as_array(tensor: Tensor, dtype: torch.dtype, site: Site, timestep: float) -> NDArray[Any]:
     """Values in a dtype of recordings, in memory of NumPy.
 
     Raises:
@@ -77,9 +78,9 @@ def as_array(tensor: Tensor, dtype: torch.dtype, site: Site) -> NDArray[Any]:
     if not math.isfinite(cast.sum(dtype=_WIDER[dtype])):
         name = str(dtype).removeprefix("torch.")
         raise CaptureError(
-            f"'{site}' gives values that are not finite; run the model in float32"
+            f"'{site}' gives values that are not finite at timestep {timestep:g}; {IN_FLOAT32}"
             if cast.isnan().any() or dtype == torch.float32
-            else f"'{site}' has values beyond {torch.finfo(dtype).max:g}, which {name} cannot "
-            "hold; record with dtype='float32'"
+            else f"'{site}' has values beyond {torch.finfo(dtype).max:g} at timestep "
+            f"{timestep:g}, which {name} cannot hold; record with dtype='float32'"
         )
     return cast.cpu().numpy()

@@ -277,7 +277,7 @@ class Recorder:
             tensor = layout.reduced[site](laid_out(tensors.pop(site), site, shape))
             if guidance:
                 tensor = rearrange(tensor, "(half n) ... -> n half ...", half=parts)
-            values[leaf_path(site)] = as_array(tensor, self._dtype, site)
+            values[leaf_path(site)] = as_array(tensor, self._dtype, site, float(timestep))
         if self._open is None and not self._calls:
             self._interventions = active(unet)
         text = text if guidance else text.clone()

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emerdiff_probe.models import Denoiser
+from emerdiff_probe.models.finite import finite
 from emerdiff_probe.recording.casting import as_array, laid_out
 from emerdiff_probe.recording.planning import Sample
 from emerdiff_probe.recording.reducer_chains import Moments, Reduction
@@ -146,13 +147,13 @@ class RunRecorder:
                     before = self._known(trajectory, position, latents)
                     latents = self._advanced(trajectory, position, latents)
                     values[LATENTS][:, into] = _on_grid(before)
-                    self._keep(taps.take(), values, into)
+                    self._keep(taps.take(), values, into, timestep)
                     bar.update(count)
                     position += 1
                 self.sink.write(samples, number, values, _on_grid(latents))
         for later in range(position, len(trajectory.timesteps)):
             latents = self._passed(trajectory, later, latents)
-        pixels = self.model.decode(latents).clamp(0, 1).mul(255).round().to(torch.uint8)
+        pixels = finite(self.model.decode(latents)).clamp(0, 1).mul(255).round().to(torch.uint8)
         self.sink.finish(samples, rearrange(pixels, "n rgb y x -> n y x rgb").cpu().numpy())
 
     def _trajectory(self, samples: slice) -> Trajectory:
@@ -190,7 +191,11 @@ class RunRecorder:
         return values.to(self.dtype, copy=True, memory_format=torch.contiguous_format)
 
     def _keep(
-        self, tensors: dict[Site, Tensor], values: dict[str, NDArray[Any]], into: int
+        self,
+        tensors: dict[Site, Tensor],
+        values: dict[str, NDArray[Any]],
+        into: int,
+        timestep: float,
     ) -> None:
         """Puts what the sites gave in a call into the arrays of a block, at one timestep."""
         for site, tensor in tensors.items():
@@ -199,7 +204,7 @@ class RunRecorder:
             # The UNet sees all samples without text before all samples with it.
             tensor = tensor.unflatten(0, (-1, count))
             array = array if len(tensor) == 2 else array[:, None]
-            array[:, :, into] = as_array(tensor.transpose(0, 1), self.dtype, site)
+            array[:, :, into] = as_array(tensor.transpose(0, 1), self.dtype, site, timestep)
 
 
 def _on_grid(latents: Tensor) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.inputs import Prompt, as_input
 from emerdiff_probe.models import Model, as_model
+from emerdiff_probe.models.finite import finite
 from emerdiff_probe.models.identity import identity
 from emerdiff_probe.runs.features import feature_grid, labelled_features
 from emerdiff_probe.runs.inversion import noise_diagnostics
@@ -218,8 +219,12 @@ def replayed(run: Run, interventions: Sequence[Intervention], *, progress: bool 
 
 
 def to_pixels(decoded: Tensor) -> NDArray[np.float32]:
-    """Return one decoded image as (height, width, 3), cut to [0, 1]."""
-    return rearrange(decoded.clamp(0, 1), "1 rgb y x -> y x rgb").cpu().numpy()
+    """Return one decoded image as (height, width, 3), cut to [0, 1].
+
+    Raises:
+        CaptureError: It has values that are not finite.
+    """
+    return rearrange(finite(decoded).clamp(0, 1), "1 rgb y x -> y x rgb").cpu().numpy()
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -13,14 +16,27 @@ import zarr
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from emerdiff_probe import schema
-from emerdiff_probe.errors import StoreError
+from emerdiff_probe.errors import ProbeError, StoreError, first_line
 from emerdiff_probe.paths import local
+from emerdiff_probe.store.bounds import VALUES, check_nodes
 from emerdiff_probe.store.forks import reopened_in_forks
+from emerdiff_probe.store.plan import size_text
+from emerdiff_probe.store.sealing import METADATA, check_whole, unsealed
 
-__all__ = ["Address", "by_size", "is_remote", "local_folder", "opened", "size_on_disk"]
+__all__ = [
+    "Address",
+    "as_it_claims",
+    "by_size",
+    "is_remote",
+    "local_folder",
+    "opened",
+    "size_on_disk",
+]
 
-_METADATA: Final = "zarr.json"
 _SIZE: Final = re.compile(r"[1-9]\d*x[1-9]\d*")
+
+_INFLATED: Final = 100
+"""By how much a zip file may inflate; numbers of a model hardly do."""
 
 Address: TypeAlias = str | os.PathLike[str]
 """A folder, a zip file, or an address as ``s3://bucket/run.zarr``."""
@@ -60,21 +76,23 @@ def by_size(address: Address) -> dict[str, Path]:
 
     Empty where it is a recording of its own, or is not on this machine.
     """
-    if is_remote(address) or not (path := local(address)).is_dir() or (path / _METADATA).exists():
+    if is_remote(address) or not (path := local(address)).is_dir() or (path / METADATA).exists():
         return {}
     folders = sorted(each for each in path.iterdir() if _SIZE.fullmatch(each.name))
-    return {each.name: each for each in folders if (each / _METADATA).exists()}
+    return {each.name: each for each in folders if (each / METADATA).exists()}
 
 
 def opened(address: Address) -> zarr.Group:
     """The root of a recording, for reading.
 
     Raises:
-        StoreError: There is none, or it is of a form that this version does not know.
+        StoreError: There is none, it is damaged, or it is of a form that this version does not
+            know.
     """
     try:
-        store, folder = _store(address)
-        root = zarr.open_group(store, path=folder, mode="r")
+        folder = _folder_within(local(address)) if _is_file(address) else ""
+        metadata = unsealed(_read(address, f"{folder}/{METADATA}".strip("/")))
+        found = metadata["attributes"].get("schema")
     # Every file system has errors of its own.
     except Exception as error:
         if sizes := by_size(address):
@@ -86,7 +104,6 @@ def opened(address: Address) -> zarr.Group:
             f"'{address}' is no recording that can be opened: {error or type(error).__name__}; "
             "see that the name is right, and that the file or folder is whole"
         ) from error
-    found = root.attrs.get("schema")
     if found == schema.RESPONSES:
         raise StoreError(
             f"'{address}' holds responses, not a recording; open them with ep.open_responses()"
@@ -100,29 +117,74 @@ def opened(address: Address) -> zarr.Group:
             f"'{address}' is no recording that this version knows: its schema is "
             f"{found!r}, not {schema.RECORDING!r}"
         )
-    return root
+    with as_it_claims(address):
+        check_whole(metadata)
+        check_nodes(metadata, VALUES)
+        for name in ("config", "model", "versions"):
+            if not isinstance(json.loads(metadata["attributes"][name]), dict):
+                raise ValueError(f"its attribute {name!r} is no JSON of names and values")
+        return zarr.open_group(_store(address), path=folder, mode="r", use_consolidated=True)
 
 
-def _store(address: Address) -> tuple[Any, str]:
-    """What holds a recording, and the folder within that it is in."""
+@contextmanager
+def as_it_claims(address: Address) -> Iterator[None]:
+    """Turn whatever comes of reading a store's description into an error that names the store.
+
+    Stores can be damaged, and anybody's, in more ways than there are checks.
+    """
+    try:
+        yield
+    except ProbeError:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"'{address}' is damaged, or not of the form it claims: "
+            f"{error if type(error) is ValueError else first_line(error)}"
+        ) from error
+
+
+def _is_file(address: Address) -> bool:
+    return not is_remote(address) and local(address).is_file()
+
+
+def _store(address: Address) -> Any:
+    """What Zarr reads from."""
     if is_remote(address):
-        return FsspecStore.from_url(os.fspath(address), read_only=True), ""
+        return FsspecStore.from_url(os.fspath(address), read_only=True)
     path = local(address)
-    if not path.is_file():
-        return LocalStore(path, read_only=True), ""
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is a file, but no whole zip file")
-    return reopened_in_forks(ZipStore(path, mode="r")), _folder_within(path)
+    if path.is_file():
+        return reopened_in_forks(ZipStore(path, mode="r"))
+    return LocalStore(path, read_only=True)
+
+
+def _read(address: Address, name: str) -> bytes:
+    """A file of a recording, from the folder or file that it lies in."""
+    if is_remote(address):
+        files, path = fsspec.url_to_fs(os.fspath(address))
+        return bytes(files.cat_file(f"{path}/{name}" if path else name))
+    path = local(address)
+    if path.is_file():
+        with zipfile.ZipFile(path) as packed:
+            return packed.read(name)
+    return (path / name).read_bytes()
 
 
 def _folder_within(file: Path) -> str:
     """The folder that a zip file has its recording in: most programs pack a folder as such."""
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is a file, but no whole zip file")
     with zipfile.ZipFile(file) as packed:
         names = set(packed.namelist())
-    if _METADATA in names:
+        inflated = sum(each.file_size for each in packed.infolist())
+    if inflated > max(_INFLATED * file.stat().st_size, 2**28):
+        raise ValueError(
+            f"its {size_text(file.stat().st_size)} would inflate to {size_text(inflated)}, as "
+            "no recording does; unpack it yourself if you trust it"
+        )
+    if METADATA in names:
         return ""
     folders = {name.partition("/")[0] for name in names}
-    found = sorted(each for each in folders if f"{each}/{_METADATA}" in names)
+    found = sorted(each for each in folders if f"{each}/{METADATA}" in names)
     if len(found) > 1:
         raise ValueError(
             f"it is a zip file of {len(found)} recordings, {', '.join(found)}; unpack it, and open "

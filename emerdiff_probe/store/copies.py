@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,9 +18,11 @@ from emerdiff_probe.errors import ConfigError, StoreError
 from emerdiff_probe.paths import local, made_at_once
 from emerdiff_probe.schema import TIMESTEP, X, Y
 from emerdiff_probe.store.address import Address, local_folder, opened
+from emerdiff_probe.store.chunks import PARTIAL
 from emerdiff_probe.store.making import new_array
 from emerdiff_probe.store.plan import IMAGE, LATENTS, block_length
 from emerdiff_probe.store.reading import leaf_nodes, open_recording
+from emerdiff_probe.store.sealing import consolidate, labelled, with_checksums
 from emerdiff_probe.store.summary import LAYOUT
 from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
@@ -68,10 +69,8 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
         tree.sizes[TIMESTEP],
     )
     new = local_folder(path)
-    with made_at_once(new) as making, warnings.catch_warnings():
-        # Consolidated metadata are outside the specification, which readers may pass over.
-        warnings.filterwarnings("ignore", "Consolidated metadata")
-        about = tree.to_dataset().assign_attrs({LAYOUT: layout})
+    with made_at_once(new) as making:
+        about = with_checksums(tree.to_dataset().assign_attrs({LAYOUT: layout}))
         portable(about.drop_encoding()).to_zarr(making, zarr_format=3, consolidated=False)
         root = zarr.open_group(making, mode="r+")
         for name, leaf in leaves.items():
@@ -90,14 +89,20 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
                 _write_labels(group, str(dim), labels)
             for row in range(values.shape[0]):
                 array[row] = values[row].values
-        zarr.consolidate_metadata(making)
+        consolidate(making)
     return new
 
 
 def _write_labels(group: zarr.Group, name: str, labels: xr.DataArray) -> None:
     dtype = TEXT if labels.dtype.kind == "U" else labels.dtype
     dims = list(map(str, labels.dims))
-    array = group.create_array(name, shape=labels.shape, dtype=dtype, dimension_names=dims)
+    array = group.create_array(
+        name,
+        shape=labels.shape,
+        dtype=dtype,
+        dimension_names=dims,
+        attributes=labelled(labels.values),
+    )
     array[...] = labels.values
 
 
@@ -171,5 +176,11 @@ def pack(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
 
 def _files(folder: Path) -> list[Path]:
     """All files of a recording, but for those that a writer was about to name."""
-    found = (each for each in folder.rglob("*") if each.is_file())
-    return sorted(each for each in found if each.suffix != ".partial")
+    found = sorted(each for each in folder.rglob("*") if each.suffix != PARTIAL)
+    for each in found:
+        if each.is_symlink():
+            raise StoreError(
+                f"'{each}' is a link, and what it leads to need not be of the recording; put the "
+                "file itself in its place"
+            )
+    return [each for each in found if each.is_file()]

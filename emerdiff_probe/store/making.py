@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,28 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError
-from emerdiff_probe.paths import made_at_once
+from emerdiff_probe.paths import Held, made_at_once
 from emerdiff_probe.schema import SAMPLE
 from emerdiff_probe.store.chunks import FLAT, fill_of, write_chunk
 from emerdiff_probe.store.plan import LATENTS, Plan, size_text
+from emerdiff_probe.store.sealing import METADATA, consolidate, labelled, with_checksums
 from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
 
 __all__ = ["lay_out", "make_recording", "new_array"]
 
-_METADATA = "zarr.json"
 
-
-def make_recording(path: Path, plan: Plan) -> None:
+def make_recording(path: Path, plan: Plan, held: Held) -> None:
     """Makes an empty recording at once: a folder with this name is never half of one.
+
+    Args:
+        path: The folder.
+        plan: What it will hold.
+        held: The right to write there.
 
     Raises:
         StoreError: The disk has too little room, or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if plan.nbytes > free:
         raise StoreError(
@@ -44,7 +48,7 @@ def make_recording(path: Path, plan: Plan) -> None:
             f"{size_text(free)} free; record fewer sites, samples or timesteps, or choose "
             "another disk"
         )
-    with made_at_once(path) as making:
+    with made_at_once(path, held=held) as making:
         lay_out(making, plan, resumable=True)
 
 
@@ -59,7 +63,8 @@ def lay_out(folder: Path, plan: Plan, *, resumable: bool) -> None:
     with warnings.catch_warnings():
         # Of chunks whose arrays are yet to be made.
         warnings.filterwarnings("ignore", "Object at .* is not recognized")
-        portable(plan.root()).to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
+        root = portable(with_checksums(plan.root()))
+        root.to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
     maker = _Maker(folder)
     for leaf in plan.leaves:
         value = (plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
@@ -71,7 +76,7 @@ def lay_out(folder: Path, plan: Plan, *, resumable: bool) -> None:
         shape = (len(plan.samples), len(plan.blocks), *latents.shape)
         dims, chunks = (SAMPLE, "block", *latents.dims), (1, 1, *latents.shape)
         maker.array(f"{RESTART}/value", dims, shape, chunks, "float32")
-    maker.consolidate()
+    consolidate(folder)
 
 
 class _Maker:
@@ -80,7 +85,7 @@ class _Maker:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._root = zarr.open_group(folder, mode="r+")
-        self._group = (folder / _METADATA).read_text()
+        self._group = (folder / METADATA).read_text()
         self._group = json.dumps({**json.loads(self._group), "attributes": {}})
         self._forms: dict[str, dict[str, Any]] = {}
 
@@ -91,44 +96,39 @@ class _Maker:
         shape: tuple[int, ...],
         chunks: tuple[int, ...],
         dtype: str,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         place = self._folder / path
         self._make_groups(place.parent)
         if dtype not in self._forms:
             new_array(self._root, path, dims, shape, chunks, dtype)
-            self._forms[dtype] = json.loads((place / _METADATA).read_text())
-            return
+            self._forms[dtype] = json.loads((place / METADATA).read_text())
         grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
         own = {"shape": shape, "chunk_grid": grid, "dimension_names": dims}
+        own["attributes"] = attributes or {}
         place.mkdir(exist_ok=True)
-        (place / _METADATA).write_text(json.dumps(self._forms[dtype] | own))
+        (place / METADATA).write_text(json.dumps(self._forms[dtype] | own))
 
     def coordinate(self, path: str, dim: str, values: NDArray[Any]) -> None:
         if values.dtype.kind == "U":
             texts = self._root.create_array(
-                path, shape=values.shape, dtype=TEXT, dimension_names=(dim,)
+                path,
+                shape=values.shape,
+                dtype=TEXT,
+                dimension_names=(dim,),
+                attributes=labelled(values),
             )
             texts[:] = values
         else:
-            self.array(path, (dim,), values.shape, values.shape, values.dtype.name)
+            shape, kind = values.shape, values.dtype.name
+            self.array(path, (dim,), shape, shape, kind, labelled(values))
             write_chunk(self._folder / path, (0,), values, values.shape)
 
     def _make_groups(self, folder: Path) -> None:
-        if not (folder / _METADATA).exists():
+        if not (folder / METADATA).exists():
             self._make_groups(folder.parent)
             folder.mkdir(exist_ok=True)
-            (folder / _METADATA).write_text(self._group)
-
-    def consolidate(self) -> None:
-        """Puts all metadata into the root's file: opening reads one in place of hundreds."""
-        nodes = {
-            str(file.parent.relative_to(self._folder)): json.loads(file.read_text())
-            for file in sorted(self._folder.rglob(_METADATA))
-        }
-        root = nodes.pop(".")
-        inline = {"kind": "inline", "must_understand": False, "metadata": nodes}
-        text = json.dumps(root | {"consolidated_metadata": inline})
-        (self._folder / _METADATA).write_text(text)
+            (folder / METADATA).write_text(self._group)
 
 
 def new_array(

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
 
-from emerdiff_probe.errors import InputError, SiteError, closest
+from emerdiff_probe.errors import InputError, SiteError, StoreError, closest
 from emerdiff_probe.kinds import expect
 from emerdiff_probe.schema import RECORDING, X, Y
 from emerdiff_probe.sites import Site, select
-from emerdiff_probe.store.address import Address, by_size, opened
+from emerdiff_probe.store.address import Address, as_it_claims, by_size, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
-from emerdiff_probe.store.texts import readable, texts_of
+from emerdiff_probe.store.sealing import WHOLE, checked_labels
 from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, values_of
 
 __all__ = ["at", "gather", "leaf_nodes", "open_recording", "site", "sites_of"]
@@ -40,31 +41,47 @@ def open_recording(address: Address) -> xr.DataTree:
         return xr.DataTree(
             children={name: open_recording(folder) for name, folder in sizes.items()}
         )
-    root = opened(address)
+    with as_it_claims(address):
+        return _opened_tree(opened(address), str(address))
+
+
+def _opened_tree(root: zarr.Group, place: str) -> xr.DataTree:
     arrays = {path: node for path, node in root.members(max_depth=None)}
     restart = restart_of(root)
-    labels_of_all = xr.open_zarr(root.store_path, chunks=None).load()
-    nodes: dict[str, xr.Dataset] = {"/": readable(labels_of_all)}
+    nodes: dict[str, xr.Dataset] = {"/": _root_labels(root, place)}
     # Pictures have one size, so places are the same on all grids of one size.
     indexed: dict[tuple[str, int], NDArray[Any]] = {}
     labelled: dict[tuple[tuple[str, int], ...], xr.Coordinates] = {}
     for leaf, array in leaves_of(root):
         dims = tuple(zip(dims_of(array), array.shape, strict=True))
+        damage = None
         for dim, size in dims:
             if (dim, size) not in indexed and f"{leaf}/{dim}" in arrays:
-                labels: Any = arrays[f"{leaf}/{dim}"]
-                indexed[dim, size] = texts_of(np.asarray(labels[:]))
-        if dims not in labelled:
+                try:
+                    indexed[dim, size] = checked_labels(arrays[f"{leaf}/{dim}"], place)
+                except StoreError as error:
+                    damage = error
+        if damage is not None or dims not in labelled:
             known = {dim: indexed.get((dim, size)) for dim, size in dims}
             labelled[dims] = xr.Coordinates(
                 {dim: (dim, values) for dim, values in known.items() if values is not None}
             )
-        values = values_of(array, restart, leaf, str(address))
+        values = values_of(array, f"{leaf}/value", place, restart, damage=damage)
         nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=labelled[dims])
         rows = dims_of(array)[0]
         if rows not in nodes["/"].coords:  # as in stores made before
             nodes["/"] = nodes["/"].assign_coords({rows: np.arange(array.shape[0])})
     return xr.DataTree.from_dict(nodes)
+
+
+def _root_labels(root: zarr.Group, place: str) -> xr.Dataset:
+    """What the root has of samples and timesteps, and how all was made."""
+    labels = {name: (dims_of(array), checked_labels(array, place)) for name, array in root.arrays()}
+    # xarray's own note of which variables are coordinates, which here all are.
+    attributes = {
+        name: each for name, each in root.attrs.items() if name not in (WHOLE, "coordinates")
+    }
+    return xr.Dataset(coords=labels, attrs=attributes)
 
 
 def site(run: xr.DataTree, name: str) -> xr.DataArray:

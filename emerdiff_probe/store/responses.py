@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -19,13 +20,26 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import StoreError, check_unchanged
 from emerdiff_probe.paths import Held, is_free, local, made_at_once
 from emerdiff_probe.schema import RESPONSES
+from emerdiff_probe.store.address import as_it_claims
+from emerdiff_probe.store.bounds import check_nodes
 from emerdiff_probe.store.chunks import FLAT, chunks_of
 from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.plan import size_text
-from emerdiff_probe.store.precision import single
-from emerdiff_probe.store.texts import portable, readable
+from emerdiff_probe.store.sealing import (
+    METADATA,
+    check_whole,
+    checked_labels,
+    consolidate,
+    unsealed,
+    with_checksums,
+)
+from emerdiff_probe.store.texts import portable
+from emerdiff_probe.store.values import dims_of, values_of
 
 __all__ = ["ResponseStore", "open_responses"]
+
+_VALUES: Final = re.compile("response|difference")
+"""Arrays that are read chunk by chunk; all others are labels here, and small."""
 
 
 class ResponseStore:
@@ -53,14 +67,20 @@ class ResponseStore:
         schema: str = RESPONSES,
     ) -> None:
         self.path = local(path)
-        self._name = name
+        self._name, self._schema = name, schema
         self._identity = json.loads(json.dumps({"model": model, "settings": settings}))
         if not is_free(self.path):
-            begun, what = json.loads(_attributes(self.path, schema)["identity"]), f"'{self.path}'"
+            self._check()
+        self._held: Held | None = None
+
+    def _check(self) -> None:
+        """Sees that what is there was begun as this is."""
+        metadata = _metadata(self.path, self._schema)
+        with as_it_claims(self.path):
+            begun, what = json.loads(metadata["attributes"]["identity"]), f"'{self.path}'"
             present = self._identity
             check_unchanged(begun["settings"], present["settings"], what, "another folder")
             check_model(begun["model"], present["model"], what, instead_of(self.path))
-        self._held: Held | None = None
 
     def begin(self, rest: xr.Dataset, response: xr.DataArray) -> None:
         """Makes the folder where there is none, at once; from now on nobody else writes there.
@@ -72,22 +92,26 @@ class ResponseStore:
         Raises:
             StoreError: The disk has too little room, or somebody else writes there.
         """
-        if is_free(self.path):
-            self._make(rest, response)
         self._held = Held(self.path)
+        try:
+            if is_free(self.path):
+                self._make(rest, response)
+            else:  # it may have been made since this was
+                self._check()
+        except BaseException:
+            self._held.close()
+            raise
 
     def _make(self, rest: xr.Dataset, response: xr.DataArray) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if response.nbytes > (free := shutil.disk_usage(self.path.parent).free):
             raise StoreError(
                 f"the responses take {size_text(response.nbytes)} and '{self.path.parent}' has "
                 f"{size_text(free)} free; choose another disk, or responses of masks"
             )
         single = response.ndim - 3
-        with made_at_once(self.path) as making, warnings.catch_warnings():
-            # Consolidated metadata are outside the specification, which readers may pass over.
-            warnings.filterwarnings("ignore", "Consolidated metadata")
-            rest = portable(rest.assign_attrs(identity=json.dumps(self._identity)))
+        with made_at_once(self.path, held=self._held) as making:
+            rest = rest.assign_attrs(identity=json.dumps(self._identity))
+            rest = portable(with_checksums(rest))
             rest.to_zarr(making, zarr_format=3, consolidated=False)
             zarr.open_group(making, mode="r+").create_array(
                 self._name,
@@ -101,7 +125,7 @@ class ResponseStore:
                 compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],
                 config={"write_empty_chunks": True},
             )
-            zarr.consolidate_metadata(making)
+            consolidate(making)
 
     @property
     def committed(self) -> set[tuple[int, ...]]:
@@ -135,23 +159,37 @@ def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.
         StoreError: It holds no responses.
     """
     path = local(path)
-    _attributes(path, schema)
-    with warnings.catch_warnings():
+    _metadata(path, schema)
+    with as_it_claims(path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")
-        ds = single(readable(xr.open_zarr(path, consolidated=True)))
+        root = zarr.open_group(path, mode="r", use_consolidated=True)
+        values = {name: array for name, array in root.arrays() if _VALUES.fullmatch(name)}
+        labels = {
+            name: (dims_of(array), checked_labels(array, str(path)))
+            for name, array in root.arrays()
+            if name not in values
+        }
+        ds = xr.Dataset(labels, attrs=dict(root.attrs))
+        ds = ds.set_coords([name for name in labels if name in ds.dims])
+        for name, array in values.items():
+            ds[name] = (dims_of(array), values_of(array, name, str(path), growing=True))
     return ds.drop_attrs(deep=False).assign_attrs(
         {name: value for name, value in ds.attrs.items() if name != "identity"}
     )
 
 
-def _attributes(path: Path, schema: str) -> dict[str, Any]:
+def _metadata(path: Path, schema: str) -> dict[str, Any]:
     try:
-        attributes = dict(zarr.open_group(path, mode="r").attrs)
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        metadata = unsealed((path / METADATA).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"'{path}' holds no responses: {error}") from error
+    attributes = metadata["attributes"]
     if attributes.get("schema") != schema:
         raise StoreError(
             f"'{path}' holds no responses that this version knows: its schema is "
             f"{attributes.get('schema')!r}, not {schema!r}"
         )
-    return attributes
+    with as_it_claims(path):
+        check_whole(metadata)
+        check_nodes(metadata, _VALUES)
+    return metadata

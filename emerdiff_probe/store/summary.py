@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import zarr
 
-from emerdiff_probe.store.address import Address, opened, size_on_disk
+from emerdiff_probe.store.address import Address, as_it_claims, opened, size_on_disk
 from emerdiff_probe.store.plan import IMAGE, LATENTS
+from emerdiff_probe.store.sealing import checked_labels
 from emerdiff_probe.store.values import leaves_of, restart_of
 
 __all__ = ["LAYOUT", "Info", "info"]
@@ -60,7 +60,11 @@ def info(address: Address) -> Info:
     Raises:
         StoreError: It is no recording.
     """
-    root = opened(address)
+    with as_it_claims(address):
+        return _info(opened(address), address)
+
+
+def _info(root: zarr.Group, address: Address) -> Info:
     attributes: dict[str, Any] = dict(root.attrs)
     config = json.loads(attributes["config"])
     restart, share = restart_of(root), 1.0
@@ -70,8 +74,8 @@ def info(address: Address) -> Info:
     there = {leaf: array.nchunks_initialized / array.nchunks for leaf, array in leaves_of(root)}
     return Info(
         sites=tuple(config["sites"]),
-        samples=_samples(root),
-        timesteps=tuple(_labels(root, "timestep")),
+        samples=_samples(root, str(address)),
+        timesteps=tuple(_labels(root, "timestep", str(address))),
         committed=share,
         finished=share == 1 and there.get(IMAGE, 1) == 1,
         lost=tuple(leaf for leaf, part in there.items() if leaf != IMAGE and part < share),
@@ -83,18 +87,17 @@ def info(address: Address) -> Info:
     )
 
 
-def _samples(root: zarr.Group) -> tuple[str, ...]:
+def _samples(root: zarr.Group, place: str) -> tuple[str, ...]:
     """What each sample is of; of a batch, whose rows nobody knows, their numbers."""
     if "prompt" not in root:
-        _, latents = next(leaf for leaf in leaves_of(root) if leaf[0] == LATENTS)
+        latents = dict(leaves_of(root))[LATENTS]
         return tuple(f"row {number}" for number in range(latents.shape[0]))
-    labels = (_labels(root, name) for name in ("prompt", "seed", "source"))
+    labels = (_labels(root, name, place) for name in ("prompt", "seed", "source"))
     return tuple(itertools.starmap(_described, zip(*labels, strict=True)))
 
 
-def _labels(root: zarr.Group, name: str) -> list[Any]:
-    array: Any = root[name]
-    return np.asarray(array[:]).tolist()
+def _labels(root: zarr.Group, name: str, place: str) -> list[Any]:
+    return checked_labels(root[name], place).tolist()
 
 
 def _described(prompt: str, seed: int, source: str) -> str:

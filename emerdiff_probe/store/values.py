@@ -10,8 +10,9 @@ import dask.array as da
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
-from emerdiff_probe.errors import StoreError
+from emerdiff_probe.errors import StoreError, first_line
 from emerdiff_probe.schema import TIMESTEP
 from emerdiff_probe.store.chunks import chunk_name
 from emerdiff_probe.store.precision import single_dtype
@@ -52,21 +53,31 @@ def dims_of(array: Any) -> tuple[str, ...]:
     return tuple(array.metadata.dimension_names)
 
 
-def values_of(array: Any, restart: Any, leaf: str, place: str) -> da.Array:
-    """The values of a leaf, read chunk by chunk when they are needed, in single precision.
+def values_of(
+    array: Any,
+    path: str,
+    place: str,
+    restart: Any = None,
+    *,
+    growing: bool = False,
+    damage: StoreError | None = None,
+) -> da.Array:
+    """The values of an array, read chunk by chunk when they are needed, in single precision.
 
     Args:
-        array: Of the leaf.
-        restart: What `restart_of` gave for the store.
-        leaf: Path of the leaf.
+        array: Of Zarr.
+        path: Where in the store it is, for messages.
         place: Where the store lies, for messages.
+        restart: What `restart_of` gave for a recording.
+        growing: Chunks may be missing that nothing else knows of.
+        damage: What is wrong with the array's labels, without which nothing is handed out.
 
     Raises:
-        StoreError: On reading: a chunk is damaged, or lost though its block is committed; gives
-            its file. Chunks that are not committed are NaN.
+        StoreError: On reading: labels are damaged; a chunk is damaged, or lost though its block is
+            committed; gives its file. Chunks that are not committed are NaN.
     """
     return da.from_array(
-        _Values(array, restart, place, leaf),
+        _Values(array, path, place, restart, growing, damage),
         chunks=array.chunks,
         name=False,
         fancy=False,  # only slices and numbers come to it then
@@ -79,16 +90,20 @@ class _Values:
     """What dask reads from.
 
     Attributes:
-        array: Of the leaf.
-        restart: The array of commits, if there is one.
-        place: Where the recording lies.
-        leaf: Its path.
+        array: Of Zarr.
+        path: Where in the store it is.
+        place: Where the store lies.
+        restart: The array of commits of a recording, if there is one.
+        growing: Whether chunks may be missing that nothing else knows of.
+        damage: What is wrong with the array's labels, if anything is.
     """
 
     array: Any
-    restart: Any
+    path: str
     place: str
-    leaf: str
+    restart: Any
+    growing: bool
+    damage: StoreError | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,11 +118,13 @@ class _Values:
         return len(self.shape)
 
     def __getitem__(self, index: Index) -> NDArray[Any]:
+        if self.damage is not None:
+            raise self.damage
         values = self._read(index)
-        if _incomplete(values) and self._committed(index):
+        if not self._complete(index, values) and self._committed(index):
             # It may have been committed in the meantime, by one who records while we read.
             values = self._read(index)
-            if _incomplete(values):
+            if not self._complete(index, values):
                 raise self._error(index, "has lost")
         return values
 
@@ -115,12 +132,23 @@ class _Values:
         try:
             return np.asarray(self.array[index], self.dtype)
         except Exception as error:  # every file system and every codec has kinds of its own
-            raise self._error(index, f"cannot be read ({error}) in") from error
+            raise self._error(index, f"cannot be read ({first_line(error)}) in") from error
+
+    def _complete(self, index: Index, values: NDArray[Any]) -> bool:
+        """Whether all was there: what is recorded is finite, and black pictures have a file."""
+        if values.dtype.kind == "f":
+            return not np.isnan(values).any()
+        if values.any():
+            return True
+        chunk = self.array.metadata.encode_chunk_key(self._chunk(index))
+        return bool(sync((self.array.store_path / chunk).exists()))
 
     def _committed(self, index: Index) -> bool:
         """Whether all was committed that a read touches."""
         if self.restart is None:
-            return True
+            return not self.growing
+        if TIMESTEP not in dims_of(self.array):
+            return True  # a picture, which zeros would pass for
         first, last = (self._commit(index, end) for end in (0, -1))
         try:
             marks = self.restart[first[0] : last[0] + 1, first[1] : last[1] + 1]
@@ -139,13 +167,18 @@ class _Values:
             for size, part in zip(self.shape, index, strict=True)
         ]
 
-    def _error(self, index: Index, what: str) -> StoreError:
+    def _chunk(self, index: Index) -> tuple[int, ...]:
+        """The file that has the first value that is read."""
         cut = self.array.shards or self.array.chunks
-        chunk = tuple(
+        return tuple(
             position // size for position, size in zip(self._position(index, 0), cut, strict=True)
         )
-        file = f"{self.leaf}/value/{self.array.metadata.encode_chunk_key(chunk)}"
-        if self.restart is None:
+
+    def _error(self, index: Index, what: str) -> StoreError:
+        file = f"{self.path}/{self.array.metadata.encode_chunk_key(self._chunk(index))}"
+        if self.growing:
+            remedy = "take it from a copy, or delete it and make the rest again as before"
+        elif self.restart is None:
             remedy = "make this copy again"
         elif TIMESTEP in dims_of(self.array):
             mark = mark_of(*self._commit(index, 0))
@@ -155,8 +188,3 @@ class _Values:
         return StoreError(
             f"'{self.place}' {what} the chunk '{file}'; {remedy}. All other chunks can be read"
         )
-
-
-def _incomplete(values: NDArray[Any]) -> bool:
-    """Whether something was not there: what is recorded is finite."""
-    return values.dtype.kind == "f" and bool(np.isnan(values).any())

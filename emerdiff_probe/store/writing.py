@@ -121,12 +121,12 @@ class Streamed:
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path, self.plan = path, plan
-        begun = not is_free(path)
-        if not begun:
-            make_recording(path, plan)
+        # Held from before the first look: two who begin at once are not both the first.
         self._held = Held(path)
         try:
-            if begun:
+            if is_free(path):
+                make_recording(path, plan, self._held)
+            else:
                 _check_continues(path, plan)
         except BaseException:
             self._held.close()

@@ -1,6 +1,7 @@
 """Readers of data sets, on tiny trees of the published layouts."""
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -59,6 +60,50 @@ class TestScenes:
 
 
 class TestPlainFolder:
+    @pytest.mark.parametrize("part", ["images/b.png", "labels/b.png"])
+    @pytest.mark.parametrize("error", [ValueError, SyntaxError, RuntimeError, MemoryError, OSError])
+    def test_a_damaged_file_costs_its_picture(self, folder, monkeypatch, part, error):
+        """Damaged files lead decoders into exceptions of any kind, early or late."""
+        find, damaged = Image.open, folder / part
+
+        def late(path, *more):
+            image = find(path, *more)
+            if path == damaged:
+                monkeypatch.setattr(image, "load", lambda: (_ for _ in ()).throw(error("broken")))
+            return image
+
+        def early(path, *more):
+            if path == damaged:
+                raise error("broken")
+            return find(path, *more)
+
+        found = plain_folder(folder)
+        monkeypatch.setattr(Image, "open", late)
+        assert found.load("a").truth.shape == (16, 24)
+        with pytest.raises(InputError, match=part.partition("/")[2]):
+            found.load("b")
+        monkeypatch.setattr(Image, "open", early)
+        assert list(found.problems()) == ["b"]
+        assert "broken" in found.problems()["b"]
+
+    def test_two_pictures_for_one_label_map_are_refused(self, folder):
+        save(folder / "images/b.jpg", PICTURE)
+        with pytest.raises(InputError, match=r"two pictures for .*'b\.png': b\.jpg and b\.png"):
+            plain_folder(folder)
+
+    def test_a_pipe_is_not_waited_for(self, folder):
+        (folder / "images/b.png").unlink()
+        os.mkfifo(folder / "images/b.png")
+        assert "is no file" in plain_folder(folder).problems()["b"]
+
+    def test_a_table_in_latin_1_is_told(self, folder):
+        (folder / "classes.csv").write_bytes("name,index\nm\xfcll,7\n".encode("latin-1"))
+        with pytest.raises(InputError, match=r"classes\.csv' cannot be read .*in UTF-8"):
+            plain_folder(folder)
+        # Spreadsheets begin a text with a mark.
+        (folder / "classes.csv").write_text("name,index\nm\xfcll,7\n", "utf-8-sig")
+        assert plain_folder(folder).classes == ("m\xfcll",)
+
     def test_indexed_labels(self, folder):
         found = plain_folder(folder)
         assert found.classes == ("sky", "house")
@@ -98,7 +143,7 @@ class TestPlainFolder:
         assert (
             found["b"] == "the picture has (24, 16) pixels (width, height) and its labels (24, 20)"
         )
-        assert found["c"].startswith("cannot be read")
+        assert "c.png' is not a picture" in found["c"]
 
     def test_turned_photographs_have_the_size_they_are_shown_in(self, folder):
         exif = Image.Exif()

@@ -1,5 +1,7 @@
 """Scores against the exact truth, kept scene by scene, and resumed."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,3 +108,44 @@ def test_intervals_hold_the_mean_and_pairing_narrows_them():
     table = summary(scores)
     assert list(table.index) == ["a", "b"]
     assert f"{base.mean():.3f}" in table.loc["a"].iloc[0]
+
+
+def test_a_journal_that_is_opened_is_never_shorter_in_between(tmp_path, monkeypatch):
+    """One that is killed while it opens a journal loses no row."""
+    kept = tmp_path / "scores.jsonl"
+    Journal(kept, {})
+    lines = kept.read_text() + '["a", [{"x": 1}]]\n["b", [{"x": 2}]]\n'
+    for cut in ("", '["c", [{'):
+        kept.write_text(lines + cut)
+        with monkeypatch.context() as killed:
+            for name in ("write_text", "write_bytes"):
+                killed.setattr(Path, name, lambda *_: pytest.fail("it was begun anew"))
+            assert Journal(kept, {}).pieces == {"a": [{"x": 1}], "b": [{"x": 2}]}
+        assert kept.read_text() == lines
+
+
+@pytest.mark.parametrize("begun", [b"", b"{", b'{"mo'])
+def test_a_journal_without_its_first_line_is_begun(tmp_path, begun):
+    kept = tmp_path / "scores.jsonl"
+    kept.write_bytes(begun)
+    assert Journal(kept, {"model": "a"}).pieces == {}
+    assert kept.read_text() == '{"model": "a"}\n'
+    assert [each.name for each in tmp_path.iterdir()] == ["scores.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (b"\xff\n", "damaged in its first line"),
+        (b"3\n", "damaged in its first line"),
+        (b'{}\n["a", []]\n["b"\n', "damaged in line 3; delete that line"),
+        (b"{}\n\x00\n", "damaged in line 2"),
+        (b"{}\n3\n", "damaged in line 2"),
+    ],
+)
+def test_a_damaged_journal_names_the_line(tmp_path, text, match):
+    kept = tmp_path / "scores.jsonl"
+    kept.write_bytes(text)
+    with pytest.raises(StoreError, match=match):
+        Journal(kept, {})
+    assert kept.read_bytes() == text

@@ -339,6 +339,37 @@ def test_what_float16_cannot_hold_is_not_recorded(model, monkeypatch):
     assert float(ep.site(run, "conv_in").max()) > 65504
 
 
+def test_values_that_are_not_finite_name_the_timestep_and_the_cure(model, monkeypatch):
+    bias = model.unet.conv_in.bias
+    monkeypatch.setattr(bias, "data", bias.data + np.nan)
+    with pytest.raises(
+        CaptureError, match=r"'conv_in:out' .*not finite at timestep 801; .*dtype='float32'"
+    ):
+        ep.record(model, HOUSE, "conv_in", **QUIET)
+
+
+def test_a_picture_that_is_not_finite_is_not_shown_black(model, monkeypatch):
+    """As autoencoders give in float16, after all that is recorded was finite."""
+    run = ep.generate(model, HOUSE, **QUIET)
+    decode = type(model).decode
+
+    def overflowing(self, latents):
+        decoded = decode(self, latents)
+        decoded[..., 0, 0] = np.nan
+        return decoded
+
+    # What a model is, is asked by decoding, too.
+    monkeypatch.setattr("emerdiff_probe.runs.making.identity", lambda _: run.about)
+    monkeypatch.setattr(type(model), "decode", overflowing)
+    match = r"decoded image .*not finite.* after the last timestep.*float16; .*dtype='float32'"
+    for ask in (
+        lambda: ep.generate(model, HOUSE, **QUIET),
+        lambda: ep.record(model, HOUSE, "mid_block", **QUIET),
+    ):
+        with pytest.raises(CaptureError, match=match):
+            ask()
+
+
 def test_other_settings_do_not_continue_a_store(model, tmp_path):
     path = tmp_path / "run.zarr"
     ep.record(model, HOUSE, "mid_block", store=path, **QUIET)

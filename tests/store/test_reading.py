@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, SiteError, StoreError
-from emerdiff_probe.store import Memory, Streamed, info
+from emerdiff_probe.store import Memory, Streamed, info, writing
 from emerdiff_probe.store import plan as plans
 from tests.store.recordings import SITES, equal, filled, small_plan
 
@@ -235,4 +235,23 @@ def test_a_second_writer_is_refused_and_the_first_one_goes_on(tmp_path):
     filled(first)
     assert info(path).finished
     filled(Streamed(path, plan))  # nobody writes any more
+    assert [each.name for each in tmp_path.iterdir()] == ["run.zarr"]
+
+
+def test_of_two_who_begin_one_store_at_once_the_second_continues_it(tmp_path, monkeypatch):
+    path, plan = tmp_path / "run.zarr", small_plan()
+
+    class Late(writing.Held):
+        """Another has recorded a block by the time one gets the right to write there."""
+
+        def __init__(self, where):
+            monkeypatch.setattr(writing, "Held", Late.__base__)
+            filled(Streamed(where, plan), blocks=1)
+            super().__init__(where)
+
+    monkeypatch.setattr(writing, "Held", Late)
+    second = Streamed(path, plan)
+    assert second.begun(slice(0, 1))[0] == 1
+    filled(second)
+    equal(ep.open(path), filled(Memory(plan)).tree())
     assert [each.name for each in tmp_path.iterdir()] == ["run.zarr"]

@@ -1,0 +1,117 @@
+"""What the metadata of a store may ask for: a store can be anybody's.
+
+They are looked at before Zarr sees them: a codec can run code, an array of labels can ask for more
+memory than there is, and the name of an array can lead out of the store.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from emerdiff_probe.store.plan import size_text
+
+__all__ = ["VALUES", "check_nodes"]
+
+VALUES: Final = re.compile(r"(.+/)?value")
+"""Arrays of a recording that are read chunk by chunk; all others are labels."""
+
+_CODECS: Final = {"bytes", "crc32c", "sharding_indexed", "vlen-utf8", "zstd"}
+"""What this package writes. None of them runs what it reads."""
+
+_TYPES: Final = re.compile(r"string|bool|u?int(8|16|32|64)|float(16|32|64)")
+
+_MOST_LABELS: Final = 2**26
+"""Values of an array of labels, which is read when a store is opened."""
+
+_MOST_CHUNK: Final = 2**32
+"""Bytes of a chunk, which is the least that is read."""
+
+_PART: Final = re.compile(r"[^/\\\0]+")
+
+
+def check_nodes(root: Mapping[str, Any], values: re.Pattern[str]) -> None:
+    """See that Zarr can be given the metadata of a store.
+
+    Args:
+        root: From the root's file, with all others in it.
+        values: Paths of the arrays that are read chunk by chunk; all others are labels.
+
+    Raises:
+        ValueError: Something is not as this package writes it; says what.
+    """
+    inline = root.get("consolidated_metadata")
+    nodes = inline.get("metadata") if isinstance(inline, dict) else None
+    if root.get("node_type") != "group" or not isinstance(nodes, dict):
+        raise ValueError("its zarr.json has no metadata of its arrays")
+    for path, node in nodes.items():
+        parts = path.split("/")
+        if not all(_PART.fullmatch(part) and part not in (".", "..") for part in parts):
+            raise ValueError(f"{path!r} is no name of an array")
+        if not isinstance(node, dict) or node.get("zarr_format") != 3:
+            raise ValueError(f"{path!r} is not of Zarr's format 3")
+        if node.get("node_type") == "array":
+            _check_array(path, node, labels=not values.fullmatch(path))
+        elif node.get("node_type") != "group":
+            raise ValueError(f"{path!r} is neither an array nor a group")
+
+
+def _check_array(path: str, node: Mapping[str, Any], *, labels: bool) -> None:
+    kind = node.get("data_type")
+    if not isinstance(kind, str) or not _TYPES.fullmatch(kind):
+        raise ValueError(f"{path!r} is of type {kind!r}; numbers and texts are read")
+    codecs = list(_codecs(node.get("codecs")))
+    if others := [name for name in codecs if name not in _CODECS]:
+        raise ValueError(
+            f"{path!r} is packed by {others[0]!r}; {', '.join(sorted(_CODECS))} are read"
+        )
+    if node.get("storage_transformers"):
+        raise ValueError(f"{path!r} has storage transformers; none are read")
+    shape, names = _sizes(path, node.get("shape")), node.get("dimension_names")
+    if not isinstance(names, list) or len(names) != len(shape):
+        raise ValueError(f"{path!r} has no name for each dim")
+    if labels and math.prod(shape) > _MOST_LABELS:
+        raise ValueError(
+            f"{path!r} has {math.prod(shape):,} labels; {_MOST_LABELS:,} are read at most"
+        )
+    chunks = _sizes(path, _chunk_shape(node))
+    size = math.prod(chunks) * (16 if kind == "string" else np.dtype(kind).itemsize)
+    if size > _MOST_CHUNK:
+        raise ValueError(
+            f"{path!r} has chunks of {size_text(size)}; {size_text(_MOST_CHUNK)} are read at most"
+        )
+
+
+def _codecs(found: Any) -> Iterator[str]:
+    """Names of codecs, those within others too."""
+    for each in found if isinstance(found, list) else [None]:
+        if isinstance(each, str):
+            each = {"name": each}
+        if not isinstance(each, dict):
+            yield repr(each)
+            continue
+        yield str(each.get("name"))
+        settings = each.get("configuration") or {}
+        for inner in ("codecs", "index_codecs"):
+            if inner in settings:
+                yield from _codecs(settings[inner])
+
+
+def _chunk_shape(node: Mapping[str, Any]) -> Any:
+    """Sizes of what is read at once: of a file, or of a part of one."""
+    for each in node["codecs"]:
+        if isinstance(each, dict) and each.get("name") == "sharding_indexed":
+            return each.get("configuration", {}).get("chunk_shape")
+    grid = node.get("chunk_grid")
+    return grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else None
+
+
+def _sizes(path: str, found: Any) -> list[int]:
+    right = isinstance(found, list) and all(type(each) is int and each >= 0 for each in found)
+    if not right:
+        raise ValueError(f"{path!r} has sizes {found!r}, which are none")
+    return list(found)
