@@ -17,6 +17,7 @@ from emerdiff_probe.devices import usable
 from emerdiff_probe.errors import ModelError, first_line
 from emerdiff_probe.models.denoiser import Denoiser
 from emerdiff_probe.models.folders import attribute_in, pipeline_index
+from emerdiff_probe.models.foreign import refuse_code, refuse_code_options
 from emerdiff_probe.models.pipeline_model import PipelineModel
 from emerdiff_probe.models.stable_diffusion import StableDiffusion
 from emerdiff_probe.models.transformer import Transformer
@@ -58,6 +59,8 @@ def load(
             model's own: faster, in less memory, and less exact.
         **options: For the pipeline's ``from_pretrained``: ``revision``, ``variant``, ...; for a
             file's ``from_single_file``: ``config``, a folder or hub id of a pipeline of its kind.
+            Loading runs no code that comes with a model, and reads no pickles, so that options that
+            ask for these are refused.
 
     Raises:
         ModelError: There is no such model, or its layout is not known; or options that a pipeline
@@ -78,6 +81,7 @@ def load(
         named = "float16" if device.type == "cuda" else "float32"
     if named not in _DTYPES:
         raise ModelError(f"dtype is {named!r}; choose one of {', '.join(_DTYPES)}")
+    refuse_code_options(options)
     name = os.fspath(model)
     try:
         with _without_bars():
@@ -144,9 +148,12 @@ def _loaded(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PipelineM
     if path.suffix == ".safetensors" and path.is_file():
         return StableDiffusion.from_file(path, name, dtype, **options)
     folder = _located(path, name)
-    attribute = attribute_in(pipeline_index(folder, options), name)
+    index = pipeline_index(folder, options)
+    refuse_code(index, name)
+    attribute = attribute_in(index, name)
     made = Transformer if attribute == "transformer" else StableDiffusion
-    return made.from_folder(folder, name, dtype, **options)
+    # Pickles can run code.
+    return made.from_folder(folder, name, dtype, **{**options, "use_safetensors": True})
 
 
 @contextmanager

@@ -124,7 +124,9 @@ class PipelineModel(ABC):
         """
         from diffusers import AutoencoderTiny
 
-        tiny = AutoencoderTiny.from_pretrained(folder, torch_dtype=self.dtype).eval()
+        tiny = AutoencoderTiny.from_pretrained(
+            folder, torch_dtype=self.dtype, use_safetensors=True
+        ).eval()
         channels, own = tiny.config.latent_channels, self.latent_shape(8, 8)[1]
         factor = 2 ** (len(tiny.config.block_out_channels) - 1)
         if (channels, factor) != (own, self._factor):

@@ -1,6 +1,8 @@
 """Loading by name, folder and object, and the agreement with diffusers' own pipeline."""
 
 import copy
+import json
+import shutil
 import warnings
 
 import accelerate
@@ -12,7 +14,7 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, ModelError
@@ -217,6 +219,42 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ModelError, match="no unet and no transformer"):
         ep.load(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["unet", "scheduler", "tokenizer", "payload", "_class_name"])
+def test_code_that_comes_with_a_model_is_not_run(tiny_folder, tmp_path, monkeypatch, part):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    payload = "from pathlib import Path; Path('ran').touch()\nclass Payload: pass\n"
+    for place in (tmp_path, folder):
+        (place / "payload.py").write_text(payload)
+    index = json.loads((folder / "model_index.json").read_text())
+    index[part] = ["payload", "Payload"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=f"names code for '{part}'"):
+        ep.load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"trust_remote_code": True}, {"custom_pipeline": "payload"}, {"use_safetensors": False}],
+)
+def test_options_that_run_what_comes_with_a_model_are_refused(tiny_folder, option):
+    with pytest.raises(ModelError, match="can run code that comes with a model"):
+        ep.load(tiny_folder, **option)
+    ep.load(tiny_folder, trust_remote_code=False)
+
+
+def test_pickled_weights_are_not_read(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    assert ep.load(folder).name
+    weights.unlink()
+    with pytest.raises(ModelError, match="cannot load"):
+        ep.load(folder)
 
 
 @pytest.mark.parametrize("version", ["v1", "xl"])
