@@ -20,7 +20,7 @@ from emerdiff_probe.errors import InputError, StoreError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Held", "is_free", "local", "made_at_once"]
+__all__ = ["Held", "free_bytes", "is_free", "local", "made_at_once"]
 
 _MOST_NAME: Final = 255
 """Bytes of the name of a file or folder."""
@@ -54,6 +54,21 @@ def is_free(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
         return not os.path.lexists(path)
     return not any(path.iterdir())
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes there is room for where something is to be made.
+
+    Raises:
+        StoreError: The folder that it is to be in cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise StoreError(
+            f"'{path}' could not be written: {error}; choose another place, and call this again"
+        ) from error
 
 
 @contextmanager

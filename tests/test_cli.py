@@ -3,15 +3,18 @@
 import json
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 import xarray as xr
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,6 +23,7 @@ import emerdiff_probe as ep
 from emerdiff_probe import exports as results
 from emerdiff_probe import scenes, schema
 from emerdiff_probe.cli import app
+from emerdiff_probe.cli.report import reported
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.playground.settings import TrainingSettings
 
@@ -491,3 +495,26 @@ def test_version():
 @pytest.mark.parametrize("command", ["segment", "train", "evaluate"])
 def test_help_of_a_command_gives_examples(command):
     assert f"emerdiff-probe {command}" in call(command, "--help").stdout
+
+
+def test_what_slurm_sends_ends_a_command_as_ctrl_c_does():
+    tidied = []
+
+    def command():
+        with reported():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            finally:
+                tidied.append(True)
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert (ended.value.exit_code, tidied) == (143, [True])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_what_commands_a_terminal_is_spelt_out(tmp_path, capsys):
+    with pytest.raises(typer.Exit), reported():
+        raise InputError("'\x1b[2J\x07.png' \udc80 [b]caf\u00e9")
+    assert capsys.readouterr().err == "error: '\\x1b[2J\\x07.png' \\udc80 [b]caf\u00e9\n"

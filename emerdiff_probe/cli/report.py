@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ def reported() -> Iterator[Console]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         say(console, f"warning: {message}", style="yellow")
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _terminable():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("default", module="emerdiff_probe")
@@ -47,7 +48,29 @@ def reported() -> Iterator[Console]:
             raise typer.Exit(1) from None
         except KeyboardInterrupt as error:
             say(console, f"interrupted; {str(error) or 'finished results are kept'}", style="red")
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if isinstance(error, _Terminated) else 130) from None
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end, as SLURM does before it ends it."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """While it lasts SIGTERM ends what runs as Ctrl-C does, so that everything is tidied up."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread, where no handler can be set
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

@@ -1,7 +1,6 @@
 """One training loop for both trainings: budget, annealing, averaging, validation, checkpoints."""
 
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import ModelError
+from emerdiff_probe.paths import made_at_once
 from emerdiff_probe.playground.optimizers import Optimizers
 from emerdiff_probe.playground.settings import TrainingSettings
 
-__all__ = ["Budget", "Report", "Task", "Trainer", "Validation"]
+__all__ = ["Budget", "Report", "Task", "Trainer", "Validation", "saved"]
 
 Weights = dict[str, Tensor]
 
@@ -201,8 +201,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint, so that at any moment there is a whole one."""
-        writing = self.checkpoint.with_suffix(".writing")
-        torch.save(
+        saved(
             {
                 "step": self.step,
                 "seconds": self.seconds,
@@ -215,9 +214,8 @@ class Trainer:
                 "average": self._average,
                 "best": self._best,
             },
-            writing,
+            self.checkpoint,
         )
-        os.replace(writing, self.checkpoint)
 
     def _load(self) -> None:
         # Wherever it was trained before; the optimizers move their own state.
@@ -233,6 +231,19 @@ class Trainer:
         self._optimizers.load_state_dict(state["optimizers"])
         _copy(state["average"], self._average)
         _copy(state["best"], self._best)
+
+
+def saved(state: Any, path: Path) -> None:
+    """Write a state of torch, so that at any moment there is a whole one.
+
+    Raises:
+        StoreError: It could not be written; the one before stays.
+    """
+    with made_at_once(path, replace=True) as writing:
+        try:
+            torch.save(state, writing)
+        except RuntimeError as error:  # so torch tells of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def _copy(weights: Weights, into: Mapping[str, Tensor]) -> None:

@@ -27,8 +27,8 @@ from transformers import CLIPTokenizer
 
 from emerdiff_probe import scenes
 from emerdiff_probe.devices import usable
-from emerdiff_probe.errors import check_unchanged
-from emerdiff_probe.paths import local
+from emerdiff_probe.errors import ConfigError, check_unchanged
+from emerdiff_probe.paths import local, made_at_once
 from emerdiff_probe.playground import architecture, export
 from emerdiff_probe.playground.data import (
     FolderPictures,
@@ -36,7 +36,7 @@ from emerdiff_probe.playground.data import (
     Pictures,
     ScenePictures,
 )
-from emerdiff_probe.playground.loop import Budget, Trainer
+from emerdiff_probe.playground.loop import Budget, Trainer, saved
 from emerdiff_probe.playground.settings import TrainingSettings
 from emerdiff_probe.playground.tasks import (
     AutoencoderTask,
@@ -129,12 +129,17 @@ def _claim(work: Path, asked: dict[str, Any]) -> None:
     """Note what the work folder is for, or see that it is for this."""
     begun = work / "settings.json"
     if begun.exists():
-        check_unchanged(
-            json.loads(begun.read_text()), asked, f"the training in '{work}'", "another work folder"
-        )
+        try:
+            before = dict(json.loads(begun.read_text()))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"'{begun}' is damaged ({error}), so that nobody knows what the training was begun "
+                "with; choose another work folder, or delete it if the settings are the same"
+            ) from error
+        check_unchanged(before, asked, f"the training in '{work}'", "another work folder")
     else:
-        work.mkdir(parents=True, exist_ok=True)
-        begun.write_text(json.dumps(asked, indent=1) + "\n")
+        with made_at_once(begun, replace=True) as new:
+            new.write_text(json.dumps(asked, indent=1) + "\n")
 
 
 class _Stop:
@@ -341,8 +346,7 @@ class _Run:
                 self.progress.advance(task, len(pixels))
                 self.stop.check()
         whole = torch.cat(latents).unflatten(0, (len(versions), -1))
-        torch.save(whole, writing := kept.with_suffix(".writing"))
-        writing.replace(kept)
+        saved(whole, kept)
         return whole
 
     def _record(self, parts: export.Parts, denoiser: Trainer) -> dict[str, Any]:

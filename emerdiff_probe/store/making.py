@@ -7,7 +7,6 @@ made by Zarr, and the metadata of the others are copies of its own with another 
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError
-from emerdiff_probe.paths import Held, made_at_once
+from emerdiff_probe.paths import Held, free_bytes, made_at_once
 from emerdiff_probe.schema import SAMPLE
 from emerdiff_probe.store.chunks import FLAT, fill_of, write_chunk
 from emerdiff_probe.store.plan import LATENTS, Plan, size_text
@@ -41,7 +40,7 @@ def make_recording(path: Path, plan: Plan, held: Held) -> None:
     Raises:
         StoreError: The disk has too little room, or the folder cannot be written.
     """
-    free = shutil.disk_usage(path.parent).free
+    free = free_bytes(path)
     if plan.nbytes > free:
         raise StoreError(
             f"the recording takes {size_text(plan.nbytes)} and '{path.parent}' has "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +17,11 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
-from emerdiff_probe.paths import Held, is_free, local, made_at_once
+from emerdiff_probe.paths import Held, free_bytes, is_free, local, made_at_once
 from emerdiff_probe.schema import RESPONSES
 from emerdiff_probe.store.address import as_it_claims
 from emerdiff_probe.store.bounds import check_nodes
-from emerdiff_probe.store.chunks import FLAT, chunks_of
+from emerdiff_probe.store.chunks import FLAT, PARTIAL, chunks_of
 from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.plan import size_text
 from emerdiff_probe.store.sealing import (
@@ -98,12 +97,15 @@ class ResponseStore:
                 self._make(rest, response)
             else:  # it may have been made since this was
                 self._check()
+                # What one that was killed was about to name.
+                for left in self.path.rglob(f"*{PARTIAL}"):
+                    left.unlink()
         except BaseException:
             self._held.close()
             raise
 
     def _make(self, rest: xr.Dataset, response: xr.DataArray) -> None:
-        if response.nbytes > (free := shutil.disk_usage(self.path.parent).free):
+        if response.nbytes > (free := free_bytes(self.path)):
             raise StoreError(
                 f"the responses take {size_text(response.nbytes)} and '{self.path.parent}' has "
                 f"{size_text(free)} free; choose another disk, or responses of masks"
@@ -134,8 +136,18 @@ class ResponseStore:
         return {index[: len(shape) - 3] for index in chunks_of(self.path, self._name)}
 
     def write(self, index: tuple[int, ...], response: NDArray[Any]) -> None:
-        """Commits one response, shape (rgb, y, x); a chunk's file comes whole or not at all."""
-        zarr.open_array(self.path / self._name, mode="r+")[index] = response
+        """Commits one response, shape (rgb, y, x); a chunk's file comes whole or not at all.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+        try:
+            zarr.open_array(self.path / self._name, mode="r+")[index] = response
+        except OSError as error:
+            raise StoreError(
+                f"'{self.path}' could not be written: {error}. What was committed before can be "
+                "read; the same call goes on from there"
+            ) from error
 
     def __enter__(self) -> ResponseStore:
         return self

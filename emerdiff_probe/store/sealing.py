@@ -56,7 +56,7 @@ def checksum(values: NDArray[Any]) -> int:
     return int(google_crc32c.value(f"{kind} {values.shape} ".encode() + content))
 
 
-def labelled(values: NDArray[Any]) -> dict[str, int]:
+def labelled(values: NDArray[Any]) -> dict[str, Any]:
     """Return the attributes that an array of labels gets in a store."""
     return {_LABELS: checksum(values)}
 

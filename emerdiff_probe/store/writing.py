@@ -252,5 +252,8 @@ def _check_continues(path: Path, plan: Plan) -> None:
             "or record to another folder"
         )
     # What one that was killed was about to name.
-    for left in path.rglob(f"*{PARTIAL}"):
-        left.unlink()
+    try:
+        for left in path.rglob(f"*{PARTIAL}"):
+            left.unlink()
+    except OSError as error:
+        raise StoreError(f"'{path}' cannot be written to: {error}") from error

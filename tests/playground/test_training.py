@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from emerdiff_probe import models, playground, scenes
-from emerdiff_probe.errors import ConfigError, InputError, ModelError
+from emerdiff_probe.errors import ConfigError, InputError, ModelError, StoreError
 from emerdiff_probe.playground import architecture, tasks
 from emerdiff_probe.playground.data import FolderPictures, PictureCache, ScenePictures
-from emerdiff_probe.playground.loop import Budget, Trainer
+from emerdiff_probe.playground.loop import Budget, Trainer, saved
 from emerdiff_probe.playground.optimizers import Optimizers
 from emerdiff_probe.playground.padding import pad_as_configured
 from emerdiff_probe.playground.settings import Sizes, TrainingSettings
@@ -309,6 +309,30 @@ def test_without_a_rate_for_matrices_adam_updates_them_too():
 def test_other_settings_do_not_continue_a_training(trained):
     with pytest.raises(ConfigError, match=r"settings\.rate: begun with 0\.001, now 0\.5"):
         start(trained, settings=dataclasses.replace(TINY, rate=0.5))
+
+
+def test_a_note_that_was_cut_off_is_told(tmp_path):
+    work = tmp_path / "out.work"
+    work.mkdir()
+    (work / "settings.json").write_text('{"settings": {')
+    with pytest.raises(ConfigError, match=r"settings\.json' is damaged .*another work folder"):
+        train(tmp_path / "out", work=work)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "denoiser.pt"
+    saved({"step": 1}, path)
+
+    def full(state, file):
+        file.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file\nand more")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(torch, "save", full)
+        with pytest.raises(StoreError, match=r"denoiser\.pt' could not be written: Pytorch.*room"):
+            saved({"step": 2}, path)
+    assert torch.load(path) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_of_someone_else_is_not_replaced(tmp_path):

@@ -1,5 +1,6 @@
 """Labels, metadata and values have checksums, so that nothing is silently another."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.storage import _local
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import StoreError
@@ -253,3 +255,25 @@ def test_links_are_not_packed(stored, tmp_path):
     with pytest.raises(StoreError, match=r"c\.9' is a link, .*put the file itself in its place"):
         ep.pack(stored, tmp_path / "run.zip")
     assert not (tmp_path / "run.zip").exists()
+
+
+def test_a_full_disk_is_told_by_responses_and_what_was_killed_leaves_nothing(
+    responses, monkeypatch
+):
+    store = ResponseStore(responses, {"name": "none"}, {"strength": 1})
+    left = responses / "response/c.1.0.0.0.abc.partial"
+    left.write_bytes(bytes(100))
+    values = open_responses(responses)["response"].values
+    with store:
+        store.begin(xr.Dataset(), xr.DataArray(np.zeros((2, 3, 4, 5), np.float16)))
+        assert not left.exists()
+        with monkeypatch.context() as full:
+
+            def refused(*_, **__):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            full.setattr(_local, "_put", refused)
+            with pytest.raises(StoreError, match=r"No space left.*same call goes on from there"):
+                store.write((1,), values[1])
+        store.write((1,), values[1])
+    np.testing.assert_array_equal(open_responses(responses)["response"], values)
