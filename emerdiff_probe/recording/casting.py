@@ -67,7 +67,9 @@ def laid_out(tensor: Tensor, site: Site, shape: tuple[int, ...]) -> Tensor:
     return tensor.detach().reshape(-1, *shape)
 
 
-def as_array(tensor: Tensor, dtype: torch.dtype, site: Site, timestep: float) -> NDArray[Any]:
+def as_array(
+    tensor: Tensor, dtype: torch.dtype, site: Site, timestep: float | None = None
+) -> NDArray[Any]:
     """Values in a dtype of recordings, in memory of NumPy.
 
     Raises:
@@ -77,10 +79,11 @@ def as_array(tensor: Tensor, dtype: torch.dtype, site: Site, timestep: float) ->
     # A sum in a wider dtype is finite if and only if all of it is, and takes one pass.
     if not math.isfinite(cast.sum(dtype=_WIDER[dtype])):
         name = str(dtype).removeprefix("torch.")
+        when = "" if timestep is None else f" at timestep {timestep:g}"
         raise CaptureError(
-            f"'{site}' gives values that are not finite at timestep {timestep:g}; {IN_FLOAT32}"
+            f"'{site}' gives values that are not finite{when}; {IN_FLOAT32}"
             if cast.isnan().any() or dtype == torch.float32
-            else f"'{site}' has values beyond {torch.finfo(dtype).max:g} at timestep "
-            f"{timestep:g}, which {name} cannot hold; record with dtype='float32'"
+            else f"'{site}' has values beyond {torch.finfo(dtype).max:g}{when}, which "
+            f"{name} cannot hold; record with dtype='float32'"
         )
     return cast.cpu().numpy()
