@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from emerdiff_probe.cli.datasets import DatasetName, dataset_of
 from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
 from emerdiff_probe.cli.report import reported, say
-from emerdiff_probe.errors import InputError
 from emerdiff_probe.paths import made_at_once
 
 __all__ = ["evaluate"]
-
-
-class DatasetName(StrEnum):
-    """Data sets with the class of every pixel."""
-
-    scenes_parts = "scenes-parts"
-    scenes_objects = "scenes-objects"
-    folder = "folder"
-    ade20k = "ade20k"
-    coco_stuff_27 = "coco-stuff-27"
-    coco_stuff_171 = "coco-stuff-171"
 
 
 def evaluate(
@@ -87,7 +75,7 @@ def evaluate(
         from emerdiff_probe.evaluation.rivals import of_unet
         from emerdiff_probe.models.identity import identity
 
-        chosen = _dataset(dataset, root, split, first_seed, count)
+        chosen = dataset_of(dataset, root, split, first_seed, count)
         loaded = of_unet(ep.load(model, device=device, dtype=dtype.value if dtype else None))
         config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed)
         found = evaluation.evaluate(
@@ -112,23 +100,3 @@ def evaluate(
         typer.echo(f"{chosen.name}, {found.pictures['picture'].nunique()} pictures, {masks} masks")
         typer.echo(summary.T.to_string())
         typer.echo(f"Tables: {out / 'summary.csv'}, {out / 'pictures.csv'}")
-
-
-def _dataset(
-    name: DatasetName, root: Path | None, split: str | None, first_seed: int, count: int | None
-) -> Any:
-    from emerdiff_probe import evaluation
-
-    if name in (DatasetName.scenes_parts, DatasetName.scenes_objects):
-        level: Any = name.value.removeprefix("scenes-")
-        return evaluation.scene_dataset(range(first_seed, first_seed + (count or 100)), level)
-    if root is None:
-        raise InputError(f"--dataset {name} is read from a folder; give it with --root")
-    if name is DatasetName.folder:
-        whole = evaluation.plain_folder(root)
-    elif name is DatasetName.ade20k:
-        whole = evaluation.ade20k(root, split or "validation")
-    else:
-        classes: Any = int(name.value.rpartition("-")[2])
-        whole = evaluation.coco_stuff(root, classes, split or "val2017")
-    return whole.first(count) if count else whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -59,46 +60,56 @@ class Setting:
     masks: int = SEGMENTS
 
 
-def tables(model: StableDiffusion, config: EmerDiffConfig) -> dict[str, dict[str, Setting]]:
+def tables(
+    model: StableDiffusion, config: EmerDiffConfig, masks: int = SEGMENTS
+) -> dict[str, dict[str, Setting]]:
     """What each table of the paper compares, by the table and by what is changed in it.
 
     Args:
         model: Whose layers are compared.
         config: The frozen settings; each table changes one of them.
+        masks: K, where it is not what is changed.
     """
-    own = Setting(config)
+    own = Setting(config, masks)
     level = config.modulation_site.rpartition(".attentions.")[0]
     attentions = [
         each
         for each, _ in model.unet.named_modules()
-        if each.startswith(f"{level}.") and each.endswith(".attn2")
+        # Of a transformer with several layers, as in XL, the first.
+        if re.fullmatch(rf"{re.escape(level)}\.attentions\.\d+\.transformer_blocks\.0\.attn2", each)
     ]
     layers = dict(zip(ORDINALS, attentions, strict=False))
     return {
         BASELINES: {METHOD: own},
         "Table 4": {f"{count}": Setting(config, count) for count in COUNTS},
         "Table 5": {
-            number: Setting(config.replace(feature_site=f"{layer}:query"))
+            number: Setting(config.replace(feature_site=f"{layer}:query"), masks)
             for number, layer in layers.items()
         },
-        "Table 6": {f"{t}": Setting(config.replace(feature_timestep=t)) for t in FEATURE_TIMESTEPS},
-        "Table 7": {
-            f"{t}": Setting(config.replace(modulation_timestep=t)) for t in SHIFT_TIMESTEPS
+        "Table 6": {
+            f"{t}": Setting(config.replace(feature_timestep=t), masks) for t in FEATURE_TIMESTEPS
         },
-        "Table 8": strengths(config, FACTORS),
-        "Table 9": {"with": own, "without": Setting(config.replace(injection=False))},
+        "Table 7": {
+            f"{t}": Setting(config.replace(modulation_timestep=t), masks) for t in SHIFT_TIMESTEPS
+        },
+        "Table 8": strengths(config, FACTORS, masks),
+        "Table 9": {"with": own, "without": Setting(config.replace(injection=False), masks)},
         "Fig. 14": {
-            f"{number}, {place} f": Setting(config.replace(modulation_site=f"{layer}:{port}"))
+            f"{number}, {place} f": Setting(
+                config.replace(modulation_site=f"{layer}:{port}"), masks
+            )
             for place, port in (("after", "out"), ("before", "mix"))
             for number, layer in layers.items()
         },
     }
 
 
-def strengths(config: EmerDiffConfig, factors: Iterable[float]) -> dict[str, Setting]:
+def strengths(
+    config: EmerDiffConfig, factors: Iterable[float], masks: int = SEGMENTS
+) -> dict[str, Setting]:
     """Settings with so many times the strength, by their lambda."""
     every = (config.replace(strength=config.strength * factor) for factor in factors)
-    return {f"{each.strength:g}": Setting(each) for each in every}
+    return {f"{each.strength:g}": Setting(each, masks) for each in every}
 
 
 def name(table: str, label: str) -> str:
@@ -119,14 +130,14 @@ FROZEN: Final = name(BASELINES, METHOD)
 """The method with the frozen settings."""
 
 
-def ablated(model: StableDiffusion, config: EmerDiffConfig) -> Method:
+def ablated(model: StableDiffusion, config: EmerDiffConfig, masks: int = SEGMENTS) -> Method:
     """Segments a picture by every setting of every table, and by the baseline."""
     every = {
         name(table, label): setting
-        for table, settings in tables(model, config).items()
+        for table, settings in tables(model, config, masks).items()
         for label, setting in settings.items()
     }
-    return segmented(model, every, {name(BASELINES, BILINEAR): Setting(config)})
+    return segmented(model, every, {name(BASELINES, BILINEAR): Setting(config, masks)})
 
 
 def segmented(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,7 @@ from emerdiff_probe.evaluation.claims import (
     outcomes,
     together,
 )
-from emerdiff_probe.evaluation.datasets import scene_dataset
+from emerdiff_probe.evaluation.datasets import Dataset, scene_dataset
 from emerdiff_probe.evaluation.evaluate import counted, evaluate
 from emerdiff_probe.evaluation.failures import section
 from emerdiff_probe.evaluation.journal import SEGMENTS
@@ -48,7 +49,7 @@ from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.playground.export import read_record
 from emerdiff_probe.scenes import TEST_START, scene
 
-__all__ = ["CLAIM_SEEDS", "Scores", "benchmark", "measured"]
+__all__ = ["CLAIM_SEEDS", "Measured", "Scores", "benchmark", "measured", "write"]
 
 CLAIM_SEEDS: Final = range(TEST_START + 200_000, TEST_START + 200_100)
 """Scenes that nothing else was measured on."""
@@ -73,14 +74,17 @@ TITLES: Final = {
 Labels = Mapping[str, Sequence[str]]
 """Of settings, by table."""
 
+Measured = dict[str, dict[str, NDArray[np.float64]]]
+"""By measure and method, of one model: (draw), first of all scenes, then of scenes drawn again."""
+
 Scores = dict[str, dict[str, NDArray[np.float64]]]
-"""By measure and method: (model, draw), first of all scenes, then of scenes drawn again."""
+"""The same of all models: (model, draw)."""
 
 
 def benchmark(
     models: Sequence[StableDiffusion], out: Path, kept: Path, scenes: int, processes: int
 ) -> None:
-    """Tests the claims and writes claims.md, claims.csv and claims.png.
+    """Tests the claims on scenes and writes claims.md, claims.csv and claims.png.
 
     Args:
         models: The first gives the settings, and is what failures are looked into with; the others
@@ -94,9 +98,48 @@ def benchmark(
     seeds = CLAIM_SEEDS[:scenes]
     names = {model.weights: model for model in models}
     every = [
-        measured(model, config, seeds, kept / f"claims-{model.weights}", processes=processes)
+        measured(
+            model,
+            config,
+            scene_dataset(seeds),
+            kept / f"claims-{model.weights}",
+            identity(model, config),
+            processes=processes,
+        )
         for model in tqdm(list(names.values()), "models", disable=len(names) == 1)
     ]
+    method = ablated(models[0], config)
+    begun = time.perf_counter()
+    method(scene(seeds[0]).image)
+    seconds = time.perf_counter() - begun
+    failures = section(models[0], config, kept, processes)
+    introduction = _introduction(list(names.values()), seeds, seconds)
+    write(out, list(names.values()), config, every, introduction, failures)
+
+
+def write(
+    out: Path,
+    models: Sequence[StableDiffusion],
+    config: EmerDiffConfig,
+    every: Sequence[Measured],
+    introduction: str,
+    further: str = "",
+    *,
+    masks: int = SEGMENTS,
+    unit: str = "scenes",
+) -> None:
+    """Writes claims.md, claims.csv and the pictures.
+
+    Args:
+        out: The folder.
+        models: Each of other weights.
+        config: The frozen settings.
+        every: Scores of each model, from `measured`.
+        introduction: Markdown before the verdicts.
+        further: Markdown after them.
+        masks: K, where it is not what is changed.
+        unit: What the data set is made of, in the plural.
+    """
     scores: Scores = {
         measure: {
             method: np.stack([each[measure][method] for each in every])
@@ -104,27 +147,23 @@ def benchmark(
         }
         for measure in MEASURES
     }
-    compared = tables(models[0], config)
+    compared = tables(models[0], config, masks)
     labels = {table: list(settings) for table, settings in compared.items()}
     labels[BASELINES].append(BILINEAR)
     frozen = {
         table: label
         for table, settings in compared.items()
         for label, setting in settings.items()
-        if setting == Setting(config)
+        if setting == Setting(config, masks)
     }
-    method = ablated(models[0], config)
-    begun = time.perf_counter()
-    method(scene(seeds[0]).image)
-    seconds = time.perf_counter() - begun
-    failures = section(models[0], config, kept, processes)
-    text = _text(config, list(names.values()), seeds, labels, scores, seconds, failures)
+    text = _text(config, len(models), labels, scores, introduction, further, unit)
     charts = {
         measure: _chart(labels, frozen, scores, measure)
         for measure in MEASURES
         if measure != TRADITIONAL
     }
-    reports.write(out, "claims", text, _rows(list(names), scores), charts.pop("class-mean"))
+    rows = _rows([model.weights for model in models], scores)
+    reports.write(out, "claims", text, rows, charts.pop("class-mean"))
     for measure, figure in charts.items():
         reports.draw(out / f"claims-{measure}.png", figure)
 
@@ -132,45 +171,54 @@ def benchmark(
 def measured(
     model: StableDiffusion,
     config: EmerDiffConfig,
-    seeds: Sequence[int],
+    dataset: Dataset,
     folder: Path,
+    about: Mapping[str, object],
     *,
+    masks: int = SEGMENTS,
     processes: int = 1,
-) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Scores of all settings on scenes, and on as many drawn from them again and again.
+    skip: bool = False,
+) -> Measured:
+    """Scores of all settings on a data set, and on as many pictures drawn from it again and again.
 
     Scores over the data set are computed anew of every draw, with its own means and clusters.
 
     Args:
         model: The model.
         config: The frozen settings.
-        seeds: Of the scenes.
-        folder: Scenes that it holds are not computed again.
-        processes: Scenes at the same time.
+        dataset: The pictures.
+        folder: Pictures that it holds are not computed again.
+        about: What decides the results, beside the data set and which settings are compared.
+        masks: K, where it is not what is changed.
+        processes: Pictures at the same time.
+        skip: Leaves out pictures that cannot be used, with a warning.
 
     Returns:
-        By measure and method: shape (1 + draws), first of the scenes themselves, on which those of
-        the draws are centred where the measure is one over the data set.
+        By measure and method: shape (1 + draws), first of the pictures themselves, on which those
+        of the draws are centred where the measure is one over the data set.
     """
-    dataset = scene_dataset(seeds)
+    compared = {table: list(each) for table, each in tables(model, config, masks).items()}
     found = evaluate(
-        ablated(model, config),
+        ablated(model, config, masks),
         dataset,
         list(MEASURES),
         kept=folder,
-        identity=identity(model, config)
-        | {"settings": {table: list(each) for table, each in tables(model, config).items()}},
+        identity={**about, "settings": compared},
         processes=processes,
+        skip=skip,
     )
-    count = len(dataset.keys)
-    drawn = np.random.RandomState(0).randint(count, size=(RESAMPLES, count))
-    draws = np.concatenate([np.arange(count)[None], drawn])
-    scores: dict[str, dict[str, NDArray[np.float64]]] = {measure: {} for measure in MEASURES}
+    for key, problem in found.skipped.items():
+        warnings.warn(f"left out '{key}': {problem}", stacklevel=2)
+    keys = [key for key in dataset.keys if key not in found.skipped]
+    drawn = np.random.RandomState(0).randint(len(keys), size=(RESAMPLES, len(keys)))
+    draws = np.concatenate([np.arange(len(keys))[None], drawn])
+    scores: Measured = {measure: {} for measure in MEASURES}
     for method, rows in found.pictures.groupby("method", sort=False):
-        pictures = list(counted(folder, dataset.keys, method))
+        pictures = list(counted(folder, keys, method))
+        ordered = rows.set_index("picture").loc[keys]
         for measure in MEASURES:
             if measure not in OVER_DATASET:
-                scores[measure][method] = rows[measure].to_numpy()[draws].mean(1)
+                scores[measure][method] = ordered[measure].to_numpy()[draws].mean(1)
             elif measure != TRADITIONAL or method.startswith(BASELINES):
                 scores[measure][method] = _over_draws(OVER_DATASET[measure], pictures, draws)
     return scores
@@ -190,22 +238,7 @@ def _over_draws(
     return values
 
 
-def _text(
-    config: EmerDiffConfig,
-    models: Sequence[StableDiffusion],
-    seeds: Sequence[int],
-    labels: Labels,
-    scores: Scores,
-    seconds: float,
-    failures: str,
-) -> str:
-    margins = {
-        measure: MARGIN * float(found[FROZEN][:, 0].mean()) for measure, found in scores.items()
-    }
-    every = [
-        (claim, {each: outcomes(claim, scores[each], margins[each]) for each in claim.measures})
-        for claim in claims(labels)
-    ]
+def _introduction(models: Sequence[StableDiffusion], seeds: Sequence[int], seconds: float) -> str:
     spread = (
         f"The bundled model and {len(models) - 1} trainings from other seeds, equal among "
         "themselves; models differ as far as these do"
@@ -224,37 +257,56 @@ Each table of Namekata et al. (2024) that changes one setting of the method, wit
 
 {SEGMENTS} masks where K is not what is changed. Made by `make benchmark-claims`: {seconds:.0f} s a
 scene and model on one core, {cost:.1f} hours of one core in all.
+"""
 
+
+def _text(
+    config: EmerDiffConfig,
+    models: int,
+    labels: Labels,
+    scores: Scores,
+    introduction: str,
+    further: str,
+    unit: str,
+) -> str:
+    margins = {
+        measure: MARGIN * float(found[FROZEN][:, 0].mean()) for measure, found in scores.items()
+    }
+    every = [
+        (claim, {each: outcomes(claim, scores[each], margins[each]) for each in claim.measures})
+        for claim in claims(labels)
+    ]
+    return f"""{introduction}
 A claim is a set of differences between settings. **Holds**: the 95 % interval of each is above
 zero. **Does not hold**: one's interval reaches zero and stays below {MARGIN:.0%} of the score of
 the frozen settings ({_numbers(margins)}).
 "Matters little" is a test of equivalence: it holds where the whole interval is within that margin
-on both sides, and does not where all of it is outside. Otherwise **undecided**; so too where scenes
-and models disagree. Intervals over scenes are of the models' mean, by bootstrap ({RESAMPLES}
-draws; scores over a data set are centred on its own, since scenes that are drawn twice raise them);
-over models by Student's t. What is judged is the direction: the settings at which the small
-model is best are its own.
+on both sides, and does not where all of it is outside. Otherwise **undecided**; so too where {unit}
+and models disagree. Intervals over {unit} are of the models' mean, by bootstrap ({RESAMPLES}
+draws; scores over a data set are centred on its own, since {unit} that are drawn twice raise them);
+over models by Student's t. What is judged is the direction: the settings at which a model is best
+are its own.
 
-{_summary(every, len(models))}
+{_summary(every, models, unit)}
 
 ![Scores by setting](claims.png)
 
-Points are means over models with 95 % intervals over scenes, diamonds the frozen settings, thin
+Points are means over models with 95 % intervals over {unit}, diamonds the frozen settings, thin
 lines the single models. The same [in majority-class mIoU](claims-majority-class.png) and
 [in boundary F](claims-boundary-f.png).
 
-## Where the small model is best
+## Where the model is best
 
 {reports.bullets(_best(labels, scores, config))}
 
-{failures}
+{further}
 ## Every difference
 
-{_details(every, margins)}
+{_details(every, margins, unit)}
 
 ## Every setting
 
-Means over models, with 95 % intervals over scenes.
+Means over models, with 95 % intervals over {unit}.
 
 {_settings(labels, scores)}
 """
@@ -288,7 +340,9 @@ def _numbers(margins: Mapping[str, float]) -> str:
     return ", ".join(f"{margin:.4f} in {MEASURES[each]}" for each, margin in margins.items())
 
 
-def _summary(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], models: int) -> str:
+def _summary(
+    every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], models: int, unit: str
+) -> str:
     rows = []
     for claim, found in every:
         first, *others = found
@@ -299,7 +353,7 @@ def _summary(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], models:
                 "claim": claim.words,
                 "paper": claim.paper,
                 "here": f"**{together(each.verdict for each in main)}** ({MEASURES[first]})",
-                "over scenes": together(each.verdicts[0] for each in main),
+                f"over {unit}": together(each.verdicts[0] for each in main),
                 "over models": together(each.verdicts[1] for each in main)
                 if models > 1
                 else "not measured over models",
@@ -314,7 +368,9 @@ def _summary(every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], models:
 
 
 def _details(
-    every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]], margins: Mapping[str, float]
+    every: Sequence[tuple[Claim, Mapping[str, list[Outcome]]]],
+    margins: Mapping[str, float],
+    unit: str,
 ) -> str:
     rows = []
     for claim, found in every:
@@ -324,7 +380,7 @@ def _details(
                     "table": claim.table,
                     "difference": str(each.contrast),
                     "measure": MEASURES[measure],
-                    "mean [over scenes]": _signed(float(each.values.mean()), each.scenes),
+                    f"mean [over {unit}]": _signed(float(each.values.mean()), each.scenes),
                     "[over models]": "not measured over models"
                     if each.models is None
                     else _signed(None, each.models),

@@ -1,11 +1,13 @@
 """The claims table: the same segmentations as one by one, right verdicts, and what it writes."""
 
+import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import emerdiff_probe as ep
@@ -13,7 +15,8 @@ from benchmarks.task import QUALITY_SEEDS
 from emerdiff_probe.cli import app
 from emerdiff_probe.emerdiff import ENGINES, low_resolution_masks
 from emerdiff_probe.emerdiff.segmentation import assigned
-from emerdiff_probe.evaluation import ablations, claims, claims_table, failures
+from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.evaluation import ablations, claims, claims_on_images, claims_table, failures
 from emerdiff_probe.evaluation.claims import Claim, Contrast, outcomes, together, verdict
 from emerdiff_probe.evaluation.claims_table import CLAIM_SEEDS
 from emerdiff_probe.evaluation.failures import FAILURE_SEEDS
@@ -21,7 +24,7 @@ from emerdiff_probe.runs import prepare
 from emerdiff_probe.runs.making import made
 from emerdiff_probe.scenes import scene, split_of
 from emerdiff_probe.sites import Site
-from tests.checkpoints import tiny_playground
+from tests.checkpoints import stable_diffusion, tiny_playground
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +234,111 @@ def test_the_command_writes_the_table_and_goes_on(few, tmp_path, model, tiny_fol
     # What was there of the first model was not computed again, nor written.
     lines = (tmp_path / f"kept/claims-{model.weights}/scores.jsonl").read_text().splitlines()
     assert len(lines) == 3
+
+
+@pytest.fixture
+def ade(tmp_path):
+    """A scene in the folders of ADE20K, and another image without a class that counts."""
+    root = tmp_path / "ade"
+    for part in ("images", "annotations"):
+        (root / part / "validation").mkdir(parents=True)
+    for number in range(2):
+        made = scene(CLAIM_SEEDS[number])
+        truth = made.parts.astype(np.uint8) % 150 + 1 if number < 1 else 0 * made.parts
+        name = f"ADE_val_0000000{number}"
+        Image.fromarray(made.image).save(root / f"images/validation/{name}.png")
+        Image.fromarray(truth.astype(np.uint8)).save(root / f"annotations/validation/{name}.png")
+    lines = [f"{index}\t0.1\t10\t1\t1\tclass {index}" for index in range(1, 151)]
+    (root / "objectInfo150.txt").write_text("\n".join(["Idx\t...\tName", *lines]))
+    return root
+
+
+def claimed(*arguments):
+    return CliRunner().invoke(app, ["claims", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_a_data_set_is_tested_with_a_model_of_ones_own(few, tmp_path, ade, monkeypatch):
+    other = ep.load(tiny_playground(seed=1))
+    monkeypatch.setattr(ep, "load", lambda *_, **__: other)
+    arguments = ["--model", "mine", "--dataset", "ade20k", "--root", ade, "--masks", 2]
+    arguments += ["--kept", tmp_path / "kept", "--out", tmp_path / "out"]
+    # The second image cannot be scored, which ends it once the first is kept.
+    refused = claimed(*arguments)
+    assert refused.exit_code == 1
+    assert "no pixel of its labels counts" in refused.output
+    (kept,) = (tmp_path / "kept").iterdir()
+    before = (kept / "scores.jsonl").read_text()
+    assert len(before.splitlines()) == 2
+    done = claimed(*arguments, "--skip")
+    assert done.exit_code == 0, done.output
+    assert "left out 'ADE_val_00000001'" in done.output
+    assert (kept / "scores.jsonl").read_text().startswith(before)
+    expected = claims_on_images.operations(other, few, 2)
+    assert f"2 images, {expected.rows:,} rows of UNet calls" in done.output
+    text = (tmp_path / "out/claims.md").read_text()
+    assert text.startswith("# The paper's claims on ADE20K-150 validation")
+    assert "over images" in text
+    assert "scenes" not in text
+    provenance = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    assert provenance["models"][0]["weights"]["unet"] == other.weights
+    assert provenance["config"]["modulation_timestep"] == few.modulation_timestep
+    assert (provenance["images"], provenance["masks"]) == (2, 2)
+    table = pd.read_csv(tmp_path / "out/claims.csv")
+    assert set(table["setting"]) >= {"Table 4: 3", "Table 9: without", ablations.FROZEN}
+    assert table["score"].between(0, 1).all()
+    # Another number of masks would be another result, and lie beside it.
+    assert kept.name == f"claims-ade20k-150-validation-2-{other.weights}"
+
+
+def test_the_cost_of_an_image_is_counted(few, model):
+    expected = claims_on_images.operations(model, few, 2)
+    rows, decoded = 0, 0
+
+    def count(module, inputs, named):
+        nonlocal rows
+        rows += len(named["sample"] if "sample" in named else inputs[0])
+
+    def count_images(module, inputs):
+        nonlocal decoded
+        decoded += len(inputs[0])
+
+    handles = [
+        model.unet.register_forward_pre_hook(count, with_kwargs=True),
+        model.vae.post_quant_conv.register_forward_pre_hook(count_images),
+    ]
+    ablations.ablated(model, few, 2)(scene(CLAIM_SEEDS[0]).image)
+    for handle in handles:
+        handle.remove()
+    assert expected.rows == pytest.approx(rows, rel=0.1)
+    assert expected.decodings == pytest.approx(decoded, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--root", "here"), "--root is for a data set"),
+        (("--skip",), "--skip is for a data set"),
+        (("--dataset", "ade20k", "--root", "here"), "give it with --model"),
+        (("--dataset", "ade20k", "--model", "it"), "give it with --root"),
+        (("--dataset", "ade20k", "--model", "it", "--root", "nowhere"), "nowhere"),
+        (("--count", "101"), "there are 100 scenes"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_a_model_is_loaded(
+    arguments, message, monkeypatch
+):
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(ep, "load", load)
+    result = claimed(*arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_models_of_several_layouts_are_not_compared(model, tmp_path):
+    other = ep.load(stable_diffusion("v1"))
+    with pytest.raises(ConfigError, match="playground, stable-diffusion"):
+        claims_on_images.benchmark_images(
+            [model, other], claims_table.scene_dataset([1]), tmp_path, tmp_path
+        )

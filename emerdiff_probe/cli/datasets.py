@@ -1,0 +1,54 @@
+"""Data sets as they are chosen on the command line."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from emerdiff_probe.errors import InputError
+
+__all__ = ["DatasetName", "dataset_of"]
+
+
+class DatasetName(StrEnum):
+    """Data sets with the class of every pixel."""
+
+    scenes_parts = "scenes-parts"
+    scenes_objects = "scenes-objects"
+    folder = "folder"
+    ade20k = "ade20k"
+    coco_stuff_27 = "coco-stuff-27"
+    coco_stuff_171 = "coco-stuff-171"
+
+
+def dataset_of(
+    name: DatasetName, root: Path | None, split: str | None, first_seed: int, count: int | None
+) -> Any:
+    """Return a data set.
+
+    Args:
+        name: Which.
+        root: Its folder; scenes have none.
+        split: Part of ADE20K or COCO-Stuff; by default the validation part.
+        first_seed: Of scenes.
+        count: Only so many pictures; by default all, of scenes 100.
+
+    Raises:
+        InputError: It is read from a folder, and there is none.
+    """
+    from emerdiff_probe import evaluation
+
+    if name in (DatasetName.scenes_parts, DatasetName.scenes_objects):
+        level: Any = name.value.removeprefix("scenes-")
+        return evaluation.scene_dataset(range(first_seed, first_seed + (count or 100)), level)
+    if root is None:
+        raise InputError(f"--dataset {name} is read from a folder; give it with --root")
+    if name is DatasetName.folder:
+        whole = evaluation.plain_folder(root)
+    elif name is DatasetName.ade20k:
+        whole = evaluation.ade20k(root, split or "validation")
+    else:
+        classes: Any = int(name.value.rpartition("-")[2])
+        whole = evaluation.coco_stuff(root, classes, split or "val2017")
+    return whole.first(count) if count else whole
