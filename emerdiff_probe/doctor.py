@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +20,8 @@ from torch import Tensor
 
 from emerdiff_probe.emerdiff import EmerDiffConfig
 from emerdiff_probe.errors import CaptureError, ModelError, ProbeError, first_line
-from emerdiff_probe.models import StableDiffusion
 from emerdiff_probe.models.modes import evaluating
+from emerdiff_probe.models.pipeline_model import PipelineModel
 from emerdiff_probe.recording.casting import as_array, laid_out
 from emerdiff_probe.recording.probes import probe
 from emerdiff_probe.sites import Site, select
@@ -75,7 +77,7 @@ class Examination:
         return self.repeats and all(self.unchanged.values())
 
 
-def examine(model: StableDiffusion, *, steps: int = 4, seed: int = 0) -> Examination:
+def examine(model: PipelineModel, *, steps: int = 4, seed: int = 0) -> Examination:
     """Draw an image four times with a model's own pipeline, with and without recording.
 
     The model is left as it was found.
@@ -92,16 +94,16 @@ def examine(model: StableDiffusion, *, steps: int = 4, seed: int = 0) -> Examina
     watch = _Watch({Site.parse(name): shape for name, shape in table["shape"].items()})
     watch.refuse(model.unet)
     every = {site: watch.edit(site) for site in watch.left}
-    with _own_scheduler(model.pipeline), evaluating(*model.parts.values()):
-        first, _ = _drawn(model, steps, seed)
-        bare, seconds = _drawn(model, steps, seed)
+    with _own_scheduler(model) as ends, evaluating(*model.parts.values()):
+        first, _ = _drawn(model, steps, seed, ends)
+        bare, seconds = _drawn(model, steps, seed, ends)
         times, images = {"bare": seconds}, {}
         with hooked(model.unet, every) if every else nullcontext():
-            images["all"], times["all"] = _drawn(model, steps, seed)
+            images["all"], times["all"] = _drawn(model, steps, seed, ends)
         watch.judge()
         blocks = [site for site in select(watch.shapes, "blocks") if site in watch.left]
         with probe(model.pipeline, list(map(str, blocks))) if blocks else nullcontext():
-            images["blocks"], times["blocks"] = _drawn(model, steps, seed)
+            images["blocks"], times["blocks"] = _drawn(model, steps, seed, ends)
     table["why_not"] = [watch.reasons.get(site, "") for site in watch.shapes]
     table["recorded"] = [watch.bytes.get(site, 0) for site in watch.shapes]
     return Examination(
@@ -168,14 +170,31 @@ class _Watch:
 
 
 @contextmanager
-def _own_scheduler(pipeline: Any) -> Iterator[None]:
-    """Has a pipeline draw quietly with a copy of its scheduler, which a call would set up."""
-    scheduler = pipeline.scheduler
+def _own_scheduler(model: PipelineModel) -> Iterator[list[float]]:
+    """Has a pipeline draw quietly with a copy of its scheduler, which a call would set up.
+
+    Yields:
+        The seconds at which its steps end.
+    """
+    pipeline: Any = model.pipeline
+    scheduler, ends = pipeline.scheduler, list[float]()
+    own = copy.deepcopy(scheduler)
+    step = own.step
+
+    @functools.wraps(step)
+    def timed(*arguments: Any, **named: Any) -> Any:
+        result = step(*arguments, **named)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        ends.append(time.perf_counter())
+        return result
+
+    own.step = timed
     bars = getattr(pipeline, "_progress_bar_config", None)
-    pipeline.scheduler = copy.deepcopy(scheduler)
+    pipeline.scheduler = own
     pipeline.set_progress_bar_config(disable=True)
     try:
-        yield
+        yield ends
     finally:
         pipeline.scheduler = scheduler
         if bars is None:
@@ -184,25 +203,24 @@ def _own_scheduler(pipeline: Any) -> Iterator[None]:
             pipeline._progress_bar_config = bars
 
 
-def _drawn(model: StableDiffusion, steps: int, seed: int) -> tuple[NDArray[Any], float]:
+def _drawn(
+    model: PipelineModel, steps: int, seed: int, ends: list[float]
+) -> tuple[NDArray[Any], float]:
     """An image, and the median seconds of a step."""
-    ends: list[float] = []
-
-    def note(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        ends.append(time.perf_counter())
-        return tensors
-
+    call: Any = model.pipeline
+    further = {}
+    if "use_resolution_binning" in inspect.signature(type(call).__call__).parameters:
+        further["use_resolution_binning"] = False  # it knows the published sizes alone
+    ends.clear()
     try:
-        drawn = model.pipeline(
+        drawn = call(
             _PROMPT,
             num_inference_steps=steps,
             height=model.image_size,
             width=model.image_size,
             generator=torch.Generator("cpu").manual_seed(seed),
             output_type="np",
-            callback_on_step_end=note,
+            **further,
         )
     except ProbeError:
         raise
@@ -215,11 +233,11 @@ def _drawn(model: StableDiffusion, steps: int, seed: int) -> tuple[NDArray[Any],
     return drawn.images, statistics.median(np.diff(ends).tolist())
 
 
-def _method(model: StableDiffusion, table: pd.DataFrame) -> Method:
+def _method(model: PipelineModel, table: pd.DataFrame) -> Method:
     """The settings that EmerDiff would start from, and what stands against them."""
     try:
         config = EmerDiffConfig.for_model(model)
-        visited = model.schedule.timesteps(config.steps)
+        visited = model.timesteps(config.steps, (model.image_size, model.image_size))
     except ProbeError as error:
         return Method(None, (str(error),))
     troubles = []

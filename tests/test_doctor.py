@@ -13,6 +13,7 @@ from emerdiff_probe.cli import app
 from emerdiff_probe.doctor import examine
 from emerdiff_probe.errors import ModelError
 from tests.checkpoints import stable_diffusion
+from tests.families import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,16 @@ def test_the_bundled_layout_is_examined_by_its_folder(tiny_folder):
     result = CliRunner().invoke(app, ["doctor", str(tiny_folder), "--steps", "2"])
     assert result.exit_code == 0, result.output
     assert "All is well" in result.output
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_transformers_are_examined_too(family, monkeypatch):
+    transformer = ep.load(FAMILIES[family]())
+    found = examine(transformer, steps=2)
+    assert found.sites.index.equals(transformer.sites().index)
+    assert found.harmless
+    assert found.sites["why_not"].eq("").all(), found.sites["why_not"][lambda each: each != ""]
+    assert found.method.config is not None
 
 
 def test_a_site_that_fires_twice_or_overflows_is_named(model, monkeypatch):
