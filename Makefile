@@ -23,7 +23,7 @@ PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .DELETE_ON_ERROR:
 .PHONY: help demo test fuzz lint docs lab notebooks results benchmark-scenes benchmark-settings \
     benchmark-quality benchmark-recording benchmark-modulation benchmark-atlas benchmark-claims \
-    benchmark-widgets card pictures animation test-lowest wheel clean
+    benchmark-families benchmark-widgets card pictures animation test-lowest wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -97,6 +97,9 @@ benchmark-modulation: $(STAMP)  ## engines of modulated denoising: cost, and agr
 benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model knows what
 	$(BENCHMARK) atlas --count 24
 
+benchmark-families: $(STAMP)  ## what works in which family of models, on random weights
+	$(BENCHMARK) families
+
 # Short trainings, to see how far models differ; an interrupted one goes on.
 SEEDS := build/seeds/1 build/seeds/2 build/seeds/3
 $(SEEDS): build/seeds/%: | $(STAMP)
@@ -119,7 +122,7 @@ animation: $(STAMP)  ## the README's moving picture of the correspondence explor
 
 # All that is stored and depends on the weights. Unchanged parts are kept in build/ and go on.
 results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recording \
-    benchmark-modulation benchmark-atlas benchmark-claims benchmark-widgets card pictures \
+    benchmark-modulation benchmark-atlas benchmark-claims benchmark-families benchmark-widgets card pictures \
     animation notebooks  ## all stored results
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows

@@ -8,7 +8,17 @@ from typing import Final
 
 from joblib import cpu_count
 
-from benchmarks import atlas, card, modulation, pictures, quality, recording, scenes, settings
+from benchmarks import (
+    atlas,
+    card,
+    families,
+    modulation,
+    pictures,
+    quality,
+    recording,
+    scenes,
+    settings,
+)
 from benchmarks.task import Task
 from emerdiff_probe.evaluation.rivals import of_unet
 from emerdiff_probe.models import load
@@ -22,6 +32,7 @@ BENCHMARKS: Final = {
     "atlas": atlas.benchmark,
     "card": card.benchmark,
     "recording": recording.benchmark,
+    "families": families.benchmark,
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDPMPipeline,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -17,6 +19,7 @@ from diffusers import (
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    UNet2DModel,
 )
 from transformers import (
     CLIPTextConfig,
@@ -30,7 +33,7 @@ from emerdiff_probe import scenes
 from emerdiff_probe.playground import architecture
 from emerdiff_probe.playground.settings import Sizes
 
-__all__ = ["FAMILIES", "flux", "pixart", "stable_diffusion_3"]
+__all__ = ["FAMILIES", "flux", "pixart", "stable_diffusion_3", "unconditional"]
 
 _SIZES = Sizes(
     autoencoder_channels=(8, 8, 8),
@@ -101,6 +104,24 @@ def _seeded(make: Callable[..., Any]) -> Callable[..., Any]:
         return pipeline
 
     return seeded
+
+
+@_seeded
+def unconditional(**options: Any) -> DDPMPipeline:
+    """A UNet that reads no text."""
+    unet = UNet2DModel(
+        **{
+            "sample_size": 16,
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attention_head_dim": 8,
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            **options,
+        }
+    )
+    return DDPMPipeline(unet.eval(), DDPMScheduler())
 
 
 @_seeded

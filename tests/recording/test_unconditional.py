@@ -3,27 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import emerdiff_probe as ep
+from tests.families import unconditional
 
 
 @pytest.fixture
 def pipe():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DModel(
-            sample_size=16,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            attention_head_dim=8,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        )
-    pipeline = DDPMPipeline(unet.eval(), DDPMScheduler())
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return unconditional()
 
 
 def draw(pipeline):
