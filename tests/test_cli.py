@@ -415,7 +415,7 @@ def test_training_gets_what_was_asked_for(monkeypatch, tmp_path):
 
 def test_an_interrupted_training_says_that_it_is_saved(monkeypatch):
     def stop(*_, **__):
-        raise KeyboardInterrupt("the training is saved; the same command continues it")
+        raise KeyboardInterrupt("the training is saved; the same command resumes it")
 
     monkeypatch.setattr("emerdiff_probe.playground.train.train", stop)
     result = call("train", "--out", "m")

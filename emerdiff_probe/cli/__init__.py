@@ -1,4 +1,4 @@
-"""The `emerdiff-probe` command: thin, and light until a model is needed.
+"""Provide the `emerdiff-probe` command: thin, and light until a model is needed.
 
 Each command is a function in a module of its own and imports what it computes with when it runs.
 """
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     app()
 
 
@@ -65,5 +65,5 @@ for _name, _command in (
     ("claims", claims),
     ("info", info),
 ):
-    # Claims alone need nothing to be told.
+    # `claims` is the only command that needs no arguments.
     app.command(_name, no_args_is_help=_command is not claims)(_command)

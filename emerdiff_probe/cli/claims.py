@@ -1,4 +1,4 @@
-"""`emerdiff-probe claims`."""
+"""Define `emerdiff-probe claims`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def claims(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("claims"),
     kept: Annotated[
-        Path, typer.Option(help="Folder for what is done so far; the same command continues it.")
+        Path, typer.Option(help="Folder for finished parts; the same command resumes from it.")
     ] = Path("build/benchmarks"),
     device: Device = None,
     dtype: Annotated[Dtype, typer.Option(help="Type to run in.")] = Dtype.float32,

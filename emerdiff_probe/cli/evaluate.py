@@ -1,4 +1,4 @@
-"""`emerdiff-probe evaluate`."""
+"""Define `emerdiff-probe evaluate`."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def evaluate(
         typer.Option(help="Part of ADE20K or COCO-Stuff.", show_default="the validation part"),
     ] = None,
     first_seed: Annotated[
-        int, typer.Option(min=0, help="First of the scenes; the default begins the test split.")
+        int, typer.Option(min=0, help="Seed of the first scene; the default starts the test split.")
     ] = 1_100_000,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Only so many pictures.", show_default="all; of scenes 100"),
+        typer.Option(min=1, help="Number of pictures.", show_default="all; 100 scenes"),
     ] = None,
     protocol: Annotated[
         list[str] | None,
         typer.Option(help="Name of a protocol. Can be repeated.", show_default="the usual ones"),
     ] = None,
-    masks: Annotated[int, typer.Option(min=1, help="Low-resolution masks of a picture.")] = 12,
+    masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
     model: Annotated[str, typer.Option(help=MODELS)] = "playground",
     seed: Seed = 0,
     out: Annotated[
-        Path, typer.Option(help="Folder for tables; an evaluation begun before is continued.")
+        Path, typer.Option(help="Folder for tables; an interrupted evaluation in it is resumed.")
     ] = Path("evaluation"),
     skip: Annotated[
         bool,
@@ -55,10 +55,10 @@ def evaluate(
 ) -> None:
     """Score EmerDiff, and four ways to enlarge the same masks without a model, on a data set.
 
-    [b]scenes-parts[/b], [b]scenes-objects[/b]: the package's own.
-    [b]folder[/b]: [b]images/[/b], [b]labels/[/b] with a PNG for each, and [b]classes.csv[/b] with
-    name,index or name,red,green,blue. [b]ade20k[/b], [b]coco-stuff-27[/b], [b]coco-stuff-171[/b]:
-    as published, downloaded by you.
+    [b]scenes-parts[/b], [b]scenes-objects[/b]: the package's own. [b]folder[/b]: [b]images/[/b],
+    [b]labels/[/b] with a PNG for each, and [b]classes.csv[/b] with name,index or
+    name,red,green,blue. [b]ade20k[/b], [b]coco-stuff-27[/b], [b]coco-stuff-171[/b]: as published,
+    downloaded by you.
 
     For example:
 

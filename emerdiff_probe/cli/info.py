@@ -1,4 +1,4 @@
-"""`emerdiff-probe info`."""
+"""Define `emerdiff-probe info`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def info(
 
 
 def _facts(model: dict[str, Any]) -> list[str]:
-    """What is known of a model: of one that was probed perhaps not the weights."""
+    """Return what is known of a model; the weights of a probed one may be unknown."""
     weights = [f"weights {model['weights']['unet']}"] if "weights" in model else []
     return [
         model["name"] or model.get("pipeline", "a UNet"),

@@ -1,4 +1,4 @@
-"""Prompts and pictures as they are given on the command line."""
+"""Read prompts and pictures from the command line."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def sources_of(
     """Return prompts, then pictures; at least one of either.
 
     Args:
-        prompts: Texts.
-        images: Files.
-        **drawn: How every prompt is drawn: the fields of a `Prompt` beside its text.
+        prompts: Texts to draw.
+        images: Files of pictures.
+        **drawn: Fields of every `Prompt` besides its text.
     """
     sources = [Prompt(text, **drawn) for text in prompts or []]
     pictures = [Photo(path) for path in images or []]
@@ -31,12 +31,12 @@ def sources_of(
 
 
 def title(source: Prompt | Photo) -> str:
-    """What a folder can be named after."""
+    """Return what to name a folder after."""
     return source.text if isinstance(source, Prompt) else source.name
 
 
 def described(source: Prompt | Photo) -> str:
-    """What it is, for a message."""
+    """Return what an input is, for a message."""
     if isinstance(source, Prompt):
         return f"prompt {source.text!r}"
     return shlex.quote(str(source.image))

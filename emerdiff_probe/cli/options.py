@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Define the options that several commands share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class Dtype(StrEnum):
-    """Types that a model can run in."""
+    """Name the types that a model can run in."""
 
     float32 = "float32"
     float16 = "float16"
@@ -32,10 +32,11 @@ class Dtype(StrEnum):
 MODELS = "[b]playground[/b], a folder of a diffusers pipeline, a .safetensors file, or a hub id."
 
 Seed: TypeAlias = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Start of all random numbers.")
+    int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.")
 ]
 Device: TypeAlias = Annotated[
-    str | None, typer.Option(help="Where to run.", show_default="cuda if there is one, else cpu")
+    str | None,
+    typer.Option(help="Device to run on.", show_default="cuda if there is one, else cpu"),
 ]
 RunDtype: TypeAlias = Annotated[
     Dtype | None,
@@ -52,15 +53,17 @@ Guidance: TypeAlias = Annotated[
     ),
 ]
 NegativePrompt: TypeAlias = Annotated[
-    str, typer.Option(help="What the prompts' guidance leads away from.", show_default=False)
+    str, typer.Option(help="Text that guidance leads away from.", show_default=False)
 ]
 Side: TypeAlias = Annotated[
     int | None,
-    typer.Option(min=1, help="Of drawn pictures, in pixels.", show_default="that of the model"),
+    typer.Option(
+        min=1, help="Size of drawn pictures, in pixels.", show_default="that of the model"
+    ),
 ]
 ClipSkip: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Last layers of the text encoder that are left out.", show_default="none"
+        min=0, help="Number of last layers of the text encoder to skip.", show_default="none"
     ),
 ]

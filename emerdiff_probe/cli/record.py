@@ -1,4 +1,4 @@
-"""`emerdiff-probe record`."""
+"""Define `emerdiff-probe record`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def record(
         ),
     ] = None,
     store: Annotated[
-        Path, typer.Option(help="Folder to stream to; one begun before is continued.")
+        Path, typer.Option(help="Folder to stream to; an interrupted recording in it is resumed.")
     ] = Path("run.zarr"),
     sites: Annotated[
         str,
@@ -57,19 +57,21 @@ def record(
     width: Side = None,
     clip_skip: ClipSkip = None,
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Samples in one call of the model.")] = 1,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Number of samples in a call of the model.")
+    ] = 1,
     full: Annotated[
         bool, typer.Option("--float32", help="Keep float32 in place of float16.")
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only say how large it would be.", show_default=False)
+        bool, typer.Option("--plan", help="Only show how large it would be.", show_default=False)
     ] = False,
     device: Device = None,
     dtype: RunDtype = None,
 ) -> None:
     """Record what happens inside a model while it draws prompts or denoises pictures.
 
-    Ctrl-C keeps what is there; the same command continues it. Read it with
+    Ctrl-C keeps what is done; the same command resumes it. Read it with
     [b]emerdiff_probe.open[/b].
 
     For example:

@@ -1,4 +1,4 @@
-"""What is said on the terminal: errors and warnings as one line each."""
+"""Report errors and warnings on the terminal, each as one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["plain", "reported", "say"]
 
 @contextmanager
 def reported() -> Iterator[Console]:
-    """Errors and warnings as one line each on stderr; quiets the libraries underneath."""
+    """Report errors and warnings on stderr, each as one line; silence the libraries underneath."""
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("DIFFUSERS_VERBOSITY", "error"),
@@ -74,7 +74,7 @@ def _terminable() -> Iterator[None]:
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print a text as it is, wrapped by the terminal alone."""
+    """Print a text as it is, wrapped only by the terminal."""
     # Texts hold prompts, in which brackets are no markup.
     console.print(plain(text), style=style, markup=False, highlight=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""`emerdiff-probe segment`."""
+"""Define `emerdiff-probe segment`."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def segment(
 
 
 def _check(sources: list[Prompt | Photo], folders: list[Path], out: Path, overwrite: bool) -> None:
-    """Finds out all that is wrong with inputs and outputs before a model is loaded."""
+    """Collect all that is wrong with inputs and outputs, before a model is loaded."""
     from emerdiff_probe import exports as results
 
     wrong = []

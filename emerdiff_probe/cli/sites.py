@@ -1,4 +1,4 @@
-"""`emerdiff-probe sites`."""
+"""Define `emerdiff-probe sites`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`emerdiff-probe train`."""
+"""Define `emerdiff-probe train`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["train"]
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the trained model.", show_default=False)],
     minutes: Annotated[
-        float, typer.Option(min=0.001, help="Time for training; making pictures comes on top.")
+        float, typer.Option(min=0.001, help="Minutes of training; making pictures comes on top.")
     ] = 105,
     images: Annotated[
         Path | None,
@@ -28,28 +28,28 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a model trained here, to train it further.", show_default="anew"
+            help="Folder of a model trained here, to train it further.", show_default="none"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Start of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures in an update of the UNet; 512 fit a large GPU.")
     ] = 32,
     pictures: Annotated[
-        int, typer.Option(min=1, help="Scenes to train on; of pictures of your own, all are used.")
+        int, typer.Option(min=1, help="Scenes to train on; pictures of your own are all used.")
     ] = 64_000,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder for what is kept between runs.", show_default="OUT.work"),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="How many make pictures at the same time.")
+        int, typer.Option(min=1, help="Number of processes that make pictures.")
     ] = 2,
     device: Device = None,
 ) -> None:
     """Train a small model like the bundled one, on scenes or pictures of your own.
 
-    Ctrl-C saves the state and stops; the same command continues it.
+    Ctrl-C saves the state and stops; the same command resumes it.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""Models and methods over many pictures with known truth: data sets, protocols, scores."""
+"""Score models and methods on many images with known truth: data sets, protocols, scores."""
 
 from emerdiff_probe.evaluation.datasets import (
     IGNORE,

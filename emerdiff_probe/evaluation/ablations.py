@@ -1,4 +1,4 @@
-"""The paper's ablations: one setting changed at a time, all of them on the same inversion."""
+"""Run the paper's ablations: change one setting at a time, all on the same inversion."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ COUNTS: Final = (10, 20, 30, 40)
 FEATURE_TIMESTEPS: Final = (1, 121, 281, 481, 641)
 SHIFT_TIMESTEPS: Final = (81, 281, 401, 481, 641, 801)
 FACTORS: Final = (1 / 16, 1 / 4, 1, 4)
-"""Of the frozen lambda."""
+"""Multiples of the frozen lambda."""
 
 ORDINALS: Final = ("first", "second", "third")
 
 BASELINES: Final = "Tables 1 and 2"
 BILINEAR: Final = "bilinear masks"
-"""The baseline of Tables 1 and 2, of the same low-resolution masks, without modulation."""
+"""Baseline of Tables 1 and 2: the same low-resolution masks, without modulation."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to segment.
+    """Hold one way to segment.
 
     Attributes:
-        config: All settings.
-        masks: How many, K.
+        config: Settings of the method.
+        masks: Number of masks, K.
     """
 
     config: EmerDiffConfig
@@ -63,11 +63,11 @@ class Setting:
 def tables(
     model: StableDiffusion, config: EmerDiffConfig, masks: int = SEGMENTS
 ) -> dict[str, dict[str, Setting]]:
-    """What each table of the paper compares, by the table and by what is changed in it.
+    """Return the settings that each table of the paper compares, by table and by label.
 
     Args:
-        model: Whose layers are compared.
-        config: The frozen settings; each table changes one of them.
+        model: Model whose layers are compared.
+        config: Frozen settings; each table changes one of them.
         masks: K, where it is not what is changed.
     """
     own = Setting(config, masks)
@@ -107,18 +107,18 @@ def tables(
 def strengths(
     config: EmerDiffConfig, factors: Iterable[float], masks: int = SEGMENTS
 ) -> dict[str, Setting]:
-    """Settings with so many times the strength, by their lambda."""
+    """Return settings with multiples of the strength, by their lambda."""
     every = (config.replace(strength=config.strength * factor) for factor in factors)
     return {f"{each.strength:g}": Setting(each, masks) for each in every}
 
 
 def name(table: str, label: str) -> str:
-    """Of a setting among all methods."""
+    """Return the name of a setting among all methods."""
     return f"{table}: {label}"
 
 
 def identity(model: StableDiffusion, config: EmerDiffConfig) -> dict[str, object]:
-    """What decides the results of a model, for what is kept of them."""
+    """Return what decides the results of a model, to tell kept results apart."""
     return {
         "weights": model.weights,
         "dtype": str(model.dtype),
@@ -127,11 +127,11 @@ def identity(model: StableDiffusion, config: EmerDiffConfig) -> dict[str, object
 
 
 FROZEN: Final = name(BASELINES, METHOD)
-"""The method with the frozen settings."""
+"""Name of the method with the frozen settings."""
 
 
 def ablated(model: StableDiffusion, config: EmerDiffConfig, masks: int = SEGMENTS) -> Method:
-    """Segments a picture by every setting of every table, and by the baseline."""
+    """Return a method that segments an image by every setting of every table, and by the baseline."""
     every = {
         name(table, label): setting
         for table, settings in tables(model, config, masks).items()
@@ -145,26 +145,27 @@ def segmented(
     every: Mapping[str, Setting],
     unmodulated: Mapping[str, Setting],
 ) -> Method:
-    """Segments a picture by some settings.
+    """Return a method that segments an image by some settings.
 
-    The picture is inverted once, from the largest timestep that any setting needs; features of all
-    sites and timesteps are read in that pass; the unmodulated run is shared by all settings that
-    shift the same site at the same timestep; and settings that are the same run once.
+    The image is inverted once, from the largest timestep that any setting needs, and features of
+    all sites and timesteps are read in that pass. Settings that shift the same site at the same
+    timestep share the unmodulated run, and equal settings run once.
 
     Args:
-        model: The model.
+        model: Model that segments.
         every: Settings by name.
-        unmodulated: Settings whose masks are enlarged bilinearly instead; their features are read
-            where those of `every` are.
+        unmodulated: Settings by name whose masks are enlarged bilinearly instead; their features
+            are read where those of `every` are.
     """
-    # In groups that share the unmodulated run, of which one is held at a time.
+    # Settings are grouped by the unmodulated run they share, so that memory holds one run at a
+    # time.
     ordered = sorted(set(every.values()), key=_shift)
     sites = [Site.parse(each) for each in sorted({each.config.feature_site for each in ordered})]
     timesteps = sorted({each.config.feature_timestep for each in ordered})
     first = max(*timesteps, *(each.config.modulation_timestep for each in ordered))
 
     def method(picture: NDArray[np.uint8]) -> Mapping[str, Segments]:
-        # All of them invert and cluster alike.
+        # All of them invert and cluster in the same way.
         config = ordered[0].config
         whole = made(
             prepare(model, Photo(picture), seed=config.seed, settings=config.of_run()),

@@ -1,4 +1,4 @@
-"""The paper's claims as contrasts of settings, and when a contrast is said to hold."""
+"""Define the paper's claims as contrasts of settings, and when a contrast holds."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ MEASURES: Final = {
     "majority-class": "majority-class mIoU, per picture",
     "boundary-f": "boundary F, per picture, 2 px",
 }
-"""Scores by protocol, in words. The first is the paper's modified protocol, an oracle as the third
-is; the second its traditional one."""
+"""Scores by protocol, in words. The first is the paper's modified protocol, an oracle, as
+is the third; the second is its traditional protocol."""
 
 MARGIN: Final = 0.05
-"""A difference matters little within this share of the score that the frozen settings reach."""
+"""Share of the frozen settings' score within which a difference matters little."""
 
 Verdict = Literal["holds", "does not hold", "undecided"]
 
 Interval = tuple[float, float]
-"""The ends of a 95 % interval."""
+"""Ends of a 95 % interval."""
 
 Draws = Mapping[str, NDArray[np.float64]]
-"""Scores (model, draw) of every method: first of all scenes, then of scenes drawn again."""
+"""Scores (model, draw) of every method: first over all scenes, then over scenes drawn again."""
 
 
 class Contrast(NamedTuple):
-    """Two sides of a table, each the mean of some settings.
+    """Hold two sides of a table, each the mean of some settings.
 
     Attributes:
-        above: Labels of the settings that are said to be better, or as good.
-        below: Labels of the others.
+        above: Labels of the settings that the paper calls better, or as good.
+        below: Labels of the other settings.
     """
 
     above: tuple[str, ...]
@@ -57,15 +57,15 @@ class Contrast(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of a table.
+    """Hold what the paper says about a table.
 
     Attributes:
-        table: Its settings are those of `ablations.tables`.
-        words: The claim.
-        paper: The paper's figures, as far as they could be read.
-        contrasts: It holds if each of them does, and does not if one does not.
-        little: Whether the two sides of a contrast are said to be alike.
-        measures: Of `MEASURES`, in which it is tested.
+        table: Name of the table, whose settings `ablations.tables` returns.
+        words: Claim in words.
+        paper: Figures of the paper, as far as they could be read.
+        contrasts: Contrasts of the claim. It holds if all of them do, and does not if one does not.
+        little: Whether the paper says that the two sides of a contrast are alike.
+        measures: Measures from `MEASURES` in which it is tested.
     """
 
     table: str
@@ -85,7 +85,7 @@ def _over(best: str, others: Sequence[str]) -> tuple[Contrast, ...]:
 
 
 def claims(labels: Mapping[str, Sequence[str]]) -> list[Claim]:
-    """The claims of Tables 1, 2, 4 to 9 and Figure 14, of settings with these labels by table."""
+    """Return the claims of Tables 1, 2, 4 to 9 and Figure 14, for these labels by table."""
     least, *_, frozen, most = labels["Table 8"]
     middle = tuple(each for each in labels["Table 7"] if 281 <= int(each) <= 481)
     first, *larger = labels["Table 6"]
@@ -113,7 +113,7 @@ def claims(labels: Mapping[str, Sequence[str]]) -> list[Claim]:
             "not read",
             _pairs(labels["Table 4"]),
             little=True,
-            # Majority-class scores rise with the number of segments by themselves.
+            # Majority-class scores rise with the number of segments alone.
             measures=("class-mean",),
         ),
         Claim(
@@ -164,15 +164,15 @@ def claims(labels: Mapping[str, Sequence[str]]) -> list[Claim]:
 
 
 class Outcome(NamedTuple):
-    """A contrast, measured.
+    """Hold a measured contrast.
 
     Attributes:
-        contrast: Which.
-        values: Of each model, over all scenes.
+        contrast: Contrast that was measured.
+        values: Difference for each model, over all scenes.
         scenes: Interval of the models' mean over scenes, by percentile bootstrap.
-        models: Interval of the models' mean over models, by Student's t: they are too few to draw
-            from. None of one model.
-        verdicts: Over scenes and, where there are several, over models.
+        models: Interval of the models' mean over models, by Student's t, as there are too few to
+            resample. None for one model.
+        verdicts: Verdicts over scenes and, where there are several models, over models.
     """
 
     contrast: Contrast
@@ -183,17 +183,17 @@ class Outcome(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """What scenes and models agree on; else undecided."""
+        """Return the verdict that scenes and models agree on, else "undecided"."""
         return self.verdicts[0] if len(set(self.verdicts)) == 1 else "undecided"
 
 
 def outcomes(claim: Claim, draws: Draws, margin: float) -> list[Outcome]:
-    """Measures the contrasts of a claim.
+    """Measure the contrasts of a claim.
 
     Args:
-        claim: Of a table whose settings all have draws.
-        draws: In one measure.
-        margin: Differences within it matter little.
+        claim: Claim on a table whose settings all have draws.
+        draws: Scores in one measure.
+        margin: Difference within which two scores count as alike.
     """
     found = []
     for contrast in claim.contrasts:
@@ -215,12 +215,12 @@ def outcomes(claim: Claim, draws: Draws, margin: float) -> list[Outcome]:
 
 
 def verdict(interval: Interval, margin: float, *, little: bool) -> Verdict:
-    """What an interval of a difference says of a claim.
+    """Decide a claim from the interval of a difference.
 
-    That something is better holds if the whole interval is above zero, and does not if it reaches
-    zero and stays below the margin: then the difference is small at best. That something matters
-    little is a test of equivalence (Schuirmann 1987): it holds if the whole interval is within the
-    margin on both sides, and does not if all of it is beyond.
+    A claim that something is better holds if the whole interval is above zero. It does not hold if
+    the interval reaches zero and stays below the margin, as the difference is then small at best. A
+    claim that something matters little is a test of equivalence (Schuirmann 1987): it holds if the
+    whole interval is within the margin on both sides, and does not hold if all of it is beyond.
 
     >>> verdict((0.01, 0.05), 0.02, little=False), verdict((-0.01, 0.01), 0.02, little=False)
     ('holds', 'does not hold')
@@ -238,7 +238,7 @@ def verdict(interval: Interval, margin: float, *, little: bool) -> Verdict:
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """Of a claim with several contrasts: it holds if all do, and does not if one does not."""
+    """Combine the verdicts of a claim's contrasts: all must hold, and one can refute it."""
     every = set(verdicts)
     if "does not hold" in every:
         return "does not hold"

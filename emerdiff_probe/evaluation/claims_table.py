@@ -1,4 +1,4 @@
-"""The claims table: every ablation on several models, and what becomes of the paper's claims."""
+"""Make the claims table: every ablation on several models, and which of the paper's claims hold."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CLAIM_SEEDS: Final = range(TEST_START + 200_000, TEST_START + 200_100)
 """Scenes that nothing else was measured on."""
 
 TRADITIONAL: Final = "dataset-hungarian"
-"""Clusters all segments anew for every draw, so only the first table has its intervals."""
+"""Protocol that clusters again for every draw, so only the first table has its intervals."""
 
 RESAMPLES: Final = 200
 
@@ -69,10 +69,10 @@ TITLES: Final = {
     "Table 9": "9: attention injection",
     "Fig. 14": "14: shifted cross-attention, after or before f",
 }
-"""Of the picture's panels."""
+"""Titles of the figure's panels."""
 
 Labels = Mapping[str, Sequence[str]]
-"""Of settings, by table."""
+"""Labels of settings, by table."""
 
 Measured = dict[str, dict[str, NDArray[np.float64]]]
 """By measure and method, of one model: (draw), first of all scenes, then of scenes drawn again."""
@@ -87,12 +87,12 @@ def benchmark(
     """Tests the claims on scenes and writes claims.md, claims.csv and claims.png.
 
     Args:
-        models: The first gives the settings, and is what failures are looked into with; the others
-            are equal trainings from other seeds.
+        models: Models to test on. The first gives the settings, and is used to look into failures;
+            the others are equal trainings from other seeds.
         out: Folder for the table.
-        kept: Folder for what is done so far; the same call goes on with it.
-        scenes: How many.
-        processes: How many scenes at the same time.
+        kept: Folder for finished parts; the same call resumes from it.
+        scenes: Number of scenes.
+        processes: Number of scenes to run at the same time.
     """
     config = EmerDiffConfig.for_model(models[0])
     seeds = CLAIM_SEEDS[:scenes]
@@ -181,10 +181,10 @@ def measured(
 ) -> Measured:
     """Scores of all settings on a data set, and on as many pictures drawn from it again and again.
 
-    Scores over the data set are computed anew of every draw, with its own means and clusters.
+    Scores over the data set are computed again for every draw, with its own means and clusters.
 
     Args:
-        model: The model.
+        model: Model that segments.
         config: The frozen settings.
         dataset: The pictures.
         folder: Pictures that it holds are not computed again.
@@ -233,7 +233,7 @@ def _over_draws(
         return float(score(lambda: (pictures[index] for index in draw)))
 
     values = np.array([of(draw) for draw in draws])
-    # A data set in which scenes repeat is an easier one, so all draws score higher than it does.
+    # A data set in which scenes repeat is easier, so all draws score higher than the scenes do.
     values[1:] -= values[1:].mean() - values[0]
     return values
 
@@ -321,7 +321,7 @@ def _models(models: Sequence[StableDiffusion]) -> str:
 
 
 def _training(name: str) -> dict[str, object]:
-    """How a model came to be, where that is known."""
+    """Return how a model was made, where that is known."""
     try:
         record = read_record(playground.folder() if name == "playground" else Path(name))
     except InputError:
@@ -449,7 +449,7 @@ def _best(labels: Labels, scores: Scores, config: EmerDiffConfig) -> list[str]:
 
 
 def _rows(weights: Sequence[str], scores: Scores) -> pd.DataFrame:
-    """A row for each model, setting and measure: the score, and its interval over scenes."""
+    """Return a row for each model, setting and measure: the score and its interval over scenes."""
     rows = []
     for measure, methods in scores.items():
         for method, draws in methods.items():
@@ -461,7 +461,7 @@ def _rows(weights: Sequence[str], scores: Scores) -> pd.DataFrame:
 
 
 def _chart(labels: Labels, frozen: Mapping[str, str], scores: Scores, measure: str) -> go.Figure:
-    """A panel for each table: means over models with intervals, and every model's own line."""
+    """Draw a panel for each table: means over models with intervals, and a line for every model."""
     figure = make_subplots(2, 4, subplot_titles=[TITLES[table] for table in labels])
     for panel, (table, settings) in enumerate(labels.items()):
         place = {"row": panel // 4 + 1, "col": panel % 4 + 1}

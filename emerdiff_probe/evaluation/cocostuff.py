@@ -1,4 +1,4 @@
-"""The classes of COCO-Stuff: 182 numbers, of which 171 are annotated, in 27 groups.
+"""Define the classes of COCO-Stuff: 182 numbers, of which 171 are annotated, in 27 groups.
 
 A pixel of a published label map is the class's number minus 1; 255 is unlabelled.
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 __all__ = ["FINE", "GROUPS", "GROUP_OF", "NAMES"]
 
-# Things are numbered group by group, stuff by the alphabet.
+# Things are numbered group by group, stuff alphabetically.
 _THINGS: Final = {
     "person": "person",
     "vehicle": "bicycle, car, motorcycle, airplane, bus, train, truck, boat",
@@ -65,10 +65,10 @@ GROUPS: Final[tuple[str, ...]] = (*_THINGS, *_STUFF)
 """Names of the 27 groups."""
 
 NAMES: Final[tuple[str, ...]] = tuple(name.removeprefix("*") for name, _ in _GROUPED)
-"""Names of all 182, by the value of a pixel."""
+"""Names of all 182 classes, by the value of a pixel."""
 
 FINE: Final[NDArray[np.intp]] = np.flatnonzero([not name.startswith("*") for name, _ in _GROUPED])
-"""The values of the 171 that are annotated."""
+"""Values of the 171 classes that are annotated."""
 
 GROUP_OF: Final[NDArray[np.intp]] = np.array([GROUPS.index(group) for _, group in _GROUPED])
-"""The group, as an index into `GROUPS`, of each value."""
+"""Group of each value, as an index into `GROUPS`."""

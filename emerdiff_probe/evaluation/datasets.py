@@ -1,6 +1,6 @@
-"""Pictures with the class of every pixel: scenes, a folder of one's own, and published data sets.
+"""Read images with the class of every pixel: scenes, your own folder, and published data sets.
 
-Nothing is downloaded. Classes count from 0, and -1 is a pixel that does not count.
+Nothing is downloaded. Classes count from 0, and -1 marks a pixel that does not count.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = [
 ]
 
 IGNORE: Final = -1
-"""The class of pixels that do not count."""
+"""Class of pixels that do not count."""
 
 _PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _VOID: Final = 255
 
 
 class Example(NamedTuple):
-    """A picture and its truth.
+    """Hold an image and its truth.
 
     Attributes:
-        picture: uint8 (y, x, rgb).
-        truth: int16 (y, x), from 0, or `IGNORE`.
+        picture: Image, uint8 (y, x, rgb).
+        truth: Class of each pixel, int16 (y, x), from 0, or `IGNORE`.
     """
 
     picture: NDArray[np.uint8]
@@ -53,14 +53,15 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures with truth, read one by one.
+    """Describe images with truth, read one by one.
 
     Attributes:
-        name: With all that decides which pictures and classes they are.
-        classes: Names.
-        keys: Of the pictures, in order.
-        load: Reads one.
-        problem: What is wrong with one, found without reading its pixels; "" if nothing is.
+        name: Name, with all that decides which images and classes these are.
+        classes: Names of the classes.
+        keys: Keys of the images, in order.
+        load: Function from a key to its example.
+        problem: Function from a key to what is wrong with the image, found without reading its
+            pixels; "" if nothing is.
     """
 
     name: str
@@ -70,11 +71,11 @@ class Dataset:
     problem: Callable[[str], str]
 
     def first(self, count: int) -> Dataset:
-        """Only the first pictures."""
+        """Return a data set of only the first images."""
         return replace(self, keys=self.keys[:count])
 
     def problems(self) -> dict[str, str]:
-        """What is wrong with which picture."""
+        """Return what is wrong with each unusable image, by key."""
         found = ((key, self.problem(key)) for key in self.keys)
         return {key: text for key, text in found if text}
 
@@ -85,18 +86,18 @@ def scene_dataset(
     *,
     dissociation: bool = False,
 ) -> Dataset:
-    """The package's own scenes.
+    """Return the package's own scenes.
 
     Args:
-        seeds: Of the scenes.
-        level: Of the classes: `scenes.PARTS` or `scenes.OBJECTS`.
-        dissociation: Of the subset in which colour tells nothing.
+        seeds: Seeds of the scenes.
+        level: Level of the classes: "parts" for `scenes.PARTS`, "objects" for `scenes.OBJECTS`.
+        dissociation: Whether to take the subset in which colour tells nothing.
 
     Raises:
-        InputError: No such level.
+        InputError: The level does not exist.
     """
     if level not in ("parts", "objects"):
-        raise InputError(f"no level {level!r} of scenes; choices: 'parts', 'objects'")
+        raise InputError(f"scenes have no level {level!r}; choose 'parts' or 'objects'")
 
     def load(key: str) -> Example:
         made = scenes.scene(int(key), dissociation=dissociation)
@@ -112,16 +113,16 @@ def scene_dataset(
 
 
 def plain_folder(root: Path) -> Dataset:
-    """Pictures and label maps of one's own.
+    """Read your own images and label maps.
 
     Args:
-        root: Holds ``images/``, ``labels/`` with a PNG of the same name for each picture, and
+        root: Folder with ``images/``, ``labels/`` with a PNG of the same name for each image, and
             ``classes.csv``. Its columns are ``name`` and ``index``, the value of a pixel; or
-            ``name``, ``red``, ``green`` and ``blue``, where label maps are coloured. What is not in
-            it, in indexed maps 255 for instance, does not count.
+            ``name``, ``red``, ``green`` and ``blue``, where label maps are coloured. Values that it
+            does not list, such as 255 in indexed maps, do not count.
 
     Raises:
-        InputError: A part of it is missing, or the table is not of that form.
+        InputError: A part of it is missing, or the table has another form.
     """
     root = local(root)
     table = root / "classes.csv"
@@ -134,9 +135,9 @@ def plain_folder(root: Path) -> Dataset:
         columns = ("red", "green", "blue") if coloured else ("index",)
         values = np.array([[int(row[column]) for column in columns] for row in rows])
         if not rows or values.min() < 0 or values.max() > 2**16 - 1:
-            raise ValueError("no row, or a value that no pixel has")
+            raise ValueError("no row, or a value that no pixel can have")
         if len(np.unique(values, axis=0)) < len(values):
-            raise ValueError("a value that two classes have")
+            raise ValueError("two classes have the same value")
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
             f"'{table}' cannot be read ({error!r}); its columns are name,index or "
@@ -147,15 +148,15 @@ def plain_folder(root: Path) -> Dataset:
 
 
 def ade20k(root: Path, split: str = "validation") -> Dataset:
-    """ADE20K with 150 classes, as the scene parsing benchmark publishes it.
+    """Read ADE20K with 150 classes, as the scene parsing benchmark publishes it.
 
     Args:
-        root: ``ADEChallengeData2016``, with ``images/``, ``annotations/`` and
-            ``objectInfo150.txt``; in the label maps 0 is other, which does not count.
-        split: ``validation`` or ``training``.
+        root: Folder ``ADEChallengeData2016``, with ``images/``, ``annotations/`` and
+            ``objectInfo150.txt``; in the label maps 0 is "other", which does not count.
+        split: Part to read, ``validation`` or ``training``.
 
     Raises:
-        InputError: A part of it is missing.
+        InputError: A part of the folder is missing.
 
     Source: Zhou et al., CVPR 2017.
     """
@@ -178,22 +179,26 @@ def coco_stuff(
     split: str = "val2017",
     keys: Sequence[str] | None = None,
 ) -> Dataset:
-    """COCO-Stuff, with all classes or their groups.
+    """Read COCO-Stuff, with all classes or their groups.
 
     Args:
-        root: Holds ``val2017/`` (or ``images/val2017/``) and
+        root: Folder with ``val2017/`` (or ``images/val2017/``) and
             ``stuffthingmaps_trainval2017/val2017/`` (or ``annotations/val2017/``).
-        classes: 171, or the 27 groups that unsupervised segmentation is scored on.
-        split: ``val2017`` or ``train2017``.
-        keys: Only these pictures, by name without ending: unsupervised work uses lists of a part.
+        classes: 171 for all classes, 27 for the groups that unsupervised segmentation is scored on.
+        split: Part to read, ``val2017`` or ``train2017``.
+        keys: Names, without ending, of the images to read; by default all. Unsupervised work uses
+            published lists of a part.
 
     Raises:
-        InputError: A part of it is missing, no such number of classes, or a key without picture.
+        InputError: A part of the folder is missing, the number of classes is neither, or a key has
+            no image.
 
     Source: Caesar, Uijlings and Ferrari, CVPR 2018 (arXiv 1612.03716).
     """
     if classes not in (27, 171):
-        raise InputError(f"COCO-Stuff has 171 classes or 27 groups, not {classes}")
+        raise InputError(
+            f"classes={classes}; COCO-Stuff has 171 classes or 27 groups, so choose one"
+        )
     root = local(root)
     images = _one_of(root / split, root / "images" / split)
     labels = _one_of(root / "stuffthingmaps_trainval2017" / split, root / "annotations" / split)
@@ -210,7 +215,10 @@ def coco_stuff(
     if keys is None:
         return dataset
     if unknown := sorted(set(keys) - set(dataset.keys)):
-        raise InputError(f"'{images}' has no picture {', '.join(map(repr, unknown[:3]))}")
+        raise InputError(
+            f"'{images}' has no picture {', '.join(map(repr, unknown[:3]))}; give names of files "
+            "without their ending"
+        )
     return replace(dataset, name=f"{dataset.name}, {len(keys)} chosen", keys=tuple(keys))
 
 
@@ -220,7 +228,7 @@ _Decode = Callable[[Image.Image], NDArray[np.int16]]
 def _paired(
     name: str, classes: tuple[str, ...], images: Path, labels: Path, decode: _Decode
 ) -> Dataset:
-    """Pictures in one folder, and PNGs of the same names in another."""
+    """Return a data set of pictures in one folder, and PNGs of the same names in another."""
     for folder, what in ((images, "pictures"), (labels, "label maps")):
         _there(folder.is_dir(), folder, what)
     files: dict[str, Path] = {}
@@ -233,7 +241,7 @@ def _paired(
                     f"and {path.name}; keep one of them"
                 )
     if not files:
-        raise InputError(f"'{images}' has no pictures; it takes {', '.join(_PICTURES)}")
+        raise InputError(f"'{images}' has no pictures; put in some of {', '.join(_PICTURES)}")
 
     def load(key: str) -> Example:
         path = labels / f"{key}.png"
@@ -257,7 +265,7 @@ def _paired(
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height, as the picture is shown."""
+    """Return width and height, as the picture is shown."""
     with damage_told(f"'{path}'"), open_image(path) as image:
         turned = image.getexif().get(ExifOrientation, 1) >= 5
         return (image.height, image.width) if turned else image.size
@@ -267,12 +275,12 @@ ExifOrientation: Final = 0x0112
 
 
 def _values(image: Image.Image) -> NDArray[np.integer]:
-    """The values of a label map: of a palette the index, of a grey picture the grey."""
+    """Return the values of a label map: indices of a palette, or levels of grey."""
     turned = ImageOps.exif_transpose(image)
     if turned.mode not in ("P", "L", "I", "I;16", "1"):
         raise InputError(
-            f"a label map has mode {turned.mode}, not one value a pixel; for coloured ones give "
-            "their colours in classes.csv"
+            f"a label map has mode {turned.mode}, not one value for each pixel; for coloured maps "
+            "give their colours in classes.csv"
         )
     return np.array(turned).astype(np.int32)
 
@@ -300,7 +308,10 @@ def _one_of(*folders: Path) -> Path:
     for folder in folders:
         if folder.is_dir():
             return folder
-    raise InputError(f"none of these folders is there: {', '.join(map(repr, map(str, folders)))}")
+    raise InputError(
+        f"none of these folders exists: {', '.join(map(repr, map(str, folders)))}; see the data "
+        "set's layout"
+    )
 
 
 def _there(found: bool, path: Path, what: str) -> None:

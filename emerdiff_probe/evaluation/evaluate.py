@@ -1,4 +1,4 @@
-"""Methods over a data set: every protocol of every picture, kept as it goes, and resumed."""
+"""Score methods on a data set with every protocol; results are kept and resumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from emerdiff_probe.schema import CHANNEL, MASK
 __all__ = ["PROTOCOLS", "Evaluation", "Method", "counted", "evaluate"]
 
 Method = Callable[[NDArray[np.uint8]], Mapping[str, Segments]]
-"""Segments a picture (y, x, rgb) in one or several ways, by name; they share what they can."""
+"""Function that segments an image (y, x, rgb) in one or several ways, by name."""
 
 PROTOCOLS: Final = (*PER_PICTURE, *OVER_DATASET)
 """Names of all protocols."""
@@ -37,15 +37,15 @@ _DEFAULT: Final = ("majority-class", "image-hungarian", "class-mean", "boundary-
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores of methods on a data set.
+    """Hold the scores of methods on a data set.
 
     Attributes:
-        dataset: Its name.
-        pictures: A row for each picture and method: ``picture``, ``method``, ``segments``, and the
-            scores by protocol.
-        over_dataset: A row for each method, a column for each protocol that is of the data set as
-            a whole. They have no intervals.
-        skipped: What was wrong with which picture.
+        dataset: Name of the data set.
+        pictures: Table with a row for each image and method: ``picture``, ``method``, ``segments``,
+            and the scores by protocol.
+        over_dataset: Table with a row for each method and a column for each protocol over the whole
+            data set. These have no intervals.
+        skipped: What was wrong with each image that was left out, by key.
     """
 
     dataset: str
@@ -55,19 +55,19 @@ class Evaluation:
 
     @property
     def protocols(self) -> list[str]:
-        """Those of each picture."""
+        """Return the names of the protocols of single images."""
         return [name for name in PER_PICTURE if name in self.pictures]
 
     def summary(self) -> pd.DataFrame:
-        """Means over pictures with 95 % bootstrap intervals, and the data set's scores, as text."""
+        """Return means over images with 95 % bootstrap intervals, and data set scores, as text."""
         means = summary(self.pictures, {name: name for name in self.protocols})
         return means.join(self.over_dataset.map("{:.3f}".format))
 
     def paired(self, method: str) -> pd.DataFrame:
-        """How much a method exceeds every other, picture by picture, with 95 % intervals.
+        """Return how far a method exceeds every other, image by image, with 95 % intervals.
 
         Raises:
-            InputError: No such method.
+            InputError: The method does not exist.
         """
         methods = self.pictures["method"].unique()
         if method not in methods:
@@ -86,28 +86,28 @@ def evaluate(
     skip: bool = False,
     processes: int = 1,
 ) -> Evaluation:
-    """Scores methods on a data set.
+    """Score methods on a data set.
 
-    One picture is in memory at a time (one for each process). Of each the scores are kept at once,
-    and what the scores over the data set need.
+    Memory holds one image at a time (one for each process). The scores of each are kept at once,
+    with what the scores over the data set need.
 
     Args:
-        method: Gives the segments of a picture by each method's name. Labels that are of another
-            size than the picture are refused.
-        dataset: The pictures and their truth.
-        protocols: Of `PROTOCOLS`.
-        kept: Folder for what is done so far; the same call goes on with it. Without it an
-            interrupted evaluation begins anew.
-        identity: All that the method's results depend on, as JSON values, such as
-            ``{"model": identity(model)}`` (`emerdiff_probe.models.identity`); a folder that holds
-            results of another is refused.
+        method: Function that returns the segments of an image, by each method's name. Labels of
+            another size than the image are refused.
+        dataset: Images and their truth.
+        protocols: Names from `PROTOCOLS`.
+        kept: Folder for finished parts, from which the same call resumes. Without it an interrupted
+            evaluation starts again.
+        identity: All that the method's results depend on, as JSON values, such as ``{"model":
+            identity(model)}`` (`emerdiff_probe.models.identity`); a folder with results of another
+            identity is refused.
         skip: Leaves out pictures that are damaged or whose labels are, or are missing, of another
             size or without a pixel that counts, and reports them. Otherwise they are an error.
-        processes: Pictures at the same time.
+        processes: Number of images to run at the same time.
 
     Raises:
-        InputError: No such protocol, pictures that cannot be used, or labels of another size.
-        StoreError: ``kept`` holds results of something else.
+        InputError: A protocol does not exist, an image cannot be used, or labels have another size.
+        StoreError: ``kept`` holds results with another identity.
     """
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise InputError(f"no protocol {unknown[0]!r}; {closest(unknown[0], PROTOCOLS)}")
@@ -141,7 +141,7 @@ def _scored(
     skip: bool,
     key: str,
 ) -> list[Row]:
-    """The rows of one picture; keeps what the scores over the data set need."""
+    """Return the rows of one image; keep what the scores over the data set need."""
     try:
         picture, truth = dataset.load(key)
         if not (truth != IGNORE).any():
@@ -155,8 +155,8 @@ def _scored(
     for name, segments in method(picture).items():
         if segments.labels.shape != truth.shape:
             raise InputError(
-                f"{name} gives labels of {segments.labels.shape} for '{key}', whose picture has "
-                f"{truth.shape}; bring them to its size by nearest neighbour"
+                f"{name} returns labels of shape {segments.labels.shape} for '{key}', whose "
+                f"picture has {truth.shape}; resize them to it by nearest neighbour"
             )
         confusion = Confusion.of(segments.labels, truth, len(dataset.classes), IGNORE)
         judged = Judged(segments, truth, confusion)
@@ -168,7 +168,7 @@ def _scored(
         count = len(np.unique(segments.labels))
         rows.append({"picture": key, "method": name, "segments": count, **scores})
         if segments.embeddings is not None:
-            used = np.flatnonzero(confusion.counts.sum(1))  # what no pixel counts of, does not
+            used = np.flatnonzero(confusion.counts.sum(1))  # segments with pixels that count
             points = segments.embeddings.transpose(MASK, CHANNEL).values
             if used[-1] >= len(points):
                 raise InputError(
@@ -185,7 +185,7 @@ def _scored(
 
 
 def _over_dataset(table: pd.DataFrame, protocols: Sequence[str], folder: Path) -> pd.DataFrame:
-    """A row for each method, a column for each protocol over the data set."""
+    """Return a row for each method and a column for each protocol over the data set."""
     names = [name for name in protocols if name in OVER_DATASET]
     scores = {}
     for method, rows in table.groupby("method", sort=False):
@@ -195,12 +195,12 @@ def _over_dataset(table: pd.DataFrame, protocols: Sequence[str], folder: Path) -
 
 
 def counted(folder: Path, keys: Iterable[str], method: str) -> Iterator[Counted]:
-    """What an evaluation kept of a method's segments for the scores over a data set.
+    """Yield what an evaluation kept of a method's segments for scores over a data set.
 
     Args:
-        folder: Where the evaluation was kept.
-        keys: Of the pictures.
-        method: By its name; of one without embeddings nothing was kept.
+        folder: Folder of the evaluation.
+        keys: Keys of the images.
+        method: Name of the method; nothing was kept of one without embeddings.
     """
     for key in keys:
         with np.load(_path(folder, key), allow_pickle=False) as arrays:
@@ -209,7 +209,7 @@ def counted(folder: Path, keys: Iterable[str], method: str) -> Iterator[Counted]
 
 
 def _path(folder: Path, key: str) -> Path:
-    # Names of files of one's own can hold anything; a number cannot.
+    # Names of a user's files can hold any character; a number cannot.
     return folder / "counted" / f"{key[:80]}-{zlib.crc32(key.encode()):08x}.npz"
 
 

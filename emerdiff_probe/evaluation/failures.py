@@ -1,4 +1,4 @@
-"""What was looked into where one of the paper's claims fails: larger lambdas, and injection."""
+"""Look into failures of the paper's claims: larger lambdas, and injection."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from emerdiff_probe.sites import Site
 __all__ = ["FAILURE_SEEDS", "Moved", "SCENES", "moved_by_injection", "section"]
 
 FAILURE_SEEDS: Final = VALIDATION[600:700]
-"""Scenes for what is looked into where one of the paper's claims fails."""
+"""Seeds of the scenes used to look into failures of the paper's claims."""
 
 SCENES: Final = 10
 
 LARGER: Final = (16, 64, 256)
-"""Of the frozen lambda, beyond the table's."""
+"""Multiples of the frozen lambda beyond those of the table."""
 
 SCORED: Final = {name: MEASURES[name] for name in ("majority-class", "boundary-f")}
 
 
 def section(model: StableDiffusion, config: EmerDiffConfig, kept: Path, processes: int) -> str:
-    """A section of the claims table, in Markdown.
+    """Return a section of the claims table, in Markdown.
 
     Args:
-        model: The bundled model; the others stand for how much trainings differ.
-        config: The frozen settings.
-        kept: Folder for what is done so far.
-        processes: Scenes at the same time.
+        model: Bundled model; the other models only show how much trainings differ.
+        config: Frozen settings.
+        kept: Folder for finished parts.
+        processes: Number of scenes to run at the same time.
     """
     seeds = FAILURE_SEEDS[:SCENES]
     about = identity(model, config)
@@ -89,12 +89,12 @@ difference maps by {maps} (root mean square, of their own) and the label of {lab
 
 
 class Moved(NamedTuple):
-    """What injection holds back, each a share.
+    """Hold what injection prevents, each as a share.
 
     Attributes:
-        attention: Of the attention that is paid, what goes elsewhere without injection.
-        maps: Root mean square change of the difference maps without it, relative to them.
-        labels: Pixels that get another label without it.
+        attention: Share of the attention that moves elsewhere without injection.
+        maps: Root mean square change of the difference maps without it, relative to the maps.
+        labels: Share of pixels that get another label without it.
     """
 
     attention: float
@@ -103,12 +103,12 @@ class Moved(NamedTuple):
 
 
 def moved_by_injection(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> Moved:
-    """Modulates a scene with injection and without it.
+    """Modulate a scene with injection and without it, and compare.
 
     Args:
-        model: The model.
-        config: The settings.
-        seed: Of the scene.
+        model: Model that modulates.
+        config: Settings of the method.
+        seed: Seed of the scene.
     """
     whole, config = made_for(model, Photo(scene(seed).image), config)
     features = whole.features(config.feature_site, config.feature_timestep)
@@ -119,8 +119,8 @@ def moved_by_injection(model: StableDiffusion, config: EmerDiffConfig, seed: int
     with attention_kept(model) as own:
         watched = list(watch(model, trajectory, config))
     injected = modulate(model, trajectory, masks, config, watched=watched)
-    # At each timestep the literal engine calls the modulated runs last, here in one batch: theirs
-    # are kept.
+    # At each timestep the literal engine calls the modulated runs last, here in one batch, so
+    # their products are kept.
     with attention_kept(model) as theirs:
         free = ENGINES["literal"](model, trajectory, masks, without)
     moved = [
@@ -141,7 +141,7 @@ def moved_by_injection(model: StableDiffusion, config: EmerDiffConfig, seed: int
 def _total_variation(
     model: StableDiffusion, own: AttentionProducts, theirs: AttentionProducts
 ) -> float:
-    """Mean over self-attentions of half the absolute difference of their probabilities."""
+    """Return half the absolute difference of probabilities, averaged over self-attentions."""
     layers = sorted({site.path for site in own if site.path.endswith(".attn1")})
     moved = [
         (_probabilities(model, path, theirs) - _probabilities(model, path, own)).abs().sum(-1) / 2
@@ -151,7 +151,7 @@ def _total_variation(
 
 
 def _probabilities(model: StableDiffusion, path: str, products: AttentionProducts) -> Tensor:
-    """(run, head, query, key), the softmax of Vaswani et al. 2017, eq. 1."""
+    """Return the softmax of Vaswani et al. 2017, eq. 1, (run, head, query, key)."""
     heads = cast(Attention, model.unet.get_submodule(path)).heads
     query, key = (
         rearrange(

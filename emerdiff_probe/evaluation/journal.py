@@ -1,4 +1,4 @@
-"""Scores of segmentors over many scenes, kept scene by scene and resumed."""
+"""Score segmentors on many scenes; scores are kept scene by scene and resumed."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from emerdiff_probe.store import check_model
 __all__ = ["SEGMENTS", "Journal", "Row", "Segmentor", "run"]
 
 Segmentor = Callable[[Scene], dict[str, Segments]]
-"""Segments a scene in several ways, by the method's name."""
+"""Function that segments a scene in several ways, by the method's name."""
 
 SEGMENTS: Final = 12
-"""Every method gets this many segments, since the scores rise with their number."""
+"""Number of segments of every method, since scores rise with it."""
 
 Row = dict[str, Any]
-"""Of a table."""
+"""Row of a table."""
 
 Piece = TypeVar("Piece")
 
 
 class Journal:
-    """Rows that a long computation has made so far, a line of JSON for each piece of it.
+    """Keep the rows that a long computation has made so far, a line of JSON for each piece.
 
     Args:
-        path: The file; made where there is none.
+        path: File of the journal; it is made if it does not exist.
         identity: What the rows depend on, as JSON values; "model" may be a model's identity, which
             is compared up to rounding.
 
     Attributes:
-        pieces: The rows of every piece, by its key.
+        pieces: Rows of every piece, by its key.
 
     Raises:
         StoreError: The file holds rows of another identity.
-        ConfigError: It holds rows of another model; gives both values of each difference.
+        ConfigError: It holds rows of another model; the message names both values of each
+            difference.
     """
 
     def __init__(self, path: Path, identity: dict[str, object]) -> None:
@@ -59,7 +60,7 @@ class Journal:
             begun["model"] = asked["model"]
         if begun != asked:
             raise StoreError(
-                f"'{path}' holds rows of {head}, not of {wanted}; delete it to begin anew"
+                f"'{path}' holds rows of {head}, not of {wanted}; delete it to start again"
             )
         self.pieces: dict[str, list[Row]] = {}
         for number, line in enumerate(lines, 2):
@@ -81,7 +82,8 @@ class Journal:
                 new.write_text(f"{wanted}\n")
             return wanted, []
         if cut:
-            # A line that was cut off in the writing has no end; its piece is made again. All that
+            # A line that was cut off while it was written has no end; its piece is made again. All
+            # that
             # is before it stays where it is, whatever happens now.
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1)
@@ -102,13 +104,14 @@ class Journal:
         *,
         processes: int = 1,
     ) -> pd.DataFrame:
-        """The rows of some pieces, in their order; those that are missing are computed and noted.
+        """Return the rows of some pieces, in order; compute and note those that are missing.
 
         Args:
-            pieces: By their keys.
-            compute: Makes the rows of a piece.
-            processes: How many pieces are computed at the same time, each with its share of the
-                cores: on two cores two single threads do about a fifth more than two together.
+            pieces: Pieces by their keys.
+            compute: Function that makes the rows of a piece.
+            processes: Number of pieces to compute at the same time, each with its share of the
+                cores. On two cores, two pieces of one thread are about a fifth faster than one
+                piece of two.
         """
         left = {key: piece for key, piece in pieces.items() if key not in self.pieces}
         if left:
@@ -132,16 +135,17 @@ def run(
     *,
     processes: int = 1,
 ) -> pd.DataFrame:
-    """Scores a segmentor on scenes, keeping each scene's scores at once.
+    """Score a segmentor on scenes; each scene's scores are kept at once.
 
     Args:
-        segmentor: What to score.
-        scenes: Seeds, and whether it is the dissociation subset's scene.
-        journal: Scenes that it holds are not computed again.
-        processes: Scenes at the same time.
+        segmentor: Segmentor to score.
+        scenes: Pairs of a seed and whether the scene belongs to the dissociation subset.
+        journal: Journal of finished scenes, which are not computed again.
+        processes: Number of scenes to run at the same time.
 
     Returns:
-        A row for each scene and method: ``seed``, ``dissociation``, ``method`` and the metrics.
+        Table with a row for each scene and method: ``seed``, ``dissociation``, ``method`` and the
+        metrics.
     """
 
     def scored(which: tuple[int, bool]) -> list[Row]:

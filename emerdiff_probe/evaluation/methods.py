@@ -1,4 +1,4 @@
-"""Methods to evaluate: EmerDiff and what others make of the same masks, for any picture."""
+"""Provide methods to evaluate on any image: EmerDiff, and baselines on the same masks."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ METHOD: Final = "EmerDiff"
 
 
 def emerdiff_and_baselines(model: StableDiffusion, masks: int, config: EmerDiffConfig) -> Method:
-    """EmerDiff, and four ways to bring the same low-resolution masks to pixels without a model.
+    """Return EmerDiff, and four ways to bring the same masks to pixels without a model.
 
     The model runs once for all of them.
 
     Args:
-        model: Whose insides are read and modulated.
-        masks: How many, of every picture.
-        config: The method's settings.
+        model: Model to read and modulate.
+        masks: Number of masks of every image.
+        config: Settings of the method.
     """
 
     def method(picture: NDArray[np.uint8]) -> Mapping[str, Segments]:
@@ -51,7 +51,7 @@ def emerdiff_and_baselines(model: StableDiffusion, masks: int, config: EmerDiffC
 
 
 def from_the_same_masks(result: xr.Dataset, config: EmerDiffConfig) -> dict[str, Segments]:
-    """What the baselines make of the low-resolution masks of a segmentation, by method."""
+    """Return what the baselines make of a segmentation's low-resolution masks, by method."""
     y, x = result["y"].values, result["x"].values
     masks = result["masks"]
     features = normalised(result["features"], config.normalise)

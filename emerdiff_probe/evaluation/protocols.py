@@ -1,4 +1,4 @@
-"""The protocols that segmentations are scored by: of each picture, and of a whole data set."""
+"""Define the protocols that score segmentations: of each image, and of a whole data set."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ __all__ = ["OVER_DATASET", "PER_PICTURE", "Counted", "Judged"]
 
 
 class Judged(NamedTuple):
-    """A segmentation of a picture beside its truth.
+    """Hold a segmentation of an image beside its truth.
 
     Attributes:
-        segments: With embeddings, or without.
-        truth: (y, x), from 0, or `IGNORE`.
-        confusion: Of segments and classes.
+        segments: Segmentation, with or without embeddings.
+        truth: Class of each pixel (y, x), from 0, or `IGNORE`.
+        confusion: Counts of segments and classes.
     """
 
     segments: Segments
@@ -49,13 +49,13 @@ class Judged(NamedTuple):
     confusion: Confusion
 
     def majority(self) -> Confusion:
-        """With each segment given the class that most of its pixels have."""
+        """Return counts where each segment takes the class that most of its pixels have."""
         return self.confusion.assigned(self.confusion.counts.argmax(1))
 
     def painted(self) -> NDArray[np.integer]:
-        """The class of most of its segment's pixels, at each pixel."""
+        """Return, at each pixel, the class that most pixels of its segment have (y, x)."""
         labels = self.segments.labels
-        # A segment all of whose pixels are ignored may have no row.
+        # A segment whose pixels are all ignored may have no row.
         classes = np.zeros(int(labels.max()) + 1, np.int64)
         found = self.confusion.counts.argmax(1)
         classes[: len(found)] = found
@@ -63,13 +63,13 @@ class Judged(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What is kept of a segmentation for the scores of a whole data set.
+    """Hold what is kept of a segmentation for the scores of a whole data set.
 
-    Only of segments that have pixels which count.
+    It covers only segments with pixels that count.
 
     Attributes:
-        counts: Pixels (segment, class).
-        embeddings: (segment, channel).
+        counts: Numbers of pixels (segment, class).
+        embeddings: Embedding of each segment (segment, channel).
     """
 
     counts: NDArray[np.int64]
@@ -107,17 +107,17 @@ PER_PICTURE: Final[Mapping[str, Callable[[Judged], Score]]] = {
         each.segments.labels, each.truth, IGNORE
     ),
 }
-"""Scores of a picture, which are averaged over pictures; by the protocol's name."""
+"""Scores of single images, to average over images, by the protocol's name."""
 
 _MOST_MASKS: Final = 20_000
-"""Masks that are clustered; those of larger data sets are drawn at random."""
+"""Largest number of masks to cluster; those of larger data sets are drawn at random."""
 
 
 def class_mean(pictures: Callable[[], Iterable[Counted]]) -> Score:
-    """EmerDiff's modified protocol over a data set: see `ClassMeans`.
+    """Score by EmerDiff's modified protocol over a data set; see `ClassMeans`.
 
     Args:
-        pictures: Gives the pictures anew at each call: they are gone through twice.
+        pictures: Function that returns the images from the start at each call; they are read twice.
     """
     means: ClassMeans | None = None
     for each in pictures():
@@ -134,14 +134,14 @@ def class_mean(pictures: Callable[[], Iterable[Counted]]) -> Score:
 
 
 def dataset_hungarian(pictures: Callable[[], Iterable[Counted]], seed: int = 0) -> Score:
-    """The traditional protocol: segments clustered over the data set, and matched once.
+    """Score by the traditional protocol: cluster segments over the data set, and match once.
 
-    The embeddings of all segments are grouped by k-means into as many clusters as there are
-    classes (our choice: the paper does not say how); of many segments 20,000 are drawn for that.
+    k-means groups the embeddings of all segments into as many clusters as there are classes. This
+    is our choice, as the paper does not say how. Of more than 20,000 segments, so many are drawn.
 
     Args:
-        pictures: As for :func:`class_mean`.
-        seed: Of the draw and of k-means.
+        pictures: Function as for :func:`class_mean`.
+        seed: Seed of the draw and of k-means.
     """
     name = "dataset-hungarian mIoU"
     count = sum(len(each.embeddings) for each in pictures())
@@ -170,7 +170,7 @@ OVER_DATASET: Final[Mapping[str, Callable[[Callable[[], Iterable[Counted]]], Sco
     "class-mean": class_mean,
     "dataset-hungarian": dataset_hungarian,
 }
-"""Scores of a whole data set; by the protocol's name. They need embeddings."""
+"""Scores of a whole data set, by the protocol's name. They need embeddings."""
 
 
 def _labelled(each: Counted) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""Tables as files: Markdown to read, the scores behind it, and a figure of both."""
+"""Write tables as files: Markdown to read, the scores behind it, and a figure of both."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["bullets", "draw", "to_markdown", "write"]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, its index as the first column."""
-    # Texts, so that numbers stand there as they were rounded.
+    """Return a table in Markdown, with its index as the first column."""
+    # As texts, so that numbers stay as they were rounded.
     return table.map(str).to_markdown(disable_numparse=True)
 
 
 def bullets(sentences: Sequence[str]) -> str:
-    """Sentences as a list in Markdown."""
+    """Return sentences as a list in Markdown."""
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def write(folder: Path, name: str, text: str, scores: pd.DataFrame, figure: go.Figure) -> None:
-    """Writes NAME.md, NAME.csv and NAME.png, each whole or not at all."""
+    """Write NAME.md, NAME.csv and NAME.png, each whole or not at all."""
     with made_at_once(folder / f"{name}.md", replace=True) as new:
         new.write_text(text)
     with made_at_once(folder / f"{name}.csv", replace=True) as new:
@@ -34,6 +34,6 @@ def write(folder: Path, name: str, text: str, scores: pd.DataFrame, figure: go.F
 
 
 def draw(path: Path, figure: go.Figure) -> None:
-    """Draws a figure into a PNG file, whole or not at all."""
+    """Draw a figure into a PNG file, whole or not at all."""
     with made_at_once(path, replace=True) as new:
         figure.write_image(new, scale=1.5)

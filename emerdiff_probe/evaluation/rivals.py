@@ -56,7 +56,7 @@ def other_methods(
 
     Args:
         model: Whose insides are read.
-        picture: uint8, shape (y, x, 3).
+        picture: Image, uint8 (y, x, rgb).
         segments: How many, for Falcon.
         config: Of the run, and where features are read.
     """
@@ -89,14 +89,14 @@ def other_methods(
 def colour_and_position(
     picture: NDArray[np.uint8], segments: int, *, weight: float, seed: int = 0
 ) -> Labels:
-    """k-means on the colour (CIELAB) and position of each pixel.
+    """Cluster the colour (CIELAB) and position of each pixel by k-means.
 
     Args:
-        picture: uint8, shape (y, x, 3).
+        picture: Image, uint8 (y, x, rgb).
         segments: Number of clusters.
-        weight: Of position against colour: how many units of L*a*b* one side of the picture is,
-            in hundreds.
-        seed: Of k-means.
+        weight: Weight of position against colour: length of a side of the picture in hundreds of
+            units of L*a*b*.
+        seed: Seed of k-means.
     """
     colour = _skimage("color").rgb2lab(picture) / 100
     height, width = picture.shape[:2]
@@ -107,7 +107,7 @@ def colour_and_position(
 
 
 def superpixels(picture: NDArray[np.uint8], segments: int, *, compactness: float) -> Labels:
-    """SLIC superpixels (Achanta et al. 2012), as many as asked for or a few less."""
+    """Return SLIC superpixels (Achanta et al. 2012), as many as asked for or a few fewer."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         labels = _skimage("segmentation").slic(
@@ -120,10 +120,10 @@ def texture(picture: NDArray[np.uint8], segments: int, *, window: int = 9, seed:
     """Cluster the local statistics of each pixel's surroundings by k-means.
 
     Args:
-        picture: uint8, shape (y, x, 3).
+        picture: Image, uint8 (y, x, rgb).
         segments: Number of clusters.
         window: Side of the square of surroundings in pixels.
-        seed: Start of k-means.
+        seed: Seed of k-means.
     """
     values = local_statistics(picture, window)
     points = values.reshape(-1, values.shape[-1])
@@ -135,12 +135,12 @@ def local_statistics(picture: NDArray[np.uint8], window: int) -> NDArray[np.floa
     """Return what a window around each pixel looks like, in units of the full range of a colour.
 
     Args:
-        picture: uint8, shape (y, x, 3).
+        picture: Image, uint8 (y, x, rgb).
         window: Side of the square window in pixels.
 
     Returns:
-        Shape (y, x, 12): per colour the mean, twice the standard deviation, and three times the
-        mean absolute difference to the next pixel across and down.
+        Statistics (y, x, 12): for each colour the mean, twice the standard deviation, and three
+        times the mean absolute difference to the next pixel across and down.
     """
     values = picture / 255
     across = np.abs(np.diff(values, axis=1, append=values[:, -1:]))
@@ -168,12 +168,12 @@ def of_unet(model: PipelineModel) -> StableDiffusion:
 
 
 def untrained(model: StableDiffusion, seed: int = 0) -> StableDiffusion:
-    """The same model with the weights of its UNet drawn anew, as before any training."""
+    """Return the same model with the weights of its UNet drawn again, as before any training."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet = type(model.unet).from_config(model.unet.config)
     pad_as_configured(unet)
-    # diffusers' own `to` warns of what it keeps in float32, even where that is nothing.
+    # diffusers' own `to` warns about what it keeps in float32, even where that is nothing.
     torch.nn.Module.to(unet, model.device, model.dtype)
     return _with_unet(model, unet, "untrained")
 
@@ -185,7 +185,7 @@ def _with_unet(model: StableDiffusion, unet: Any, what: str) -> StableDiffusion:
 
 
 def shuffled(model: StableDiffusion, seed: int = 0) -> StableDiffusion:
-    """The same model with the values of each of its UNet's tensors in random order.
+    """Return the same model with the values of each of its UNet's tensors in random order.
 
     Unlike an untrained network it keeps the size and the spread of every trained tensor.
     """
@@ -201,17 +201,17 @@ def shuffled(model: StableDiffusion, seed: int = 0) -> StableDiffusion:
 def decoder_alone(
     model: StableDiffusion, picture: NDArray[np.uint8], masks: xr.DataArray, strength: float = 1.0
 ) -> xr.DataArray:
-    """Difference maps of masks added to the clean latents: the decoder, with no denoising at all.
+    """Return difference maps of masks added to clean latents: the decoder, without denoising.
 
     Args:
-        model: Its autoencoder is used.
-        picture: uint8, of the model's own size, shape (y, x, 3).
+        model: Model whose autoencoder is used.
+        picture: Image of the model's own size, uint8 (y, x, rgb).
         masks: Weights (mask, source_y, source_x).
-        strength: What is added to, and taken from, every channel of a masked latent, in units of
-            the latents' standard deviation.
+        strength: Amount added to, and subtracted from, every channel of a masked latent, in units
+            of the latents' standard deviation.
 
     Returns:
-        ``difference`` (mask, model_y, model_x): the Euclidean distance over RGB.
+        ``difference`` (mask, model_y, model_x), >= 0: the Euclidean distance over RGB.
     """
     image = torch.from_numpy(picture / 255.0).float().permute(2, 0, 1)[None]
     latents = model.encode(image)

@@ -1,4 +1,4 @@
-"""Scores of segmentations of scenes, and tables of them with their uncertainty."""
+"""Score segmentations of scenes, and make tables of the scores with their uncertainty."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ METRICS = {
     "ari": "ARI, parts",
     "agreement": "ARI with the first method",
 }
-"""The scores by column, in words."""
+"""Scores by column, in words."""
 
 
 class Segments(NamedTuple):
-    """A segmentation of a scene.
+    """Hold a segmentation of a scene.
 
     Attributes:
-        labels: Integers, shape (128, 128).
-        embeddings: (mask, channel), of the mask that each label is; None where a method has none.
+        labels: Segment of each pixel, integers (128, 128).
+        embeddings: Embedding of the mask of each label (mask, channel); None where a method has
+            none.
     """
 
     labels: NDArray[np.integer]
@@ -40,12 +41,15 @@ class Segments(NamedTuple):
 
 
 def score(segments: Segments, scene: Scene, first: NDArray[np.integer]) -> dict[str, float]:
-    """All scores of one segmentation against the exact truth, each in [0, 1] (ARI: at most 1).
+    """Return all scores of one segmentation against the exact truth.
 
     Args:
-        segments: Of that scene. Without embeddings its class-mean mIoU is not a number.
-        scene: The scene that was segmented.
-        first: Labels to compare with, those of a first method.
+        segments: Segmentation of the scene. Without embeddings its class-mean mIoU is NaN.
+        scene: Scene that was segmented.
+        first: Labels of a first method, to compare with.
+
+    Returns:
+        Scores by name, each in [0, 1] (the adjusted Rand index from -0.5 to 1).
     """
     labels = segments.labels
     truths = {"parts": (scene.parts, len(PARTS)), "objects": (scene.objects, len(OBJECTS))}
@@ -68,21 +72,21 @@ def score(segments: Segments, scene: Scene, first: NDArray[np.integer]) -> dict[
 
 
 def mean_with_interval(values: NDArray[np.floating], seed: int = 0) -> tuple[float, float, float]:
-    """The mean and its 95 % interval by percentile bootstrap over scenes (2,000 resamples)."""
+    """Return the mean and its 95 % interval, by percentile bootstrap (2,000 resamples)."""
     draws = np.random.RandomState(seed).randint(len(values), size=(2000, len(values)))
     low, high = np.percentile(values[draws].mean(1), (2.5, 97.5))
     return float(values.mean()), float(low), float(high)
 
 
 def summary(scores: pd.DataFrame, metrics: Mapping[str, str] = METRICS) -> pd.DataFrame:
-    """Means over scenes, as text with 95 % intervals.
+    """Return means over scenes, as text with 95 % intervals.
 
     Args:
-        scores: One row for each scene and method: ``seed``, ``method`` and the metrics.
-        metrics: Columns, and what they are called.
+        scores: Table with a row for each scene and method: ``seed``, ``method`` and the metrics.
+        metrics: Columns, and their names in words.
 
     Returns:
-        A row for each method, in order of appearance, and a column for each metric.
+        Table with a row for each method, in order of appearance, and a column for each metric.
     """
     rows = {}
     for method, group in scores.groupby("method", sort=False):
@@ -94,14 +98,14 @@ def summary(scores: pd.DataFrame, metrics: Mapping[str, str] = METRICS) -> pd.Da
 
 
 def verdicts(scores: pd.DataFrame, method: str) -> list[str]:
-    """One sentence for every other method: in which metrics `method` is above it, and in which not.
+    """Return a sentence for every other method: in which metrics `method` is above or below it.
 
-    "Above" and "below" are said where the 95 % interval of the scene by scene difference excludes
+    "Above" and "below" are said where the 95 % interval of the difference, scene by scene, excludes
     zero.
 
     Args:
-        scores: As for `summary`.
-        method: The method that the others are compared with.
+        scores: Table as for `summary`.
+        method: Method to compare the others with.
     """
     sentences = []
     for other, differences in _differences(scores, method, METRICS, "seed"):
@@ -120,13 +124,13 @@ def verdicts(scores: pd.DataFrame, method: str) -> list[str]:
 def paired(
     scores: pd.DataFrame, method: str, metrics: Mapping[str, str] = METRICS, by: str = "seed"
 ) -> pd.DataFrame:
-    """How much a method exceeds every other, scene by scene, with 95 % intervals.
+    """Return how far a method exceeds every other, scene by scene, with 95 % intervals.
 
     Args:
-        scores: As for `summary`.
-        method: The method that the others are compared with.
-        metrics: Columns, and what they are called.
-        by: The column that names a scene.
+        scores: Table as for `summary`.
+        method: Method to compare the others with.
+        metrics: Columns, and their names in words.
+        by: Column that names a scene.
     """
     rows = {
         other: {metrics[name]: _in_words(values, "{:+.3f}") for name, values in each.items()}
@@ -138,7 +142,7 @@ def paired(
 def _differences(
     scores: pd.DataFrame, method: str, metrics: Mapping[str, str], by: str
 ) -> Iterator[tuple[str, dict[str, pd.Series]]]:
-    """How much a method exceeds each other one on each scene, by metric."""
+    """Yield how far a method exceeds each other one on each scene, by metric."""
     wide = scores.pivot(index=by, columns="method", values=list(metrics))
     for other in scores["method"].unique():
         if other != method:
@@ -147,7 +151,7 @@ def _differences(
                 {
                     metric: wide[metric][method] - wide[metric][other]
                     for metric in metrics
-                    if metric != "agreement"  # of one method with another already
+                    if metric != "agreement"  # this already compares two methods
                 },
             )
 

@@ -1,7 +1,7 @@
-"""What a layer knows: its principal colours, clusters, rank, what can be read from it, and where.
+"""Measure what a layer knows: principal colours, clusters, rank, linear probes, matches and more.
 
-Everything takes features of places: arrays with y, x, channel, and perhaps sample and timestep, as
-`features` takes them out of a recording. `atlas` measures a whole recording in one call.
+All functions take features of locations: arrays with y, x, channel, and perhaps sample and
+timestep, as `features` reads them from a recording. `atlas` measures a whole recording in one call.
 """
 
 from emerdiff_probe.layers.atlas import atlas

@@ -1,4 +1,4 @@
-"""Every measure at every site and timestep of a recording, in one labelled dataset."""
+"""Take every measure at every site and timestep of a recording, in one labelled dataset."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from emerdiff_probe.timesteps import positions
 __all__ = ["atlas"]
 
 _Summaries = dict[tuple[str, int], NDArray[Any]]
-"""By site and position of the timestep."""
+"""Summary of each site and position of a timestep."""
 
 
 def atlas(
@@ -41,32 +41,32 @@ def atlas(
     ignore: int | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Measures a whole recording, site by site and timestep by timestep.
+    """Measure a whole recording, site by site and timestep by timestep.
 
-    One site is in memory at a time, and of it the timesteps that are stored together.
+    Memory holds one site at a time, and of that only the timesteps that are stored together.
 
     Args:
-        run: A recording, as `emerdiff_probe.open` gives it.
-        measures: Names of `MEASURES` (``effective_rank``, ``principal``, ``similarity``; with
-            labels ``probe``, ``explained``, ``labels``; between sites ``cka``, ``clusters``), or
-            such objects with other settings.
-        sites: A pattern, as ``model.sites`` takes it. Sites without places, such as the keys of
-            a text, are left out.
-        timesteps: Only these; by default all that were recorded. One that was visited twice is
-            measured twice; the coordinate ``step`` tells the calls apart.
-        labels: Truth, integers (sample, y, x), at any size: a picture for each sample.
-        ignore: A label that does not count.
-        progress: Shows a bar with the time left.
+        run: Recording, as `emerdiff_probe.open` returns it.
+        measures: Names from `MEASURES` (``effective_rank``, ``principal``, ``similarity``; with
+            labels also ``probe``, ``explained``, ``labels``; between sites ``cka``, ``clusters``),
+            or measure objects with settings of their own.
+        sites: Pattern of sites, as ``model.sites`` takes it. Sites without locations, such as the
+            keys of a text, are left out.
+        timesteps: Timesteps to measure; by default all that were recorded. One that was visited
+            twice is measured twice; the coordinate ``step`` tells the calls apart.
+        labels: True classes (sample, y, x), integers, at any size: one image for each sample.
+        ignore: Label whose pixels do not count.
+        progress: Whether to show a bar with the time left.
 
     Returns:
-        Variables (site, timestep), with dims of their own behind; those between sites
+        Variables (site, timestep), some with further dims of their own; measures between sites
         (site, timestep, site2), symmetric in the sites. `LayerMeasure` and `PairMeasure` name them.
-        Attribute ``measures`` tells the settings. NaN where a number has no meaning, as CKA of a
-        constant layer.
+        Attribute ``measures`` holds the settings. NaN where a number has no meaning, such as the
+        CKA of a constant layer.
 
     Raises:
-        InputError: No such measure or timestep; labels that a measure needs and that are missing
-            or of other pictures; a recording that is not complete.
+        InputError: A measure or timestep does not exist; labels that a measure needs are missing or
+            belong to other images; or the recording is not complete.
         SiteError: No site matches.
     """
     run = store.with_samples(run)
@@ -116,7 +116,7 @@ def atlas(
 def _compared(
     pair: PairMeasure, summaries: _Summaries, names: list[str], calls: int, progress: bool
 ) -> xr.Dataset:
-    """Every two sites compared at every call."""
+    """Compare every two sites at every call."""
     values: dict[str, NDArray[np.float64]] = {}
     shape = (len(names), calls, len(names))
     corners = list(combinations_with_replacement(range(len(names)), 2))
@@ -132,7 +132,7 @@ def _compared(
 
 
 def _layers(run: xr.DataTree, site: str, at: Sequence[int]) -> Iterator[xr.DataArray]:
-    """The features of a site at each timestep, loaded as many at once as are stored together."""
+    """Yield the features of a site at each timestep; load those stored together at once."""
     values = features(run, site).isel({TIMESTEP: list(at)})
     lengths = values.variable.chunksizes.get(TIMESTEP, (len(at),))
     ends = np.cumsum(lengths)
@@ -148,16 +148,16 @@ def _chosen(measures: Sequence[str | Measure]) -> list[Measure]:
             raise InputError(f"no measure {each!r}; {closest(each, MEASURES)}")
         if not isinstance(each, str | LayerMeasure | PairMeasure):
             raise InputError(
-                f"{each!r} is no measure; give a name ({', '.join(MEASURES)}), or an object that "
-                "has the methods of LayerMeasure or PairMeasure"
+                f"{each!r} is not a measure; give a name ({', '.join(MEASURES)}), or an object "
+                "that has the methods of LayerMeasure or PairMeasure"
             )
     if not measures:
-        raise InputError(f"no measure; choices: {', '.join(MEASURES)}")
+        raise InputError(f"measures is empty; choose from {', '.join(MEASURES)}")
     return [MEASURES[each] if isinstance(each, str) else each for each in measures]
 
 
 def _sites(run: xr.DataTree, pattern: str) -> list[str]:
-    """The sites of a recording that have places and that a pattern names, in the model's order."""
+    """Return the sites with locations that match a pattern, in the model's order."""
     known = [
         each
         for each in store.sites_of(run)

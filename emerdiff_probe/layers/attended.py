@@ -1,4 +1,4 @@
-"""The keys of a recorded attention: which of them it was let see, and whether all are there."""
+"""Check the keys of a recorded attention: which were masked, and whether all were recorded."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from emerdiff_probe.schema import LOCATION, TOKEN
 __all__ = ["mask_bias", "refuse_reduced"]
 
 _HIDDEN: Final = np.float32(-10_000)
-"""What diffusers adds to the scores of keys that must not be seen."""
+"""Score that diffusers adds to keys that must not be seen."""
 
 
 def mask_bias(run: xr.DataTree, path: str, sizes: Mapping[str, int]) -> xr.DataArray | None:
-    """Return what was added to an attention's scores since a mask kept keys from it.
+    """Return what a mask of keys added to an attention's scores.
 
     Args:
-        run: A recording.
-        path: Of the attention.
-        sizes: Of the dims of its keys: of a token, or of locations.
+        run: Recording.
+        path: Path of the attention.
+        sizes: Size of each dim of its keys: of tokens, or of locations.
 
     Returns:
-        0 for keys that are seen and -10000 for those that are not, with dims (sample[, guidance])
-        and those of ``sizes``; None where no mask was given.
+        Bias with dims (sample[, guidance]) and those of ``sizes``: 0 for keys that are seen and
+        -10000 for the others; None where no mask was given.
     """
-    # A transformer's block gives the one to its first attention and the other to its second.
+    # A transformer block passes one mask to its first attention and the other to its second.
     name = "encoder_attention_mask" if path.endswith("attn2") else "attention_mask"
     coords = run.to_dataset().coords
     if name not in coords:
@@ -44,22 +44,22 @@ def mask_bias(run: xr.DataTree, path: str, sizes: Mapping[str, int]) -> xr.DataA
 
 
 def refuse_reduced(run: xr.DataTree, path: str, keys: xr.DataArray) -> None:
-    """Refuses queries and keys that were made smaller, which give other probabilities.
+    """Refuse queries and keys that were reduced, as they would give other probabilities.
 
     Args:
-        run: A recording.
-        path: Of the attention.
-        keys: Its keys.
+        run: Recording.
+        path: Path of the attention.
+        keys: Keys of the attention.
 
     Raises:
-        InputError: Names the reducer.
+        InputError: A reducer changed them; the message names it.
     """
     reducers = json.loads(run.attrs.get("config", "{}")).get("reduce", [])
-    # Those that leave queries and keys as they are, or leave out queries.
+    # Reducers that keep queries and keys as they are, or only leave out queries.
     exact = {"heads", "crop" if TOKEN in keys.dims else "tokens"}
     found = [each["kind"] for each in reducers if each["kind"] not in exact]
     if found:
         raise InputError(
-            f"this recording was made with reduce={found[0]}, and the probabilities of {path!r} "
-            "follow from whole queries and keys alone; record them without it (heads may be chosen)"
+            f"this recording was made with reduce={found[0]}, but the probabilities of {path!r} "
+            "follow only from whole queries and keys; record them without it (heads may be chosen)"
         )

@@ -1,4 +1,4 @@
-"""Attention probabilities, computed from recorded queries and keys when they are needed."""
+"""Compute attention probabilities from recorded queries and keys, when they are needed."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def attention(
 ) -> xr.DataArray:
     """What an attention's locations, or tokens, look at, from its recorded queries and keys.
 
-    The softmax over all keys of q k / sqrt(channels of a head) (Vaswani et al. 2017, eq. 1), in
-    float32, with the mask of keys that the UNet call was given, if any. It is as exact as what was
-    recorded: queries and keys in float16 move probabilities by about 1e-3.
+    This is the softmax over all keys of q k / sqrt(channels of a head) (Vaswani et al. 2017, eq.
+    1), in float32, with the mask of keys that the UNet was given, if any. It is as exact as the
+    recording: queries and keys in float16 move probabilities by about 1e-3.
 
     Args:
-        run: A recording that has the ports ``query`` and ``key`` of the attention.
-        name: Path of the attention, as ``mid_block.attentions.0.transformer_blocks.0.attn2``. With
-            a token it may be left out: then it is the mean over the heads of all attentions to the
-            text that were recorded, on the finest of their grids, a location of which takes the
+        run: Recording with the ports ``query`` and ``key`` of the attention.
+        name: Path of the attention, such as ``mid_block.attentions.0.transformer_blocks.0.attn2``.
+            It may be left out with ``token``: the result is then the mean over the heads of all
+            recorded attentions to the text, on the finest of their grids, whose locations take the
             nearest one of a coarser grid.
         token: Of an attention to a text: how much of their attention locations pay to this word or
             phrase, in any script, in which the pieces of a word and the times it occurs are added
             up; or a position. A text that has no such word gives NaN. With ``of="text"``: only
             what this word looks at, the mean over its pieces.
-        location: Only what the location that is nearest to this y and x looks at, in pixels of the
-            picture.
-        head: Only this one; by default all, apart.
+        location: Position (y, x) in pixels of the picture: return only what the nearest location
+            looks at.
+        head: Number of the head, from 0; by default all are returned, each for itself.
         of: Whose queries, those of the "image" or, in a joint attention, those of the "text".
         to: Whose keys. A joint attention has both, whose probabilities add up to 1 together, so
             choose one; others have keys of one stream alone.
@@ -68,8 +68,8 @@ def attention(
 
     Raises:
         SiteError: The recording has no queries and keys of such an attention.
-        InputError: Neither a name nor a token. No text has the token, or it is not an attention to
-            a text; the head or place is not there; or queries and keys were made smaller.
+        InputError: Neither a name nor a token is given; no text has the token, or the attention is
+            not to a text; the head or location does not exist; or queries and keys were reduced.
     """
     if name is None:
         if token is None:
@@ -81,7 +81,7 @@ def attention(
     bias = mask_bias(run, name, {dim: key.sizes[dim] for dim in (TOKEN, Y, X) if dim in key.dims})
     if of == "image" and token is not None and TOKEN not in key.dims:
         raise InputError(
-            f"{name!r} is self-attention, whose keys are locations and no tokens; leave token out, "
+            f"{name!r} is self-attention, whose keys are locations, not tokens; leave token out, "
             "or choose the attn2 beside it"
         )
     weights = None if token is None else token_weights(key if of == "image" else query, token)
@@ -138,7 +138,7 @@ def _over_attentions(
     location: tuple[float, float] | None,
     head: int | None,
 ) -> xr.DataArray:
-    """The mean of what is paid to a token over heads and attentions, on the finest grid."""
+    """Return the mean attention to a token over heads and attentions, on the finest grid."""
     known = set(sites_of(run))
     names = [
         each.path
@@ -149,7 +149,7 @@ def _over_attentions(
     ]
     if not names:
         raise SiteError(
-            "this recording has queries and keys of no attention to a text; record them, as with "
+            "this recording has no queries and keys of any attention to a text; record them with "
             "sites='*attn2:query, *attn2:key'"
         )
     paid = [attention(run, each, token=token, location=location, head=head) for each in names]
@@ -193,8 +193,9 @@ def token_weights(keys: xr.DataArray, token: str | int) -> xr.DataArray:
     """Return 1 at the positions of a token in each text, 0 elsewhere; NaN where it has none.
 
     Args:
-        keys: The keys of all tokens; ``token_text`` (sample[, guidance], token) if texts are known.
-        token: A word or a position.
+        keys: Keys of all tokens; with ``token_text`` (sample[, guidance], token) if texts are
+            known.
+        token: Word, or position of a token.
     """
     if not isinstance(token, str):
         count = keys.sizes[TOKEN]
@@ -202,8 +203,8 @@ def token_weights(keys: xr.DataArray, token: str | int) -> xr.DataArray:
         return xr.DataArray(np.arange(count) == position, dims=TOKEN).astype(np.float32)
     if "token_text" not in keys.coords:
         raise InputError(
-            f"token is {token!r}, and this recording knows no texts, as the UNet was called with "
-            f"encoded ones; give a position, 0 to {keys.sizes[TOKEN] - 1}"
+            f"token is {token!r}, but this recording has no texts, as the UNet was called with "
+            f"encoded ones; give a position from 0 to {keys.sizes[TOKEN] - 1}"
         )
     texts = keys["token_text"]
     found: xr.DataArray = xr.apply_ufunc(
@@ -218,7 +219,7 @@ def token_weights(keys: xr.DataArray, token: str | int) -> xr.DataArray:
     if not found.any():
         known = dict.fromkeys(np.ravel(texts.values).tolist())
         raise InputError(
-            f"no text of this recording has the token {token!r}; there are "
+            f"no text of this recording has the token {token!r}; choose from "
             f"{', '.join(map(repr, known))}"
         )
     return found.where(found.any(TOKEN)).assign_coords(
@@ -227,11 +228,11 @@ def token_weights(keys: xr.DataArray, token: str | int) -> xr.DataArray:
 
 
 def _positions(texts: NDArray[np.str_], word: str) -> NDArray[np.float32]:
-    """Which tokens make up a word or phrase, that may be cut in several."""
+    """Mark the tokens that make up a word or phrase, which may be cut into several."""
     pieces = [str(text) for text in texts]
     phrase = "".join(unicodedata.normalize("NFC", word).split())
     found = _joined([each.casefold() for each in pieces], phrase.casefold())
-    # CLIP's tokens are of bytes, so that a letter beyond ASCII is several signs, or tokens.
+    # CLIP's tokens are made of bytes, so a letter beyond ASCII is several characters or tokens.
     return np.maximum(found, _joined(pieces, _in_bytes(phrase.lower())))
 
 
@@ -249,7 +250,7 @@ def _joined(pieces: Sequence[str], wanted: str) -> NDArray[np.float32]:
 
 
 def _in_bytes(text: str) -> str:
-    """A text as tokenizers of bytes write it: a printable sign for each byte of its UTF-8.
+    """Write a text as byte tokenizers do: one printable character for each byte of its UTF-8.
 
     >>> _in_bytes("bär")
     'bÃ¤r'

@@ -1,4 +1,4 @@
-"""Centred kernel alignment: how alike two layers are in which places they take for alike."""
+"""Compare two layers by centred kernel alignment: whether they find the same locations alike."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from emerdiff_probe.schema import X, Y
 __all__ = ["CKA", "cka", "similarity_vectors"]
 
 BATCH = 256
-"""Points in a minibatch: their similarities are a matrix of its square."""
+"""Number of points in a minibatch; the matrix of their similarities has its square as size."""
 
 
 @dataclass(frozen=True)
 class CKA:
-    """Linear CKA over minibatches; ``update`` gives a new one.
+    """Accumulate linear CKA over minibatches; ``update`` returns a new object.
 
-    The independence measure (HSIC) of each minibatch is estimated without bias, by Song et al.'s
-    estimator, and averaged before the ratio is taken. Few points or many channels so do not make
-    unrelated layers look alike.
+    Song et al.'s unbiased estimator of the independence measure (HSIC) is averaged over minibatches
+    before the ratio is taken, so that few points or many channels do not make unrelated layers look
+    alike.
 
     Attributes:
-        xy, xx, yy: Sums over minibatches of the estimates between the two layers and within each.
+        xy, xx, yy: Sums over minibatches of the estimates between the two layers, and within each.
 
     Source: Kornblith et al., ICML 2019 (arXiv 1905.00414), eq. 2; Song et al., JMLR 13, 2012, eq. 5
     (HSIC_1); minibatches by Nguyen et al., ICLR 2021 (arXiv 2010.15327), eqs. 2 and 3.
@@ -39,16 +39,17 @@ class CKA:
     yy: float = 0.0
 
     def update(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> CKA:
-        """With one more minibatch.
+        """Add one more minibatch.
 
         Args:
-            one: (point, channel), at least 4 points.
-            other: The same points in another layer; channels may differ in number.
+            one: Features of one layer (point, channel), at least 4 points.
+            other: Features of the same points in another layer; it may have another number of
+                channels.
         """
         return self.include(similarity_vectors([one]), similarity_vectors([other]))
 
     def include(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> CKA:
-        """With minibatches given as :func:`similarity_vectors`."""
+        """Add minibatches in the form that :func:`similarity_vectors` returns."""
         first, second = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
         return CKA(
             self.xy + float(first @ second),
@@ -58,9 +59,9 @@ class CKA:
 
     @property
     def value(self) -> float:
-        """1 for the same up to rotation and scale, about 0 (also below) for unrelated layers.
+        """Return the CKA: 1 for layers equal up to rotation and scale, about 0 for unrelated ones.
 
-        NaN where a layer is the same at all points.
+        It can be slightly below 0, and is NaN where a layer is the same at all points.
         """
         scale = np.sqrt(max(self.xx, 0.0)) * np.sqrt(max(self.yy, 0.0))
         return float(self.xy / scale) if scale > 0 else float("nan")
@@ -74,20 +75,20 @@ def cka(
     batch: int = BATCH,
     seed: int = 0,
 ) -> float:
-    """Debiased linear CKA of two layers, over the places of all samples (and timesteps).
+    """Return the debiased linear CKA of two layers over the locations of all samples.
 
     Args:
-        one, other: With y, x, channel, and perhaps sample and timestep, the same in both. The
-            finer grid is averaged to the coarser.
-        points: How many places at most, drawn at random; by default all.
-        batch: Places in a minibatch, at least 4. What is left over is not used.
-        seed: Of the order of places.
+        one, other: Features with y, x, channel, and perhaps sample and timestep, the same in both.
+            The finer grid is averaged to the coarser.
+        points: Largest number of locations, drawn at random; by default all are used.
+        batch: Number of locations in a minibatch, at least 4. An incomplete last batch is not used.
+        seed: Seed of the order of locations.
 
     Returns:
-        See `CKA.value`.
+        CKA, about 0 to 1; see `CKA.value`.
 
     Raises:
-        InputError: Other samples or timesteps, or too few places.
+        InputError: The layers have different samples or timesteps, or there are too few locations.
     """
     one, other = by_location(one), by_location(other)
     rows = min(one.sizes[Y], other.sizes[Y])
@@ -95,7 +96,7 @@ def cka(
     first, second = (as_points(resized(each, rows, columns))[0] for each in (one, other))
     if len(first) != len(second):
         raise InputError(
-            f"{len(first)} places in one layer and {len(second)} in the other; give layers of the "
+            f"one layer has {len(first)} locations and the other {len(second)}; give layers of the "
             "same samples and timesteps"
         )
     found = CKA()
@@ -105,35 +106,35 @@ def cka(
 
 
 def minibatches(count: int, points: int | None, batch: int, seed: int) -> list[NDArray[np.integer]]:
-    """Positions of the points of each minibatch, all of one size, in random order.
+    """Return the positions of each minibatch's points, in random order; all have the same size.
 
     Raises:
-        InputError: Fewer than 4 points, which the estimator needs.
+        InputError: There are fewer than the 4 points that the estimator needs.
     """
     order = np.random.RandomState(seed).permutation(count)[:points]
     size = min(batch, len(order))
     if size < 4:
-        raise InputError(f"{size} points in a minibatch; CKA needs at least 4")
+        raise InputError(f"a minibatch has {size} points; give CKA at least 4")
     return list(order[: len(order) // size * size].reshape(-1, size))
 
 
 def similarity_vectors(batches: list[NDArray[np.floating]]) -> NDArray[np.floating]:
-    """What of a layer its CKA with any other depends on, so that features need not be kept.
+    """Return all that the CKA of a layer depends on, so that its features need not be kept.
 
-    The products of two of them, summed, are Song et al.'s HSIC_1: the similarities of all pairs of
-    points, U-centred (Székely and Rizzo, Annals of Statistics 42, 2014, eq. 2.4), in which form the
-    estimator is an inner product.
+    The vectors are the similarities of all pairs of points, U-centred (Székely and Rizzo, Annals of
+    Statistics 42, 2014, eq. 2.4). In this form Song et al.'s HSIC_1 is an inner product: the
+    products of two layers' vectors, summed.
 
     Args:
-        batches: (point, channel) each.
+        batches: Features of each minibatch (point, channel).
 
     Returns:
-        (batch, pair), each scaled by 1 / sqrt(n (n - 3) / 2).
+        Vectors (batch, pair), each scaled by 1 / sqrt(n (n - 3) / 2).
     """
     vectors = []
     for points in batches:
         n = len(points)
-        # Centring first changes nothing but keeps large means from costing digits.
+        # Centring first does not change the result, but keeps large means from costing precision.
         centred = points.astype(np.float64) - points.mean(0, dtype=np.float64)
         gram = centred @ centred.T
         np.fill_diagonal(gram, 0)

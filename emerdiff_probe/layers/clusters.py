@@ -1,4 +1,4 @@
-"""Groups of locations: k-means over one picture or many, and how well two groupings agree."""
+"""Group locations by k-means over one image or many, and compare groupings."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ def normalised(features: xr.DataArray, how: Normalisation) -> xr.DataArray:
     """Return features as clustering compares them, in float64.
 
     Args:
-        features: At one timestep, with y, x (or source_y, source_x) and channel, and perhaps
-            sample, guidance and heads, in any order; finite.
-        how: "none"; "l2": every location's vector has length 1 (zeros stay zeros); "standard":
-            every channel has mean 0 and variance 1 over all locations (constant ones become 0).
+        features: Features at one timestep, with y, x (or source_y, source_x) and channel, and
+            perhaps sample, guidance and heads, in any order; all finite.
+        how: "none" keeps them; "l2" scales every location's vector to length 1 (zeros stay zeros);
+            "standard" brings every channel to mean 0 and variance 1 over all locations (constant
+            ones become 0).
 
     Returns:
-        Features with dims (sample, y, x, channel), without a sample where they had none, and with
-        locations that are called as they were.
+        Features with dims (sample, y, x, channel), without sample where they had none; the dims of
+        locations keep their names.
 
     Raises:
-        InputError: Other dimensions, several timesteps, or values that are not finite.
+        InputError: The features have other dims, several timesteps, or values that are not finite.
     """
     features = _as_given(features)
     values = features.values.astype(np.float64)
@@ -59,7 +60,7 @@ def normalised(features: xr.DataArray, how: Normalisation) -> xr.DataArray:
         spread = values.std(axis)
         values = np.divide(values, spread, out=np.zeros_like(values), where=spread > 0)
     elif how != "none":
-        raise InputError(f"no normalisation {how!r}; choices: 'none', 'l2', 'standard'")
+        raise InputError(f"no normalisation {how!r}; choose 'none', 'l2' or 'standard'")
     return features.copy(data=values)
 
 
@@ -73,24 +74,24 @@ def cluster(
 ) -> xr.DataArray:
     """Group locations by k-means (Lloyd's, from k-means++) into low-resolution masks.
 
-    This is EmerDiff's second step. What the paper leaves open is a parameter here: it gives
-    neither the normalisation nor the initialisation. The locations of several samples are grouped
-    together, so that a mask means the same in every picture.
+    This is EmerDiff's second step. The paper gives neither the normalisation nor the
+    initialisation, so both are parameters here. The locations of several samples are grouped
+    together, so that a mask means the same in every image.
 
     Args:
-        features: As `normalised` takes them.
-        masks: How many masks, from 1 to the number of locations.
-        normalise: See `normalised`.
-        restarts: Starts of k-means; the one with the least inertia wins.
+        features: Features as `normalised` takes them.
+        masks: Number of masks, from 1 to the number of locations.
+        normalise: Normalisation of the features; see `normalised`.
+        restarts: Number of starts of k-means; the one with the least inertia wins.
         seed: Seed of the starts.
 
     Returns:
-        ``low_res``, the dims of `normalised` without channel, int16 from 0 to ``masks - 1``, all of
-        them in use and numbered by first appearance, row by row from the top left.
+        ``low_res``, with the dims of `normalised` without channel, int16 from 0 to ``masks - 1``;
+        all masks are in use, and numbered by first appearance, row by row from the top left.
 
     Raises:
-        InputError: A number of masks out of range, unusable features, or fewer different features
-            than masks.
+        InputError: The number of masks is out of range, the features cannot be used, or fewer of
+            them differ than there are masks.
 
     Source: Namekata et al., ICLR 2024 (arXiv 2401.11739).
     """
@@ -107,32 +108,34 @@ def cluster(
     labels = by_first_appearance(found)
     if labels.max() + 1 < masks:
         raise InputError(
-            f"only {labels.max() + 1} of masks={masks} could be told apart, the features of the "
-            "other locations being the same; ask for that many or fewer"
+            f"only {labels.max() + 1} of masks={masks} can be told apart, as other locations have "
+            "equal features; ask for that many or fewer"
         )
     low_res = values.isel({CHANNEL: 0}, drop=True).copy(data=labels.reshape(values.shape[:-1]))
     return low_res.rename("low_res").drop_attrs()
 
 
 def agreement(one: xr.DataArray, other: xr.DataArray) -> dict[str, Score]:
-    """How well two ways of grouping the same pictures agree, whatever the groups are called.
+    """Measure how far two groupings of the same images agree, whatever the groups are called.
 
     Args:
-        one, other: Integers (sample, y, x) of the same samples, or of one picture without sample.
-            Of two grids the finer is used, on which each place takes the group of the nearest
-            place of the coarser: both then need the coordinates y and x.
+        one, other: Groups (sample, y, x), integers, of the same samples, or of one image without
+            sample. If the grids differ, the finer is used, and each location takes the group of the
+            nearest location of the coarser; both then need the coordinates y and x.
 
     Returns:
-        ``ari``, ``ami`` and ``nmi``; see `emerdiff_probe.metrics.adjusted_rand` and the others.
+        Scores ``ari``, ``ami`` and ``nmi``; see `emerdiff_probe.metrics.adjusted_rand`,
+        `emerdiff_probe.metrics.adjusted_mutual_information` and
+        `emerdiff_probe.metrics.normalised_mutual_information`.
 
     Raises:
-        InputError: Other samples.
+        InputError: The samples differ.
     """
     one, other = grouped_pictures(one), grouped_pictures(other)
     if one.sizes[SAMPLE] != other.sizes[SAMPLE]:
         raise InputError(
-            f"one groups {one.sizes[SAMPLE]} pictures, the other {other.sizes[SAMPLE]}; "
-            "give the same ones"
+            f"one groups {one.sizes[SAMPLE]} images and the other {other.sizes[SAMPLE]}; "
+            "give groups of the same images"
         )
     coarse, fine = sorted((one, other), key=lambda each: each.sizes[Y] * each.sizes[X])
     if (coarse.sizes[Y], coarse.sizes[X]) != (fine.sizes[Y], fine.sizes[X]):
@@ -149,7 +152,7 @@ def agreement(one: xr.DataArray, other: xr.DataArray) -> dict[str, Score]:
 
 
 def by_first_appearance(labels: NDArray[np.integer]) -> NDArray[np.int16]:
-    """The same groups, numbered from 0 in the order in which they first occur.
+    """Renumber groups from 0 in the order in which they first occur.
 
     >>> by_first_appearance(np.array([7, 7, 2, 7, 4]))
     array([0, 0, 1, 0, 2], dtype=int16)
@@ -159,7 +162,7 @@ def by_first_appearance(labels: NDArray[np.integer]) -> NDArray[np.int16]:
 
 
 def _as_given(features: xr.DataArray) -> xr.DataArray:
-    """Features at one timestep, with a sample and names of locations as they came."""
+    """Return features at one timestep, with sample and the dims of locations as they came."""
     values = at_one_timestep(features)
     if not {SAMPLE, BATCH} & set(features.dims):
         values = values.isel({SAMPLE: 0})

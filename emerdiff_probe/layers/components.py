@@ -1,4 +1,4 @@
-"""Principal components of features, over all places and timesteps: colours that mean the same."""
+"""Compute principal components of features over all locations and timesteps, and colours."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ __all__ = [
 ]
 
 _REACH: Final = 2.5
-"""Standard deviations from the mean to full or no intensity of a colour."""
+"""Number of standard deviations from the mean to full or to no intensity of a colour."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over points, from which mean and covariance follow, however many points there are.
+    """Accumulate sums over points, however many, from which mean and covariance follow.
 
     Attributes:
-        count: Points.
-        total: (channel,), their sum.
-        outer: (channel, channel), the sum of their outer products.
+        count: Number of points.
+        total: Sum of the points (channel,).
+        outer: Sum of their outer products (channel, channel).
     """
 
     count: int
@@ -44,13 +44,13 @@ class Moments:
 
     @classmethod
     def of(cls, features: xr.DataArray) -> Moments:
-        """Of all places of a layer, read block by block.
+        """Sum over all locations of a layer, read block by block.
 
         Args:
-            features: With y, x, channel, and perhaps sample and timestep.
+            features: Features with y, x, channel, and perhaps sample and timestep.
 
         Raises:
-            InputError: Values that are not finite, or dims that are not those of features.
+            InputError: Values are not finite, or the dims are not those of features.
         """
         values = by_location(features)
         channels = values.sizes[CHANNEL]
@@ -60,37 +60,38 @@ class Moments:
         return moments
 
     def update(self, points: NDArray[np.float64]) -> Moments:
-        """With more points, (point, channel)."""
+        """Add more points (point, channel)."""
         return Moments(
             self.count + len(points), self.total + points.sum(0), self.outer + points.T @ points
         )
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """(channel,)."""
+        """Return the mean (channel,)."""
         return self.total / self.count
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """(channel, channel), divided by the number of points."""
+        """Return the covariance (channel, channel), divided by the number of points."""
         return self.outer / self.count - np.outer(self.mean, self.mean)
 
     def spectrum(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Variances along the principal directions, largest first, and those as columns."""
+        """Return variances along the principal directions, largest first, and those as columns."""
         variances, vectors = np.linalg.eigh(self.covariance)
         return np.clip(variances[::-1], 0, None), vectors[:, ::-1]
 
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """Principal directions of features.
+    """Hold the principal directions of features.
 
     Attributes:
-        mean: (channel,).
-        vectors: (component, channel), of length 1, by falling variance. The entry of each that is
-            largest in absolute value is positive, so that the same features give the same colours.
-        variance: (component,).
-        share: (component,), of all variance.
+        mean: Mean of the features (channel,).
+        vectors: Directions (component, channel) of length 1, largest variance first. The entry of
+            each with the largest absolute value is positive, so that the same features give the
+            same colours.
+        variance: Variance along each direction (component,).
+        share: Share of each direction in the total variance (component,), 0 to 1.
     """
 
     mean: NDArray[np.float64]
@@ -99,18 +100,19 @@ class Components:
     share: NDArray[np.float64]
 
     def project(self, features: xr.DataArray) -> xr.DataArray:
-        """Features in these directions: the same dims, with ``component`` in place of channel."""
+        """Project features on these directions; ``component`` replaces channel among the dims."""
         values = by_location(features).drop_vars(CHANNEL, errors="ignore")
         directions = xr.DataArray(self.vectors.astype(np.float32), dims=("component", CHANNEL))
         origin = xr.DataArray(self.mean.astype(np.float32), dims=CHANNEL)
         return xr.dot(values.astype(np.float32) - origin, directions, dim=CHANNEL)
 
     def colours(self, features: xr.DataArray) -> xr.DataArray:
-        """The first three components as red, green and blue.
+        """Return the first three components as red, green and blue.
 
         Returns:
-            The same dims, with ``rgb`` in place of channel; float32 in [0, 1], 0.5 at the mean, and
-            0 and 1 at 2.5 standard deviations from it. All places and timesteps share this scale.
+            Colours with the same dims, but ``rgb`` in place of channel; float32 in [0, 1], 0.5 at
+            the mean, and 0 and 1 at 2.5 standard deviations from it. All locations and timesteps
+            share this scale.
         """
         spread = np.sqrt(np.where(self.variance > 0, self.variance, 1))[:3]
         scale = xr.DataArray((2 * _REACH * spread).astype(np.float32), dims="component")
@@ -120,22 +122,22 @@ class Components:
 
 
 def principal_components(features: xr.DataArray, count: int = 3) -> Components:
-    """The directions in which features differ most, over all places, samples and timesteps.
+    """Find the directions in which features vary most, over all locations, samples and timesteps.
 
-    Read block by block: a recording need not fit in memory.
+    Features are read block by block, so a recording need not fit in memory.
 
     Args:
-        features: With y, x, channel, and perhaps sample and timestep.
-        count: How many directions, 1 to the number of channels.
+        features: Features with y, x, channel, and perhaps sample and timestep.
+        count: Number of directions, from 1 to the number of channels.
 
     Raises:
-        InputError: A number out of range, or unusable features.
+        InputError: ``count`` is out of range, or the features cannot be used.
 
     Source: Hotelling, Journal of Educational Psychology 24, 1933.
     """
     moments = Moments.of(features)
     if not 1 <= count <= len(moments.total):
-        raise InputError(f"{count} components of {len(moments.total)} channels; choose 1 or more")
+        raise InputError(f"count={count}; choose 1 to {len(moments.total)}, the number of channels")
     variances, columns = moments.spectrum()
     vectors = columns.T[:count]
     largest = np.abs(vectors).argmax(1)
@@ -147,15 +149,15 @@ def principal_components(features: xr.DataArray, count: int = 3) -> Components:
 
 
 def principal_colours(features: xr.DataArray | Mapping[str, xr.DataArray]) -> xr.DataArray:
-    """Features as colours, which mean the same at every place, sample and timestep.
+    """Show features as colours that mean the same at every location, sample and timestep.
 
     Args:
-        features: With y, x, channel (at least 3), and perhaps sample and timestep; or several
-            layers by name, which are then joined as :func:`joined` does.
+        features: Features with y, x, channel (at least 3), and perhaps sample and timestep; or
+            several layers by name, which are first joined by :func:`joined`.
 
     Returns:
-        ``colours`` (sample[, timestep], y, x, rgb); see `Components.colours`. Attribute ``share``:
-        of all variance that each of the three colours shows.
+        ``colours`` (sample[, timestep], y, x, rgb); see `Components.colours`. Attribute ``share``
+        is the share of the total variance that each of the three colours shows.
     """
     values = features if isinstance(features, xr.DataArray) else joined(features)
     components = principal_components(values)
@@ -163,20 +165,23 @@ def principal_colours(features: xr.DataArray | Mapping[str, xr.DataArray]) -> xr
 
 
 def joined(layers: Mapping[str, xr.DataArray]) -> xr.DataArray:
-    """Several layers as one, on the finest of their grids, each with the same total variance.
+    """Join several layers on the finest of their grids, each with the same total variance.
 
     Args:
-        layers: Of the same samples and timesteps, with coordinates y and x; by name.
+        layers: Features by name, of the same samples and timesteps, with coordinates y and x.
 
     Returns:
-        The channels of all layers beside each other; coarser layers by nearest neighbour.
+        Features with the channels of all layers side by side; coarser layers are enlarged by
+        nearest neighbour.
 
     Raises:
-        InputError: No layer, or other samples or timesteps.
+        InputError: There is no layer, or samples or timesteps differ.
     """
     values = [by_location(each) for each in layers.values()]
     if len({(each.dims, *each.shape[:-3]) for each in values}) != 1:
-        raise InputError(f"layers {list(layers)} are not of the same samples and timesteps")
+        raise InputError(
+            f"layers {list(layers)} differ in samples or timesteps; give the same of each"
+        )
     finest = max(values, key=lambda each: each.sizes[Y] * each.sizes[X])
     places = {Y: finest[Y], X: finest[X]}
     scaled = []
@@ -189,15 +194,16 @@ def joined(layers: Mapping[str, xr.DataArray]) -> xr.DataArray:
 
 
 def effective_rank(features: xr.DataArray) -> float:
-    """How many directions features effectively spread over: e to the entropy of singular values.
+    """Return the effective rank: how many directions features spread over.
 
-    Singular values are those of the centred matrix (point, channel), divided by their sum.
+    It is e to the entropy of the singular values of the centred matrix (point, channel), divided by
+    their sum.
 
     Args:
-        features: With y, x, channel, and perhaps sample and timestep.
+        features: Features with y, x, channel, and perhaps sample and timestep.
 
     Returns:
-        From 1 to the number of channels; 0 where all features are the same.
+        Number from 1 to the number of channels; 0 where all features are the same.
 
     Source: Roy and Vetterli, EUSIPCO 2007, definition 1.
     """

@@ -1,4 +1,4 @@
-"""Which place of one picture is which of another, by the features of any layer and timestep."""
+"""Match locations of one image to those of another, by features of any layer and timestep."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["POINT", "PCK", "average_draws", "match_points", "mutual_matches"]
 POINT: Final = "point"
 
 _ROWS_AT_ONCE: Final = 2**23
-"""Numbers of interpolated features that are in memory together."""
+"""Largest count of interpolated feature values in memory at once."""
 
 _Floats = NDArray[np.float32]
 
 
 def average_draws(draws: Iterable[xr.DataArray]) -> xr.DataArray:
-    """The mean of features over several draws of the noise, which makes matches steadier.
+    """Average features over several draws of the noise, which makes matches steadier.
 
     Args:
-        draws: Arrays of one shape; one at a time is in memory.
+        draws: Arrays of the same shape, of which one at a time is in memory.
 
     Returns:
-        float32, with the dims and coordinates of the first.
+        Mean, float32, with the dims and coordinates of the first draw.
 
     Raises:
-        InputError: No draw, or other shapes.
+        InputError: There is no draw, or shapes differ.
 
     Source: Tang et al., NeurIPS 2023 (DIFT, arXiv 2306.03881), section 4.1.
     """
@@ -44,7 +44,9 @@ def average_draws(draws: Iterable[xr.DataArray]) -> xr.DataArray:
         if total is None:
             total = draw.astype(np.float64)
         elif (draw.dims, draw.shape) != (total.dims, total.shape):
-            raise InputError(f"draws of sizes {dict(total.sizes)} and {dict(draw.sizes)}")
+            raise InputError(
+                f"draws have sizes {dict(total.sizes)} and {dict(draw.sizes)}; give equal sizes"
+            )
         else:
             total = total.copy(data=total.values + draw.values)
         count += 1
@@ -61,30 +63,31 @@ def match_points(
     *,
     at_pixels: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> xr.Dataset:
-    """The most similar place (cosine) of another picture for each point of one.
+    """Find the most similar location (cosine) in another image for each point of one.
 
     Args:
-        source: Features (y, x, channel) of the picture that the points are in, with coordinates y
-            and x in pixels.
-        target: Features of the other picture; the grid may be another, the channels not.
-        y, x: The points, in pixels. Their features are interpolated bilinearly.
-        at_pixels: Rows and columns of the other picture, in pixels, at which its features are
-            interpolated bilinearly and compared; by default the places of its grid. DIFT takes
+        source: Features (y, x, channel) of the image with the points, with coordinates y and x in
+            pixels.
+        target: Features (y, x, channel) of the other image; its grid may differ, its channels may
+            not.
+        y, x: Points, in pixels. Their features are interpolated bilinearly.
+        at_pixels: Rows and columns of the other image, in pixels, at which its features are
+            interpolated bilinearly and compared; by default the locations of its grid. DIFT takes
             every pixel.
 
     Returns:
-        ``y`` and ``x`` (point), the place found in the other picture, and ``similarity`` (point),
-        from -1 to 1. Of equally similar places the first.
+        ``y`` and ``x`` (point), the location found in the other image, and ``similarity`` (point),
+        from -1 to 1. Of equally similar locations the first is taken.
 
     Raises:
-        InputError: Other dims or channels, or coordinates that are missing.
+        InputError: Dims or channels do not fit, or coordinates are missing.
 
     Source: Tang et al., NeurIPS 2023 (DIFT, arXiv 2306.03881), section 4.
     """
     source, target = _both(source, target)
     rows, columns = np.atleast_1d(y).astype(np.float64), np.atleast_1d(x).astype(np.float64)
     if rows.shape != columns.shape or rows.ndim != 1:
-        raise InputError(f"{rows.shape} rows and {columns.shape} columns; give one for each point")
+        raise InputError(f"y has shape {rows.shape} and x {columns.shape}; give one for each point")
     down = linear_weights(source[Y].values, rows)
     across = linear_weights(source[X].values, columns)
     values = source.transpose(Y, X, CHANNEL).values.astype(np.float32)
@@ -109,17 +112,18 @@ def match_points(
 
 
 def mutual_matches(source: xr.DataArray, target: xr.DataArray) -> xr.Dataset:
-    """The pairs of places of two pictures each of which is the other's most similar.
+    """Find the pairs of locations of two images that are each other's most similar.
 
     Args:
-        source, target: Features (y, x, channel) with coordinates, as for :func:`match_points`.
+        source, target: Features of the two images, (y, x, channel) with coordinates, as for
+            :func:`match_points`.
 
     Returns:
-        ``y``, ``x`` in the first picture, ``target_y``, ``target_x`` in the second, and
-        ``similarity`` (point), in the order of the first picture's places.
+        ``y``, ``x`` in the first image, ``target_y``, ``target_x`` in the second, and
+        ``similarity``, each (point), in the order of the first image's locations.
 
     Raises:
-        InputError: As :func:`match_points`.
+        InputError: As for :func:`match_points`.
     """
     source, target = _both(source, target)
     one, other = (
@@ -144,15 +148,15 @@ def mutual_matches(source: xr.DataArray, target: xr.DataArray) -> xr.Dataset:
 
 @dataclass(frozen=True)
 class PCK:
-    """Percentage of correct key points, as a share; ``update`` gives a new one.
+    """Accumulate the share of correct key points (PCK); ``update`` returns a new object.
 
-    A point is correct where it lies within ``alpha`` times a size of the true one: that of the
-    thing (the longer side of its bounding box in the picture that is searched) or of the picture,
-    whichever the protocol says.
+    A point is correct where it lies within ``alpha`` times a size of the true one. Depending on the
+    protocol, that is the size of the thing (the longer side of its bounding box in the image that
+    is searched) or of the image.
 
     Attributes:
         alpha: Tolerance, relative to the size.
-        correct, points: Of each pair of pictures.
+        correct, points: Numbers of correct and of all points, for each pair of images.
 
     >>> pck = PCK(0.1).update([1.5, 9], [1.5, 1], [1.5, 9], [2.5, 9], size=20)
     >>> pck.per_point
@@ -170,21 +174,21 @@ class PCK:
     def update(
         self, y: ArrayLike, x: ArrayLike, true_y: ArrayLike, true_x: ArrayLike, size: ArrayLike
     ) -> PCK:
-        """With one more pair of pictures.
+        """Add one more pair of images.
 
         Args:
-            y, x: The places found, one for each point, in pixels.
-            true_y, true_x: The true ones.
-            size: In pixels, one for all points or for each.
+            y, x: Locations found, one for each point, in pixels.
+            true_y, true_x: True locations, in pixels.
+            size: Size in pixels, one for all points or one for each.
 
         Raises:
-            InputError: Other numbers of points, or none.
+            InputError: The numbers of points differ, or there are none.
         """
         arrays = [np.atleast_1d(each).astype(np.float64) for each in (y, x, true_y, true_x)]
         if len({each.shape for each in arrays}) != 1 or not arrays[0].size:
             raise InputError(
-                f"points of shapes {[each.shape for each in arrays]}; give as many found as true, "
-                "and leave pairs without points out"
+                f"points have shapes {[each.shape for each in arrays]}; give as many found as "
+                "true, and leave pairs without points out"
             )
         distance = np.hypot(arrays[0] - arrays[2], arrays[1] - arrays[3])
         right = int((distance <= self.alpha * np.asarray(size)).sum())
@@ -192,19 +196,19 @@ class PCK:
 
     @property
     def per_image(self) -> float:
-        """The mean over pairs of pictures of the share of points that are correct."""
+        """Return the mean over pairs of images of the share of points that are correct."""
         return float(np.mean(np.divide(self.correct, self.points))) if self.points else np.nan
 
     @property
     def per_point(self) -> float:
-        """The share of all points that are correct."""
+        """Return the share of all points that are correct."""
         return sum(self.correct) / sum(self.points) if self.points else np.nan
 
 
 def _interpolated(
     target: xr.DataArray, y: NDArray[np.float64], x: NDArray[np.float64]
 ) -> Iterator[tuple[int, _Floats]]:
-    """Features at rows and columns, some rows at a time: the first's position, (place, channel)."""
+    """Yield features (place, channel) a few rows at a time, with the first row's position."""
     values = target.transpose(Y, X, CHANNEL).values.astype(np.float32)
     down = linear_weights(target[Y].values, y).astype(np.float32)
     across = linear_weights(target[X].values, x).astype(np.float32)
@@ -222,16 +226,16 @@ def _units(features: NDArray[np.floating]) -> _Floats:
 
 
 def _both(source: xr.DataArray, target: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """Features of one picture each, (y, x, channel)."""
+    """Return both features as (y, x, channel), each of one image."""
     source, target = of_one_picture(source), of_one_picture(target)
     for name, array in (("source", source), ("target", target)):
         if not {Y, X} <= set(array.coords):
             raise InputError(
-                f"{name} has coordinates {list(array.coords)}; expected y and x, in pixels"
+                f"{name} has coordinates {list(array.coords)}; give y and x, in pixels"
             )
     if source.sizes[CHANNEL] != target.sizes[CHANNEL]:
         raise InputError(
-            f"features of {source.sizes[CHANNEL]} and {target.sizes[CHANNEL]} channels; take both "
-            "from the same site"
+            f"features have {source.sizes[CHANNEL]} and {target.sizes[CHANNEL]} channels; take "
+            "both from the same site"
         )
     return source, target

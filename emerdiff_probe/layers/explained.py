@@ -1,4 +1,4 @@
-"""How much of a layer is position, how much colour, and how much what things are."""
+"""Measure how much of a layer is position, how much colour, and how much semantics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHARES: Final[tuple[str, ...]] = (
     "common to all",
     "total",
 )
-"""What :func:`explained` gives: each factor alone, seven parts that add up to the total, and it."""
+"""Names of what :func:`explained` returns: each factor alone, seven parts, and their total."""
 
 _WAVES: Final = 4
 
@@ -50,28 +50,31 @@ def explained(
     folds: int = 5,
     alpha: float = 1.0,
 ) -> xr.DataArray:
-    """The shares of a layer's variance that position, colour and semantics explain.
+    """Return the shares of a layer's variance that position, colour and semantics explain.
 
-    Channels are predicted by ridge regression from the position of a place (the cosines of up to
-    three half waves along each side), the mean colour of its cell (with squares and products) and
-    the share of each class in its cell; from each alone, each two, and all. Shares are R² in
-    pictures that were not fitted, over all channels together, so they can be a little below 0. The
-    part of one factor only is what is lost without it; that of two or of all can be reached
-    through any of them. Parts common to several can be negative, where one makes another clearer.
+    Ridge regression predicts the channels from three factors: the position of a location (the
+    cosines of up to three half waves along each side), the mean colour of its cell (with squares
+    and products) and the share of each class in its cell; from each factor alone, from each two,
+    and from all. Shares are R² in images that were not fitted, over all channels together, so they
+    can be slightly below 0. The part of one factor only is what is lost without it; the part common
+    to two or three can be read from any of them, and can be negative where one factor makes another
+    clearer.
 
     Args:
-        features: With y, x, channel, and sample (at least 2), at one timestep.
-        pictures: (sample, y, x, rgb), the leaf "image" of the recording.
-        labels: Integers from 0 up (sample, y, x).
-        ignore: A label that is of no class.
-        folds: Of the cross-validation, at most the number of pictures.
-        alpha: Of the ridge, on standardised predictors.
+        features: Features with y, x, channel, and sample (at least 2), at one timestep.
+        pictures: Images (sample, y, x, rgb), the leaf "image" of the recording.
+        labels: Classes (sample, y, x), integers from 0 up.
+        ignore: Label that stands for no class.
+        folds: Number of folds of the cross-validation, 2 or more; at most one for each image is
+            used.
+        alpha: Strength of the ridge penalty, on standardised predictors.
 
     Returns:
-        (share), named by `SHARES`.
+        Shares (share), named by `SHARES`.
 
     Raises:
-        InputError: One picture, several timesteps, or truth of other pictures.
+        InputError: There is one image only, there are several timesteps, or the truth belongs to
+            other images.
 
     Source: commonality analysis (Mood 1971; Nimon and Oswald, Organizational Research Methods 16,
     2013), with cross-validated R² in place of the fitted.
@@ -79,7 +82,7 @@ def explained(
     features = at_one_timestep(features)
     if features.sizes[SAMPLE] < 2:
         raise InputError(
-            f"features have {dict(features.sizes)}; give those of at least two pictures (samples)"
+            f"features have sizes {dict(features.sizes)}; give two or more images (samples)"
         )
     matrix, groups = as_points(features)
     rows, columns = features.sizes[Y], features.sizes[X]
@@ -90,7 +93,10 @@ def explained(
     }
     for name, design in factors.items():
         if len(design) != len(matrix):
-            raise InputError(f"{name} of {len(design)} places for features of {len(matrix)}")
+            raise InputError(
+                f"{name} has {len(design)} locations and features have {len(matrix)}; give one "
+                "image for each sample"
+            )
     chosen = picture_folds(groups, folds)
     r2 = {
         names: _r2(np.hstack([factors[name] for name in names]), matrix, chosen, alpha)
@@ -100,7 +106,7 @@ def explained(
 
 
 def _shares(r2: dict[tuple[str, ...], float]) -> list[float]:
-    """In the order of `SHARES`."""
+    """Return the shares in the order of `SHARES`."""
     whole = r2[_FACTORS]
     without = {
         name: whole - r2[tuple(other for other in _FACTORS if other != name)] for name in _FACTORS
@@ -147,7 +153,7 @@ def _colour(colours: _Matrix) -> _Matrix:
 def _semantics(labels: Labels, rows: int, columns: int, ignore: int | None) -> _Matrix:
     values = label_pictures(labels)
     known = [number for number in np.unique(values) if number != ignore]
-    numbered = np.full(values.shape, len(known))  # outside of all classes
+    numbered = np.full(values.shape, len(known))  # outside all classes
     for position, number in enumerate(known):
         numbered[values == number] = position
     return class_shares(numbered, rows, columns, len(known)).reshape(-1, len(known))

@@ -1,4 +1,4 @@
-"""Features of one layer as the rest of this package reads them, and truth on their grid."""
+"""Read the features of a layer as the rest of this package takes them, and truth on their grid."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Labels = NDArray[np.integer] | xr.DataArray
-"""Integers (sample, y, x)."""
+"""Class of each pixel, integers (sample, y, x)."""
 
 GRID: Final = (SAMPLE, Y, X)
 
@@ -38,23 +38,24 @@ GRID: Final = (SAMPLE, Y, X)
 def features(
     run: xr.DataTree, site: str, timestep: float | None = None, step: int | None = None
 ) -> xr.DataArray:
-    """The values of a site as features of places; read when they are needed.
+    """Return the values of a site as features of locations, read when they are needed.
 
-    Of a guided recording the conditional half is taken, and the heads of an attention port are
-    joined into one channel axis.
+    From a guided recording the conditional half is taken. The heads of an attention port are joined
+    into one channel axis.
 
     Args:
-        run: A recording.
-        site: Its name, as `emerdiff_probe.site` takes it.
-        timestep: Only this one; by default all.
-        step: Only the call with this number, where a timestep was visited twice.
+        run: Recording.
+        site: Name of the site, as `emerdiff_probe.site` takes it.
+        timestep: Timestep to read; by default all.
+        step: Step of the call, where the timestep was visited more than once.
 
     Returns:
-        (sample, timestep, y, x, channel), or without timestep where one was chosen.
+        Features (sample, timestep, y, x, channel), without timestep where one was chosen; y and x
+        in pixels of the image.
 
     Raises:
         SiteError: The recording has no such site.
-        InputError: The site has no places, or the recording no such timestep.
+        InputError: The site has no locations, or the timestep was not recorded.
     """
     values = by_location(store.site(run, site))
     if timestep is None and step is None:
@@ -63,10 +64,10 @@ def features(
 
 
 def blocks(values: xr.DataArray) -> Iterator[xr.DataArray]:
-    """The parts of an array that are stored together, loaded one after the other.
+    """Yield the parts of an array that are stored together, loaded one after the other.
 
     Args:
-        values: With sample and perhaps timestep among its dims.
+        values: Array with sample and perhaps timestep among its dims.
     """
     for part in stored_blocks(values):
         yield values.isel(part).load()
@@ -87,31 +88,31 @@ def stored_blocks(values: xr.DataArray) -> Iterator[dict[str, slice]]:
 def as_points(
     values: xr.DataArray, dtype: DTypeLike = np.float64
 ) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """All places as rows of a matrix.
+    """Return all locations as rows of a matrix.
 
     Args:
-        values: With y, x, channel, and perhaps sample and timestep.
-        dtype: Of the matrix.
+        values: Features with y, x, channel, and perhaps sample and timestep.
+        dtype: Type of the matrix.
 
     Returns:
-        (point, channel), finite; and the position of each point's sample.
+        Matrix (point, channel), finite; and the position of each point's sample (point,).
 
     Raises:
-        InputError: Values that are not finite.
+        InputError: Values are not finite.
     """
     ordered = by_location(values)
     points = ordered.values.reshape(-1, ordered.sizes[CHANNEL]).astype(dtype)
     if not np.isfinite(points).all():
         raise InputError(
             f"{np.count_nonzero(~np.isfinite(points))} features are not finite: the recording is "
-            "not complete there; go on with it, or leave these timesteps out"
+            "not complete there; resume it, or leave these timesteps out"
         )
     samples = ordered.sizes[SAMPLE]
     return points, np.repeat(np.arange(samples), len(points) // samples)
 
 
 def area_weights(source: int, target: int) -> NDArray[np.float64]:
-    """Averaging over areas as a matrix (target, source), whose rows add up to 1.
+    """Return averaging over areas as a matrix (target, source), whose rows add up to 1.
 
     >>> area_weights(3, 2).round(2)
     array([[0.67, 0.33, 0.  ],
@@ -124,20 +125,23 @@ def area_weights(source: int, target: int) -> NDArray[np.float64]:
 
 
 def resized(values: xr.DataArray, rows: int, columns: int) -> xr.DataArray:
-    """Features averaged over the cells of a grid that is not finer; places keep their meaning.
+    """Average features over the cells of a grid that is not finer; coordinates follow.
 
     Args:
-        values: With y and x, and their coordinates where they have any.
-        rows, columns: Of the new grid.
+        values: Array with y and x, and with their coordinates where it has any.
+        rows, columns: Size of the new grid.
 
     Raises:
-        InputError: The new grid is finer.
+        InputError: The new grid is finer than the old.
     """
     old = values.sizes[Y], values.sizes[X]
     if (rows, columns) == old:
         return values
     if rows > old[0] or columns > old[1]:
-        raise InputError(f"a grid of {old[0]} x {old[1]} is not averaged to {rows} x {columns}")
+        raise InputError(
+            f"a grid of {old[0]} x {old[1]} cannot be averaged to {rows} x {columns}; choose a "
+            "grid that is not finer"
+        )
     down = xr.DataArray(area_weights(old[0], rows), dims=("row", Y))
     across = xr.DataArray(area_weights(old[1], columns), dims=("column", X))
     places = {
@@ -152,15 +156,16 @@ def resized(values: xr.DataArray, rows: int, columns: int) -> xr.DataArray:
 
 
 def class_shares(labels: Labels, rows: int, columns: int, n_classes: int) -> NDArray[np.float64]:
-    """Which share of each cell of a grid each class has.
+    """Return the share of each class in each cell of a grid.
 
     Args:
-        labels: Integers (sample, y, x); those outside of 0 to ``n_classes - 1`` belong to none.
-        rows, columns: Of the grid.
-        n_classes: How many classes there are.
+        labels: Classes (sample, y, x), integers; those outside 0 to ``n_classes - 1`` belong to
+            none.
+        rows, columns: Size of the grid.
+        n_classes: Number of classes.
 
     Returns:
-        (sample, y, x, class), in [0, 1].
+        Shares (sample, y, x, class), in [0, 1].
     """
     values = label_pictures(labels)
     down, across = (
@@ -174,15 +179,15 @@ def class_shares(labels: Labels, rows: int, columns: int, n_classes: int) -> NDA
 def labels_on(
     labels: Labels, rows: int, columns: int, ignore: int | None = None
 ) -> NDArray[np.int64]:
-    """The most frequent class in each cell of a grid; of equally frequent ones the lower number.
+    """Return the most frequent class in each cell of a grid; the lower number wins a tie.
 
     Args:
-        labels: Integers from 0 up (sample, y, x).
-        rows, columns: Of the grid.
-        ignore: A label that is of no class.
+        labels: Classes (sample, y, x), integers from 0 up.
+        rows, columns: Size of the grid.
+        ignore: Label that stands for no class.
 
     Returns:
-        (sample, y, x); -1 where ``ignore`` has the largest share.
+        Classes (sample, y, x); -1 where ``ignore`` has the largest share.
     """
     known, numbered = np.unique(label_pictures(labels), return_inverse=True)
     shares = class_shares(numbered, rows, columns, len(known))
@@ -190,11 +195,12 @@ def labels_on(
 
 
 def colours_on(pictures: xr.DataArray, rows: int, columns: int) -> NDArray[np.float64]:
-    """The mean colour of each cell of a grid, in [0, 1].
+    """Return the mean colour of each cell of a grid, in [0, 1].
 
     Args:
-        pictures: (sample, y, x, rgb), uint8 or floats in [0, 1]; the leaf "image" of a recording.
-        rows, columns: Of the grid.
+        pictures: Images (sample, y, x, rgb), uint8 or floats in [0, 1]; the leaf "image" of a
+            recording.
+        rows, columns: Size of the grid.
     """
     scale = 255 if pictures.dtype == np.uint8 else 1
     cells = resized(pictures.transpose(*GRID, RGB), rows, columns)
@@ -202,15 +208,15 @@ def colours_on(pictures: xr.DataArray, rows: int, columns: int) -> NDArray[np.fl
 
 
 def label_pictures(labels: Labels) -> NDArray[np.integer]:
-    """Labels as a NumPy array (sample, y, x).
+    """Return labels as a NumPy array (sample, y, x).
 
     Raises:
-        InputError: Other dims, or not integers.
+        InputError: The labels have other dims or are not integers.
     """
     dims = labels.dims if isinstance(labels, xr.DataArray) else GRID[: labels.ndim]
     if set(dims) != set(GRID) or labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
-            f"labels have shape {labels.shape} and type {labels.dtype}; expected integers "
-            "(sample, y, x), a picture for each sample of the recording"
+            f"labels have shape {labels.shape} and type {labels.dtype}; give integers "
+            "(sample, y, x), one image for each sample of the recording"
         )
     return xr.DataArray(labels, dims=dims).transpose(*GRID).values

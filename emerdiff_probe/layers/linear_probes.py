@@ -1,4 +1,4 @@
-"""Linear probes: what a linear classifier reads from a layer, in pictures it has not seen."""
+"""Measure what a linear classifier reads from a layer, in images it was not trained on."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ __all__ = ["Classifier", "ProbeScores", "linear_probe", "picture_folds"]
 
 
 class Classifier(Protocol):
-    """What scikit-learn calls a classifier."""
+    """Describe a classifier, as scikit-learn defines it."""
 
     def fit(self, points: NDArray[np.float64], labels: NDArray[np.integer]) -> Any:
-        """Learns."""
+        """Fit the classifier to points (point, channel) and their classes (point,)."""
 
     def predict(self, points: NDArray[np.float64]) -> NDArray[np.integer]:
-        """The class of each point."""
+        """Return the class of each point (point,)."""
 
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """Shares of places whose class was read correctly, in pictures that were not trained on.
+    """Hold shares of locations whose class was read correctly, in images not trained on.
 
     Attributes:
-        accuracy: Of the probe, from 0 to 1.
-        control: Of the same probe trained and tested on shuffled labels.
-        chance: Of always giving the most frequent class of the training pictures.
-        by_class: For each class, the share of its places that the probe read correctly (recall),
+        accuracy: Accuracy of the probe, from 0 to 1.
+        control: Accuracy of the same probe, trained and tested on labels shuffled over all
+            locations.
+        chance: Accuracy of always answering the most frequent class of the training images.
+        by_class: Share of each class's locations that the probe read correctly (recall), from 0 to 1,
             by the class's number.
-        pictures: How many there were.
-        points: How many places.
+        pictures: Number of images.
+        points: Number of locations.
     """
 
     accuracy: float
@@ -58,7 +59,7 @@ class ProbeScores:
 
     @property
     def selectivity(self) -> float:
-        """How much the probe reads beyond what it makes of labels without meaning."""
+        """Return how far the probe's accuracy is above that on labels without meaning."""
         return self.accuracy - self.control
 
 
@@ -72,45 +73,50 @@ def linear_probe(
     classifier: Classifier | None = None,
     seed: int = 0,
 ) -> ProbeScores:
-    """How well a linear classifier tells classes from features, cross-validated over pictures.
+    """Measure how well a linear classifier tells classes apart, cross-validated over images.
 
-    No picture has places in both training and testing: neighbours in one picture are so alike that
-    a split of pixels tests memory. The control task has the same classes in random order.
+    No image has locations in both training and testing: neighbours in one image are so similar that
+    a split of pixels tests memory. The control task has the same labels, permuted over all
+    locations of all images.
 
     Args:
-        features: With y, x, channel, and sample (at least 2), at one timestep.
-        labels: Integers (sample, y, x), at any size: a place takes the most frequent class in its
-            cell.
-        ignore: A label that does not count.
-        folds: Of the cross-validation, at most the number of pictures.
-        points: Places of each picture, drawn at random; by default all.
-        classifier: Of scikit-learn; by default logistic regression on standardised channels.
-        seed: Of the control task and the places drawn.
+        features: Features with y, x, channel, and sample (at least 2), at one timestep.
+        labels: Classes (sample, y, x), integers, at any size: a location takes the most frequent
+            class in its cell.
+        ignore: Label whose locations do not count.
+        folds: Number of folds of the cross-validation, 2 or more; at most one for each image is
+            used.
+        points: Number of locations to draw at random from each image; by default all.
+        classifier: Classifier of scikit-learn; by default logistic regression on standardised
+            channels.
+        seed: Seed of the control task and of the locations drawn.
 
     Raises:
-        InputError: One picture, several timesteps, labels of other pictures, or one class only.
+        InputError: There is one image only, there are several timesteps, labels belong to other
+            images, or there is one class only.
 
     Source: Alain and Bengio, 2016 (arXiv 1610.01644); control tasks and selectivity by Hewitt and
-    Liang, EMNLP 2019 (arXiv 1909.03368), whose control gives each word type a random label; places
-    have no types, so here labels are shuffled over all places.
+    Liang, EMNLP 2019 (arXiv 1909.03368). Their control gives each word type a random label;
+    locations have no types, so here labels are shuffled over all locations.
     """
     features = at_one_timestep(features)
     if features.sizes[SAMPLE] < 2:
         raise InputError(
-            f"features have {dict(features.sizes)}; a probe takes at least two pictures (samples), "
-            "to be tested on other pictures than it is trained on"
+            f"features have sizes {dict(features.sizes)}; give two or more images (samples), so "
+            "that the probe is tested on other images than it is trained on"
         )
     matrix, pictures = as_points(features)
     classes = labels_on(labels, features.sizes[Y], features.sizes[X], ignore).ravel()
     if len(classes) != len(matrix):
         raise InputError(
-            f"labels of {len(labels)} pictures for features of {features.sizes[SAMPLE]}"
+            f"labels have {len(labels)} images and features {features.sizes[SAMPLE]}; give one "
+            "image of labels for each sample"
         )
     random = np.random.RandomState(seed)
     counts = (classes >= 0) & _drawn(pictures, points, random)
     matrix, pictures, classes = matrix[counts], pictures[counts], classes[counts]
     if len(np.unique(classes)) < 2:
-        raise InputError(f"labels have {len(np.unique(classes))} classes; a probe needs two")
+        raise InputError(f"labels have {len(np.unique(classes))} classes; a probe needs 2 or more")
     model = classifier or make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     shuffled = random.permutation(classes)
     right = {name: np.zeros(len(classes), bool) for name in ("accuracy", "control", "chance")}
@@ -133,18 +139,20 @@ def linear_probe(
 def picture_folds(
     pictures: NDArray[np.integer], folds: int
 ) -> list[tuple[NDArray[np.integer], NDArray[np.integer]]]:
-    """Training and testing points of each fold; no picture is in both.
+    """Return the training and testing points of each fold; no image is in both.
 
     Args:
-        pictures: The number of each point's picture.
-        folds: At most the number of pictures.
+        pictures: Number of each point's image (point,).
+        folds: Number of folds, 2 or more; at most one for each image is used.
 
     Raises:
-        InputError: Fewer than 2 folds or pictures.
+        InputError: There are fewer than 2 folds or images.
     """
     count = min(folds, len(np.unique(pictures)))
     if count < 2:
-        raise InputError(f"{folds} folds of {len(np.unique(pictures))} pictures; both at least 2")
+        raise InputError(
+            f"folds={folds} of {len(np.unique(pictures))} images; give 2 or more of each"
+        )
     return list(GroupKFold(count).split(pictures, groups=pictures))
 
 
@@ -155,11 +163,12 @@ def _right(
     train: NDArray[np.integer],
     test: NDArray[np.integer],
 ) -> NDArray[np.bool_]:
-    """Train on some places and return which of the others are read correctly."""
-    if len(known := np.unique(truth[train])) == 1:  # nothing to be learned
+    """Train on some locations and return which of the others are read correctly."""
+    if len(known := np.unique(truth[train])) == 1:  # nothing to learn
         return np.asarray(truth[test] == known[0])
     with warnings.catch_warnings():
-        # Labels in random order fit nothing: where an optimiser gives up on them is no news.
+        # Labels in random order cannot be fitted well, so a warning that the fit stopped early is
+        # no news.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = clone(model).fit(matrix[train], truth[train])
     return np.asarray(fitted.predict(matrix[test]) == truth[test])

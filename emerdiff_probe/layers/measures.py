@@ -1,4 +1,4 @@
-"""What the atlas measures of a layer at one timestep, and between two layers."""
+"""Define what the atlas measures in a layer at one timestep, and between two layers."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What measures are given beside the features.
+    """Hold what measures receive besides the features.
 
     Attributes:
-        pictures: (sample, y, x, rgb), of the recording; None where it has none.
-        grid: Rows and columns of the coarsest layer, on which layers are compared.
-        labels: Truth (sample, y, x), where there is any.
-        ignore: A label that does not count.
+        pictures: Images of the recording (sample, y, x, rgb); None where it has none.
+        grid: Number of rows and columns of the coarsest layer, on which layers are compared.
+        labels: True classes (sample, y, x), or None.
+        ignore: Label whose pixels do not count.
     """
 
     pictures: xr.DataArray | None
@@ -53,20 +53,20 @@ class Surroundings:
     ignore: int | None = None
 
     def images(self, what: str) -> xr.DataArray:
-        """Return the pictures.
+        """Return the images; ``what`` names the measure that needs them.
 
         Raises:
             InputError: The recording has none.
         """
         if self.pictures is None:
             raise InputError(
-                f"{what} needs the pictures, and this recording has none; record a pipeline, whose "
-                "images are kept, or choose other measures"
+                f"{what} needs the images, but this recording has none; record a pipeline, which "
+                "keeps them, or choose other measures"
             )
         return self.pictures
 
     def truth(self, what: str) -> Labels:
-        """The labels.
+        """Return the labels; ``what`` names the measure that needs them.
 
         Raises:
             InputError: There are none.
@@ -82,60 +82,61 @@ Values = Mapping[str, float | xr.DataArray]
 
 @runtime_checkable
 class LayerMeasure(Protocol):
-    """Measures one layer at one timestep."""
+    """Measure one layer at one timestep."""
 
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
-        """Of features (sample, y, x, channel), float32 or finer."""
+        """Return results by name, from features (sample, y, x, channel), float32 or finer."""
 
 
 @runtime_checkable
 class PairMeasure(Protocol):
-    """Compares two layers at one timestep, by a small summary of each."""
+    """Compare two layers at one timestep, by a small summary of each."""
 
     def summary(self, features: xr.DataArray, about: Surroundings) -> NDArray[Any]:
-        """All of a layer that the comparison needs."""
+        """Return all that the comparison needs of a layer."""
 
     def compare(self, one: NDArray[Any], other: NDArray[Any]) -> Mapping[str, float]:
-        """Results by name, from two summaries."""
+        """Return results by name, from two summaries."""
 
 
 @dataclass(frozen=True)
 class EffectiveRank:
-    """``effective_rank``: see `emerdiff_probe.layers.effective_rank`."""
+    """Measure ``effective_rank``; see `emerdiff_probe.layers.effective_rank`."""
 
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
-        """See `LayerMeasure`."""
+        """Return results by name; see `LayerMeasure`."""
         return {"effective_rank": effective_rank(features)}
 
 
 @dataclass(frozen=True)
 class Principal:
-    """``principal_share`` (component): the variance that each principal component has, of all.
+    """Measure ``principal_share`` (component): each principal component's share of the variance.
 
     Attributes:
-        count: How many components.
+        count: Number of components.
     """
 
     count: int = 3
 
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
-        """See `LayerMeasure`."""
+        """Return results by name; see `LayerMeasure`."""
         share = principal_components(features, self.count).share
         return {"principal_share": xr.DataArray(share, dims="component")}
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """``similarity_within``, ``similarity_across``: mean cosine similarity of two places.
+    """Measure the mean cosine similarity of two locations.
 
-    Of two places of one picture, and of two pictures (NaN where there is one only). A layer in
-    which all is alike has both near 1.
+    ``similarity_within`` is that of two locations of the same image, ``similarity_across`` that of
+    two images (NaN where there is only one). Both are near 1 in a layer whose locations are all
+    similar.
 
     Source: Ethayarajh, EMNLP 2019 (arXiv 1909.00512), section 3.3.
     """
 
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
-        """See `LayerMeasure`."""
+        """Return results by name; see `LayerMeasure`."""
         points, _ = as_points(features)
         lengths = np.linalg.norm(points, axis=1, keepdims=True)
         units = np.divide(points, lengths, out=np.zeros_like(points), where=lengths > 0)
@@ -152,16 +153,16 @@ class Similarity:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """``probe_accuracy``, ``probe_control``, ``probe_selectivity``, ``probe_chance``.
+    """Measure ``probe_accuracy``, ``probe_control``, ``probe_selectivity`` and ``probe_chance``.
 
     Beside them ``probe_recall`` (class): the accuracy on the places of each class.
 
     See `emerdiff_probe.layers.linear_probe`.
 
     Attributes:
-        folds: Of the cross-validation over pictures.
-        points: Places of each picture, drawn at random.
-        seed: Of the control task and the places drawn.
+        folds: Number of folds of the cross-validation over images.
+        points: Number of locations to draw at random from each image; None takes all.
+        seed: Seed of the control task and of the locations drawn.
     """
 
     folds: int = 5
@@ -169,7 +170,7 @@ class LinearProbe:
     seed: int = 0
 
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
-        """See `LayerMeasure`."""
+        """Return results by name; see `LayerMeasure`."""
         found = linear_probe(
             features,
             about.truth("a linear probe"),
@@ -187,16 +188,16 @@ class LinearProbe:
 
 @dataclass(frozen=True)
 class Explained:
-    """``explained`` (share): see `emerdiff_probe.layers.explained`.
+    """Measure ``explained`` (share); see `emerdiff_probe.layers.explained`.
 
     Attributes:
-        folds: Of the cross-validation over pictures.
+        folds: Number of folds of the cross-validation over images.
     """
 
     folds: int = 5
 
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
-        """See `LayerMeasure`."""
+        """Return results by name; see `LayerMeasure`."""
         labels = about.truth("what semantics explain")
         pictures = about.images("what semantics explain")
         shares = explained(features, pictures, labels, ignore=about.ignore, folds=self.folds)
@@ -205,13 +206,13 @@ class Explained:
 
 @dataclass(frozen=True)
 class ClustersAndLabels:
-    """``labels_ari``, ``labels_ami``, ``labels_nmi``: agreement of clusters with the truth.
+    """Measure ``labels_ari``, ``labels_ami`` and ``labels_nmi``: clusters against the truth.
 
-    Clusters are of all pictures together; a place has the most frequent class of its cell.
+    All images are clustered together; a location has the most frequent class of its cell.
 
     Attributes:
-        count: How many clusters.
-        normalise, restarts, seed: See `emerdiff_probe.layers.cluster`.
+        count: Number of clusters.
+        normalise, restarts, seed: Settings of `emerdiff_probe.layers.cluster`.
     """
 
     count: int = 12
@@ -220,7 +221,7 @@ class ClustersAndLabels:
     seed: int = 0
 
     def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
-        """See `LayerMeasure`."""
+        """Return results by name; see `LayerMeasure`."""
         truth = labels_on(
             about.truth("agreement of clusters with labels"),
             features.sizes[Y],
@@ -244,12 +245,12 @@ class ClustersAndLabels:
 
 @dataclass(frozen=True)
 class CKABetween:
-    """``cka``: see `emerdiff_probe.layers.cka`; layers are averaged to the coarsest grid.
+    """Measure ``cka`` with layers averaged to the coarsest grid; see `emerdiff_probe.layers.cka`.
 
     Attributes:
-        points: Places, drawn at random; the same ones of every layer.
-        batch: Places in a minibatch. A summary takes ``2 * points * batch`` bytes.
-        seed: Of the places.
+        points: Number of locations to draw at random, the same in every layer; None takes all.
+        batch: Number of locations in a minibatch. A summary takes ``2 * points * batch`` bytes.
+        seed: Seed of the locations drawn.
     """
 
     points: int | None = 1024
@@ -257,25 +258,25 @@ class CKABetween:
     seed: int = 0
 
     def summary(self, features: xr.DataArray, about: Surroundings) -> NDArray[Any]:
-        """See `PairMeasure`."""
+        """Return what `PairMeasure` says."""
         points, _ = as_points(resized(features, *about.grid))
         batches = minibatches(len(points), self.points, self.batch, self.seed)
         return similarity_vectors([points[chosen] for chosen in batches]).astype(np.float32)
 
     def compare(self, one: NDArray[Any], other: NDArray[Any]) -> Mapping[str, float]:
-        """See `PairMeasure`."""
+        """Return what `PairMeasure` says."""
         return {"cka": CKA().include(one, other).value}
 
 
 @dataclass(frozen=True)
 class ClustersBetween:
-    """``clusters_ari``, ``clusters_ami``, ``clusters_nmi``: agreement of two layers' clusters.
+    """Measure ``clusters_ari``, ``clusters_ami``, ``clusters_nmi``: two layers' clusters.
 
-    Features are averaged to the coarsest grid and clustered over all pictures together.
+    Features are averaged to the coarsest grid, and all images are clustered together.
 
     Attributes:
-        count: How many clusters.
-        normalise, restarts, seed: See `emerdiff_probe.layers.cluster`.
+        count: Number of clusters.
+        normalise, restarts, seed: Settings of `emerdiff_probe.layers.cluster`.
     """
 
     count: int = 12
@@ -284,7 +285,7 @@ class ClustersBetween:
     seed: int = 0
 
     def summary(self, features: xr.DataArray, about: Surroundings) -> NDArray[Any]:
-        """See `PairMeasure`."""
+        """Return what `PairMeasure` says."""
         return cluster(
             resized(features, *about.grid),
             self.count,
@@ -294,7 +295,7 @@ class ClustersBetween:
         ).values
 
     def compare(self, one: NDArray[Any], other: NDArray[Any]) -> Mapping[str, float]:
-        """See `PairMeasure`."""
+        """Return what `PairMeasure` says."""
         both = (xr.DataArray(each, dims=(SAMPLE, Y, X)) for each in (one, other))
         return {f"clusters_{name}": value for name, value in agreement(*both).items()}
 
@@ -311,4 +312,4 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "cka": CKABetween(),
     "clusters": ClustersBetween(),
 }
-"""Measures by the names that `emerdiff_probe.layers.atlas` knows them by."""
+"""Measures by the names that `emerdiff_probe.layers.atlas` takes."""

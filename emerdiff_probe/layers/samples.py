@@ -1,4 +1,4 @@
-"""Locations of a recording in random order, in batches: to train autoencoders and probes on."""
+"""Draw locations of a recording in random order, in batches, to train on."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _MEMORY: Final = 256
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Batches of a site's locations, made by :func:`samples`; each `for` gives the same ones.
+    """Iterate over batches of a site's locations, the same in each loop; see :func:`samples`.
 
     ``len()`` is the number of batches in all epochs.
 
     Attributes:
-        values: What is drawn from, (sample, timestep, y, x, channel), read when it is needed.
-        batch: Locations in a batch; the last batch of an epoch may have fewer.
-        epochs: How often each location comes.
-        seed: Decides the order, together with the number of the epoch.
+        values: Features to draw from, (sample, timestep, y, x, channel), read when they are needed.
+        batch: Number of locations in a batch; the last batch of an epoch may have fewer.
+        epochs: Number of times that each location comes.
+        seed: Seed of the order, together with the number of the epoch.
         memory: Size of the pool that locations are drawn from, in MiB.
         format: "numpy" or "torch".
         coordinates: Whether each batch comes with a table of where its rows are from.
@@ -66,12 +66,12 @@ class Samples:
 
     @property
     def locations(self) -> int:
-        """How many locations one epoch has."""
+        """Return the number of locations in one epoch."""
         return self.values.size // self.channels
 
     @property
     def channels(self) -> int:
-        """Length of a row."""
+        """Return the length of a row."""
         return self.values.sizes[CHANNEL]
 
     def __len__(self) -> int:
@@ -85,14 +85,14 @@ class Samples:
         """Yield the batches of one epoch, each location in one of them.
 
         Args:
-            number: From 0; each has an order of its own.
+            number: Number of the epoch, from 0; each has an order of its own.
 
         Yields:
-            float32 (batch, channel); with ``coordinates`` a pair of it and a table with a row for
-            each, whose columns are sample, timestep, y and x in pixels of the picture.
+            Rows (batch, channel), float32; with ``coordinates`` a pair of these and a table with a
+            row for each, whose columns are sample, timestep, and y and x in pixels of the picture.
 
         Raises:
-            InputError: Values that are not finite: the recording is not complete there.
+            InputError: Values are not finite, as the recording is not complete there.
         """
         random = np.random.default_rng([self.seed, checks.integer("number", number, 0)])
         rows = np.empty((0, self.channels), np.float32)
@@ -110,7 +110,7 @@ class Samples:
     def _pools(
         self, random: np.random.Generator
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.intp]]]:
-        """Shuffled rows and their positions, of several blocks at a time, the blocks shuffled."""
+        """Yield shuffled rows and their positions, from several shuffled blocks at a time."""
         blocks = list(stored_blocks(self.values))
         leading = [dim for dim in self.values.dims if dim != CHANNEL]
         shape = tuple(self.values.sizes[dim] for dim in leading)
@@ -164,24 +164,27 @@ def samples(
 ) -> Samples:
     """Return an iterator over all locations of a site in random order, to train on.
 
-    Values are those of `features`: the half of guided calls that has the prompt, heads joined.
-    Blocks of the store come in random order, as many at a time as fit in ``memory``, and their
-    locations are shuffled together; a recording that fits is shuffled as a whole, and a larger one
+    Values are those of `features`: the half of guided calls that has the prompt, with heads joined.
+    Blocks of the store are read in random order, as many at a time as fit in ``memory``, and their
+    locations are shuffled together. A recording that fits is thus shuffled as a whole; a larger one
     is never loaded whole.
 
     Args:
-        run: A recording.
-        site: Its name, as `emerdiff_probe.site` takes it.
-        batch: Locations in a batch; the last one of an epoch may have fewer.
-        epochs: How often each location comes, each time in another order.
-        timesteps: Only these; by default all.
-        seed: Equal seeds give equal batches.
-        memory: In MiB, for the locations that are shuffled together; at least one block is.
+        run: Recording.
+        site: Name of the site, as `emerdiff_probe.site` takes it.
+        batch: Number of locations in a batch; the last one of an epoch may have fewer.
+        epochs: Number of times that each location comes, each time in another order.
+        timesteps: Timesteps to draw from; by default all.
+        seed: Seed of the order; equal seeds give equal batches.
+        memory: Size in MiB of the pool of locations that are shuffled together; it holds at least
+            one block.
         format: "numpy" arrays or "torch" tensors.
-        coordinates: Give each batch as a pair, with a table of sample, timestep, y and x.
+        coordinates: Whether to return each batch as a pair, with a table of sample, timestep, y and
+            x.
 
     Returns:
-        Iterable; ``len()`` is the number of batches, ``.locations`` that of rows in an epoch.
+        Iterable of batches; ``len()`` is their number, ``.locations`` the number of rows in an
+        epoch.
 
     Raises:
         SiteError: The recording has no such site.

@@ -1,4 +1,4 @@
-"""How alike places are to one place, in one picture and across pictures."""
+"""Measure how similar locations are to one location, in one image and across images."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ __all__ = ["cosine_similarity", "similarity_to_point"]
 def similarity_to_point(
     features: xr.DataArray, y: float, x: float, sample: int = 0
 ) -> xr.DataArray:
-    """The cosine similarity of one place to all places of all samples, at each timestep.
+    """Return the cosine similarity of one location to all locations of all samples.
 
     Args:
-        features: With y, x, channel and their places as coordinates; perhaps sample and timestep.
-        y, x: The place, in pixels of the picture; the nearest feature is taken.
-        sample: Position of the picture that the place is in.
+        features: Features with y, x, channel, coordinates y and x, and perhaps sample and timestep.
+        y, x: Position in pixels of the picture; the nearest location is taken.
+        sample: Position, from 0, of the picture that the location is in.
 
     Returns:
-        ``similarity`` (sample[, timestep], y, x), from -1 to 1; read when it is needed, where
-        features are.
+        ``similarity`` (sample[, timestep], y, x), from -1 to 1; computed when it is needed, if
+        features are read when they are needed.
 
     Raises:
-        InputError: No such sample.
+        InputError: The sample does not exist.
     """
     values = by_location(features)
     if not 0 <= sample < values.sizes[SAMPLE]:
-        raise InputError(f"sample {sample} of {values.sizes[SAMPLE]}; they count from 0")
+        raise InputError(f"sample={sample}; choose 0 to {values.sizes[SAMPLE] - 1}")
     point = values.isel({SAMPLE: sample}, drop=True).sel({Y: y, X: x}, method="nearest", drop=True)
     return cosine_similarity(values, point)
 
 
 def cosine_similarity(features: xr.DataArray, point: xr.DataArray) -> xr.DataArray:
-    """The cosine similarity of a feature to each of others.
+    """Return the cosine similarity of one feature to each of many.
 
     Args:
-        features: With y, x, channel, and perhaps sample and timestep.
-        point: (channel), or (timestep, channel) to be compared timestep by timestep.
+        features: Features with y, x, channel, and perhaps sample and timestep.
+        point: Feature (channel,), or (timestep, channel) to compare timestep by timestep.
 
     Returns:
-        ``similarity``, the dims of features without channel, from -1 to 1; 0 where a feature is 0.
+        ``similarity``, with the dims of features without channel, from -1 to 1; 0 where a feature
+        is 0.
     """
     values = by_location(features).astype(np.float32)
     wanted = joined_heads(point).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Scores of segmentations against the truth; each number carries its protocol's name.
+"""Score segmentations against ground truth; each number carries its protocol's name.
 
-Labels and truth are integers of one size, as NumPy arrays (y, x) or as DataArrays.
+Labels and truth are integer arrays of the same size: NumPy arrays (y, x) or DataArrays.
 """
 
 from emerdiff_probe.metrics.boundaries import boundary_f, boundary_iou

@@ -1,4 +1,4 @@
-"""How well the edges of segments fall on those of the truth."""
+"""Measure how well the edges of segments fall on those of the truth."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ _SHARE_OF_DIAGONAL: Final = 0.02
 def boundary_f(
     labels: Labels, truth: Labels, tolerance: float = 2.0, ignore: int | None = None
 ) -> Score:
-    """F measure of the boundaries: the harmonic mean of their precision and recall.
+    """Return the boundary F measure: the harmonic mean of precision and recall of the edges.
 
     A boundary pixel is one whose right or lower neighbour has another label. It counts as found
-    where a boundary pixel of the other labelling lies within ``tolerance`` pixels (Euclid), by
-    distance transform: an approximation of the one-to-one matching of the source, from which it
-    differs where one boundary runs beside several. 1 where neither has a boundary, 0 where only
-    one has.
+    where the other labelling has a boundary pixel within ``tolerance`` pixels (Euclidean distance).
+    This uses a distance transform and approximates the one-to-one matching of the source; the two
+    differ where one boundary runs beside several others.
 
     Args:
         labels: Segments.
         truth: Segments or classes.
-        tolerance: In pixels.
-        ignore: A value of the truth; edges to and within it do not count.
+        tolerance: Largest distance at which a boundary pixel counts as found, in pixels.
+        ignore: Value of the truth to leave out; edges to it and within it do not count.
+
+    Returns:
+        Score from 0 to 1: 1 where neither labelling has a boundary, 0 where only one has.
 
     Source: Martin, Fowlkes and Malik, IEEE TPAMI 26(5), 2004.
     """
@@ -52,21 +54,25 @@ def boundary_f(
 def boundary_iou(
     classes: Labels, truth: Labels, ignore: int | None = None, width: int | None = None
 ) -> Score:
-    """Mean IoU of the bands along the inner side of each class's boundary.
+    """Return the mean IoU of the bands along the inner side of each class's boundary.
 
-    A class's band holds its pixels within ``width`` of a pixel that is not of the class; what is
-    outside of the picture is not. Averaged over the classes that occur in the truth.
+    The band of a class holds its pixels within ``width`` of a pixel of another class; everything
+    outside the image counts as another class. The mean is over the classes that occur in the truth.
 
     Args:
-        classes: The class given to each pixel, for instance ``majority_classes(...)[labels]``.
-        truth: Classes.
-        ignore: A value of the truth whose pixels do not count; bands are drawn before they are
-            left out.
-        width: Of the band, in pixels (larger of the distances along y and x); by default 2 % of
-            the diagonal, rounded, and at least 1.
+        classes: Class given to each pixel, for instance ``majority_classes(...)[labels]``.
+        truth: True class of each pixel.
+        ignore: Value of the truth whose pixels do not count; they are left out after bands are
+            drawn.
+        width: Width of the band in pixels, where distance is the larger of those along y and x; by
+            default 2 % of the diagonal, rounded, and at least 1.
 
     Returns:
-        From 0 to 1.
+        Score from 0 to 1; NaN where every band is ignored.
+
+    Raises:
+        InputError: The arrays differ in shape or do not hold integers, all pixels are ignored, or
+            ``width`` is below 1.
 
     Source: Cheng et al., CVPR 2021 (arXiv 2103.16562), eq. 3 and section 5. Width and border are
     those of the authors' code (boundary_utils.py of github.com/bowenc0221/boundary-iou-api).
@@ -81,7 +87,7 @@ def boundary_iou(
     ious = []
     for number in np.unique(theirs[counts]):
         a, b = _band(ours == number, width) & counts, _band(theirs == number, width) & counts
-        # A class whose whole band is ignored has no boundary to be judged by.
+        # A class whose whole band is ignored has no boundary left to score.
         if union := np.count_nonzero(a | b):
             ious.append(np.count_nonzero(a & b) / union)
     return Score(float(np.mean(ious)) if ious else float("nan"), f"boundary IoU, {width} px")

@@ -1,4 +1,4 @@
-"""How many pixels of each label are of each class: what every mIoU is computed from."""
+"""Count the pixels of each label in each class, from which every mIoU is computed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Confusion"]
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """Pixels of each label in each class, over one picture or many.
+    """Count the pixels of each label in each class, over one image or many.
 
-    Facts, never changed: ``update`` and ``+`` give new ones.
+    Instances never change: ``update`` and ``+`` return new ones.
 
     Attributes:
-        counts: int64 (label, class).
-        ignore: A value of the truth whose pixels do not count.
+        counts: Numbers of pixels, int64 (label, class).
+        ignore: Value of the truth whose pixels do not count.
 
     >>> one = Confusion.of(np.array([[0, 0, 1]]), np.array([[0, 1, 1]]), n_classes=2)
     >>> one.counts.tolist()
@@ -35,11 +35,11 @@ class Confusion:
 
     @classmethod
     def empty(cls, n_classes: int, ignore: int | None = None) -> Confusion:
-        """Of no picture yet.
+        """Return a count over no images.
 
         Args:
-            n_classes: How many classes there are.
-            ignore: A value of the truth whose pixels do not count.
+            n_classes: Number of classes.
+            ignore: Value of the truth whose pixels do not count.
         """
         return cls(np.zeros((0, n_classes), np.int64), ignore)
 
@@ -47,24 +47,24 @@ class Confusion:
     def of(
         cls, labels: Labels, truth: Labels, n_classes: int, ignore: int | None = None
     ) -> Confusion:
-        """Of one picture.
+        """Count the pixels of one image.
 
         Args:
             labels: Segments or classes, from 0 up.
             truth: Classes, from 0 to ``n_classes - 1``.
-            n_classes: How many classes there are.
-            ignore: A value of the truth whose pixels do not count.
+            n_classes: Number of classes.
+            ignore: Value of the truth whose pixels do not count.
 
         Raises:
-            InputError: Arrays of different shape, not of integers, or out of range; or all pixels
-                are ignored.
+            InputError: The arrays differ in shape, do not hold integers or are out of range, or all
+                pixels are ignored.
         """
         ours, theirs = counted(labels, truth, ignore)
         for what, values, end in (("labels", ours, None), ("truth", theirs, n_classes)):
             if values.min() < 0 or (end is not None and values.max() >= end):
-                span = "from 0 up" if end is None else f"from 0 to {end - 1}, or ignore="
+                span = "from 0 up" if end is None else f"from 0 to {end - 1}, or set ignore="
                 raise InputError(
-                    f"{what} runs from {values.min()} to {values.max()}; it goes {span}"
+                    f"{what} runs from {values.min()} to {values.max()}; give numbers {span}"
                 )
         rows = int(ours.max()) + 1
         cells = ours.astype(np.int64) * n_classes + theirs
@@ -73,18 +73,18 @@ class Confusion:
 
     @property
     def n_classes(self) -> int:
-        """How many classes there are."""
+        """Return the number of classes."""
         return self.counts.shape[1]
 
     def update(self, labels: Labels, truth: Labels) -> Confusion:
-        """With the pixels of one more picture. Arguments and errors as of :meth:`of`."""
+        """Return these counts plus those of one more image, as :meth:`of` counts them."""
         return self + Confusion.of(labels, truth, self.n_classes, self.ignore)
 
     def __add__(self, other: Confusion) -> Confusion:
         if other.n_classes != self.n_classes:
             raise InputError(
-                f"one counts {self.n_classes} classes and the other {other.n_classes}; "
-                "add those of one data set"
+                f"one confusion has {self.n_classes} classes and the other {other.n_classes}; "
+                "add only those of the same data set"
             )
         rows = max(len(self.counts), len(other.counts))
         padded = [
@@ -93,14 +93,14 @@ class Confusion:
         return replace(self, counts=padded[0] + padded[1])
 
     def assigned(self, classes: ArrayLike) -> Confusion:
-        """With classes in place of labels.
+        """Replace labels by classes.
 
         Args:
-            classes: The class of each label; -1 for a label that is of none.
+            classes: Class of each label; -1 for a label without a class.
 
         Returns:
-            Counts (class + 1, class): a row for each class that pixels were given, and last those
-            that were given none.
+            Counts (class + 1, class): a row for each class assigned, then a last row for the pixels
+            that were assigned none.
         """
         given = np.asarray(classes)
         counts = np.zeros((self.n_classes + 1, self.n_classes), np.int64)
@@ -108,11 +108,11 @@ class Confusion:
         return replace(self, counts=counts)
 
     def iou(self) -> NDArray[np.float64]:
-        """Of each class, where labels are classes: intersection over union (the Jaccard index).
+        """Return each class's intersection over union (Jaccard index), where labels are classes.
 
         Returns:
-            (class,): NaN for a class that occurs neither in the truth nor among the labels; 0 for
-            one that occurs in one of the two alone.
+            Values from 0 to 1 (class,); NaN for a class that occurs neither in the truth nor among
+            the labels, 0 for one that occurs in only one of them.
 
         Source: Everingham et al., IJCV 88, 2010, section 4.2.
         """
@@ -123,7 +123,7 @@ class Confusion:
         return np.divide(correct, union, out=np.full(len(union), np.nan), where=union > 0)
 
     def accuracy(self) -> float:
-        """Share of all pixels that have their class, where labels are classes."""
+        """Return the share of pixels whose class is right (0 to 1), where labels are classes."""
         return float(self._correct().sum() / self.counts.sum())
 
     def _correct(self) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
-"""Scores for which segments are first given classes, one protocol a function.
+"""Assign classes to segments, then score them; each protocol is a function.
 
-Several of these are called mIoU in the literature and are not comparable with each other: each
-number carries its protocol's name. Within a picture IoU is averaged over the classes that occur in
-its truth; over a data set (`dataset_hungarian_miou`) over those that occur in truth or prediction,
-as its sources do.
+The literature calls several of these mIoU, and they are not comparable with each other, so each
+number carries its protocol's name. Within one image, IoU is averaged over the classes that occur
+in its truth; over a data set (`dataset_hungarian_miou`), over those that occur in the truth or the
+prediction, as in its sources.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ __all__ = [
 
 
 def miou(confusion: Confusion, protocol: str) -> Score:
-    """Mean IoU over the classes that occur in truth or prediction: what is usual of a data set.
+    """Return the mean IoU over classes in truth or prediction, as is usual for a data set.
 
     Args:
-        confusion: Whose labels are classes, for instance `Confusion.assigned`.
-        protocol: How segments were given their classes.
+        confusion: Counts whose labels are classes, for instance from `Confusion.assigned`.
+        protocol: Name of the way in which segments were assigned classes.
     """
     return Score(float(np.nanmean(confusion.iou())), f"{protocol} mIoU")
 
 
 def present_miou(confusion: Confusion, protocol: str) -> Score:
-    """Mean IoU over the classes that occur in the truth: what is usual of one picture.
+    """Return the mean IoU over the classes in the truth, as is usual for one image.
 
     Args:
-        confusion: Whose labels are classes.
-        protocol: How segments were given their classes.
+        confusion: Counts whose labels are classes.
+        protocol: Name of the way in which segments were assigned classes.
     """
     present = confusion.counts.sum(0) > 0
     return Score(float(confusion.iou()[present].mean()), f"{protocol} mIoU")
 
 
 def pixel_accuracy(confusion: Confusion, protocol: str) -> Score:
-    """Share of all pixels that were given their class.
+    """Return the share of pixels that were assigned their true class (0 to 1).
 
     Args:
-        confusion: Whose labels are classes.
-        protocol: How segments were given their classes.
+        confusion: Counts whose labels are classes.
+        protocol: Name of the way in which segments were assigned classes.
 
     Source: Long, Shelhamer and Darrell, CVPR 2015, section 5.
     """
@@ -71,13 +71,13 @@ def pixel_accuracy(confusion: Confusion, protocol: str) -> Score:
 def majority_classes(
     labels: Labels, truth: Labels, n_classes: int, ignore: int | None = None
 ) -> NDArray[np.integer]:
-    """The class that most pixels of each segment have; of equally frequent ones the lower number.
+    """Return the most frequent class in each segment; the lower number wins a tie.
 
-    Args, raises: See :func:`majority_class_miou`.
+    Arguments and errors are those of :func:`majority_class_miou`.
 
     Returns:
-        Shape (segments,), by label: ``majority_classes(labels, ...)[labels]`` paints the picture,
-        as long as the segments' last one has a pixel that counts.
+        Classes (segment,), indexed by label: ``majority_classes(labels, ...)[labels]`` gives the
+        class of each pixel, as long as the last segment has a pixel that counts.
     """
     return Confusion.of(labels, truth, n_classes, ignore).counts.argmax(1)
 
@@ -85,36 +85,37 @@ def majority_classes(
 def majority_class_miou(
     labels: Labels, truth: Labels, n_classes: int, ignore: int | None = None
 ) -> Score:
-    """Mean IoU where each segment takes the class that most of its pixels have.
+    """Return the mean IoU where each segment takes the class that most of its pixels have.
 
-    An oracle: it uses the truth, and rises with the number of segments, so compare at equal numbers
-    only. Of equally frequent classes the lower number is taken.
+    This is an oracle: it uses the truth, and rises with the number of segments, so compare only at
+    equal numbers. The lower number wins a tie between classes.
 
     Args:
-        labels: Segments, from 0 up.
-        truth: Classes, from 0 to ``n_classes - 1``.
-        n_classes: How many classes there are.
-        ignore: A value of the truth whose pixels do not count.
+        labels: Segment of each pixel, numbered from 0.
+        truth: Class of each pixel, 0 to ``n_classes - 1``.
+        n_classes: Number of classes.
+        ignore: Value of the truth whose pixels do not count.
 
     Returns:
-        From 0 to 1.
+        Score from 0 to 1.
 
     Raises:
-        InputError: Arrays of different shape, not of integers, or out of range.
+        InputError: The arrays differ in shape, do not hold integers or are out of range, or all
+            pixels are ignored.
     """
     found = Confusion.of(labels, truth, n_classes, ignore)
     return present_miou(found.assigned(found.counts.argmax(1)), "majority-class")
 
 
 def image_hungarian_classes(confusion: Confusion) -> NDArray[np.intp]:
-    """The one-to-one matching of one picture's segments to classes with the largest mean IoU.
+    """Match one image's segments to classes, one to one, with the largest mean IoU.
 
     Args:
-        confusion: Of one picture.
+        confusion: Counts over one image.
 
     Returns:
-        The class of each segment, -1 for those beyond the number of classes. A segment can be
-        matched to a class that it has no pixel of, where nothing is left for it.
+        Class of each segment (segment,); -1 for those beyond the number of classes. Where no other
+        class is left, a segment can be matched to a class that none of its pixels have.
     """
     counts = confusion.counts
     union = counts.sum(1)[:, None] + counts.sum(0) - counts
@@ -124,27 +125,27 @@ def image_hungarian_classes(confusion: Confusion) -> NDArray[np.intp]:
 def image_hungarian_miou(
     labels: Labels, truth: Labels, n_classes: int, ignore: int | None = None
 ) -> Score:
-    """Mean IoU of the best one-to-one matching of segments to classes in this picture.
+    """Return the mean IoU of the best one-to-one matching of segments to classes in one image.
 
-    Best means: with the largest mean IoU, found by the Hungarian method (Kuhn 1955). Matchings that
-    maximise the number of correct pixels instead reach at most this. The pixels of segments beyond
-    the number of classes belong to no class. Matching image by image is kinder than one matching
-    over a whole data set; the two are not comparable.
+    The best matching has the largest mean IoU and is found by the Hungarian method (Kuhn 1955); one
+    that maximises the number of correct pixels instead scores this much or less. Pixels of segments
+    beyond the number of classes belong to no class. Matching each image by itself scores higher
+    than one matching over a whole data set; the two are not comparable.
 
-    Args, returns, raises: See :func:`majority_class_miou`.
+    Arguments, range and errors are those of :func:`majority_class_miou`.
     """
     found = Confusion.of(labels, truth, n_classes, ignore)
     return present_miou(found.assigned(image_hungarian_classes(found)), "image-hungarian")
 
 
 def dataset_hungarian_classes(confusion: Confusion) -> NDArray[np.intp]:
-    """The one-to-one matching of clusters to classes with most correct pixels over a data set.
+    """Match clusters to classes, one to one, with the most correct pixels over a data set.
 
     Args:
-        confusion: Of all pictures; a label means the same cluster in each.
+        confusion: Counts over all images; a label means the same cluster in each.
 
     Returns:
-        The class of each cluster, -1 for those beyond the number of classes.
+        Class of each cluster (cluster,); -1 for those beyond the number of classes.
 
     Source: Cho et al., CVPR 2021 (PiCIE); Hamilton et al., ICLR 2022 (STEGO).
     """
@@ -152,17 +153,17 @@ def dataset_hungarian_classes(confusion: Confusion) -> NDArray[np.intp]:
 
 
 def dataset_hungarian_miou(confusion: Confusion) -> Score:
-    """Mean IoU of one matching of clusters to classes over a whole data set.
+    """Return the mean IoU of one matching of clusters to classes over a whole data set.
 
-    The traditional protocol of unsupervised segmentation: labels are clusters of the whole data
-    set, so a label must mean the same in every picture. Pixels of clusters beyond the number of
-    classes belong to none.
+    This is the traditional protocol of unsupervised segmentation: labels are clusters of the whole
+    data set, so a label must mean the same in every image. Pixels of clusters beyond the number of
+    classes belong to no class.
 
     Args:
-        confusion: Of all pictures.
+        confusion: Counts over all images.
 
     Returns:
-        From 0 to 1.
+        Score from 0 to 1.
 
     Source: see :func:`dataset_hungarian_classes`.
     """
@@ -171,15 +172,15 @@ def dataset_hungarian_miou(confusion: Confusion) -> Score:
 
 @dataclass(frozen=True, eq=False)
 class ClassMeans:
-    """The mean embedding of each class: of all its pixels, in one picture or many.
+    """Hold the mean embedding of each class, over its pixels in one image or many.
 
-    Facts, never changed: ``update`` gives new ones. So EmerDiff's modified protocol takes two
-    passes over a data set: the first sums up the means, the second gives each segment the class
-    whose mean is nearest.
+    Instances never change: ``update`` returns a new one. EmerDiff's modified protocol so takes two
+    passes over a data set: the first sums up the means, and the second assigns to each segment the
+    class whose mean is nearest.
 
     Attributes:
-        sums: float64 (class, channel), of the embeddings of all pixels of a class.
-        pixels: int64 (class,).
+        sums: Sums of the embeddings of each class's pixels, float64 (class, channel).
+        pixels: Number of pixels of each class, int64 (class,).
 
     Source: Namekata et al., ICLR 2024 (arXiv 2401.11739), table 2.
     """
@@ -189,15 +190,15 @@ class ClassMeans:
 
     @classmethod
     def empty(cls, n_classes: int, channels: int) -> ClassMeans:
-        """Of no picture yet."""
+        """Return means over no images."""
         return cls(np.zeros((n_classes, channels)), np.zeros(n_classes, np.int64))
 
     def update(self, confusion: Confusion, embeddings: xr.DataArray) -> ClassMeans:
-        """With the pixels of one more picture.
+        """Return these means with the pixels of one more image added.
 
         Args:
-            confusion: Of that picture alone; its labels are numbers of masks.
-            embeddings: (mask, channel), of that picture.
+            confusion: Counts over that image alone; its labels are numbers of masks.
+            embeddings: Embedding of each mask of that image (mask, channel).
 
         Raises:
             InputError: A label has no embedding.
@@ -208,12 +209,12 @@ class ClassMeans:
         )
 
     def nearest(self, embeddings: xr.DataArray) -> NDArray[np.intp]:
-        """The class whose mean embedding is nearest (Euclid) to each mask's.
+        """Return the class whose mean embedding is nearest to each mask's.
 
-        The measure of nearness is our choice. Classes without pixels are given to none.
+        Distance is Euclidean, which is our choice. A class without pixels is never assigned.
 
         Args:
-            embeddings: (mask, channel).
+            embeddings: Embedding of each mask (mask, channel).
         """
         points = _points(embeddings, 0)
         present = np.flatnonzero(self.pixels)
@@ -229,24 +230,25 @@ def class_mean_miou(
     n_classes: int,
     ignore: int | None = None,
 ) -> Score:
-    """Mean IoU where each segment takes the class whose mean embedding is nearest (Euclid).
+    """Return the mean IoU where each segment takes the class with the nearest mean embedding.
 
-    EmerDiff's modified protocol, for one picture: a class's embedding is the mean of the embeddings
-    of its pixels, and a pixel has that of its segment. An oracle, as the classes' embeddings come
-    from the truth. For a whole data set see `ClassMeans`. The measure of nearness is our choice.
+    This is EmerDiff's modified protocol for one image: a class's embedding is the mean over its
+    pixels, and a pixel has the embedding of its segment. It is an oracle, as the classes'
+    embeddings come from the truth. Distance is Euclidean, which is our choice. For a data set, see
+    `ClassMeans`.
 
     Args:
-        labels: Segments, each the number of a mask.
-        embeddings: (mask, channel).
-        truth: Classes, from 0 to ``n_classes - 1``.
-        n_classes: How many classes there are.
-        ignore: A value of the truth whose pixels do not count.
+        labels: Segment of each pixel, as the number of a mask.
+        embeddings: Embedding of each mask (mask, channel).
+        truth: Class of each pixel, 0 to ``n_classes - 1``.
+        n_classes: Number of classes.
+        ignore: Value of the truth whose pixels do not count.
 
     Returns:
-        From 0 to 1.
+        Score from 0 to 1.
 
     Raises:
-        InputError: As :func:`majority_class_miou`; or labels beyond the embeddings.
+        InputError: As for :func:`majority_class_miou`, or a label has no embedding.
 
     Source: Namekata et al., ICLR 2024 (arXiv 2401.11739), table 2.
     """
@@ -259,7 +261,9 @@ def class_mean_miou(
 def _points(embeddings: xr.DataArray, least: int) -> NDArray[np.float64]:
     points = embeddings.transpose(MASK, CHANNEL).values.astype(np.float64)
     if least > len(points):
-        raise InputError(f"label {least - 1} has no embedding; there are {len(points)}")
+        raise InputError(
+            f"label {least - 1} has no embedding; there are {len(points)}, one for each mask"
+        )
     return points[:least] if least else points
 
 

@@ -1,4 +1,4 @@
-"""Agreement of two ways of dividing a picture, whatever the parts are called."""
+"""Measure how far two ways of dividing an image agree, whatever the parts are called."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = [
 
 
 def adjusted_rand(labels: Labels, truth: Labels, ignore: int | None = None) -> Score:
-    """Agreement on which pairs of pixels belong together, adjusted for chance (ARI).
+    """Return the agreement on which pairs of pixels belong together, adjusted for chance (ARI).
 
     Args:
-        labels: Segments.
-        truth: Segments or classes.
-        ignore: A value of the truth whose pixels do not count.
+        labels: Segment of each pixel.
+        truth: True segment or class of each pixel.
+        ignore: Value of the truth whose pixels do not count.
 
     Returns:
-        1 for the same partition, about 0 by chance, at least -0.5.
+        Score from -0.5 to 1: 1 for the same partition, about 0 by chance.
 
     Source: Hubert and Arabie, Journal of Classification 2, 1985; computed by scikit-learn.
     """
@@ -42,12 +42,12 @@ def adjusted_rand(labels: Labels, truth: Labels, ignore: int | None = None) -> S
 
 
 def adjusted_mutual_information(labels: Labels, truth: Labels, ignore: int | None = None) -> Score:
-    """Mutual information, adjusted for chance and divided by the mean entropy (AMI).
+    """Return the mutual information, adjusted for chance and divided by mean entropy (AMI).
 
-    Args: See :func:`adjusted_rand`.
+    Arguments are those of :func:`adjusted_rand`.
 
     Returns:
-        1 for the same partition, about 0 by chance.
+        Score up to 1: 1 for the same partition, about 0 by chance.
 
     Source: Vinh, Epps and Bailey, JMLR 11, 2010 (AMI with the arithmetic mean); computed by
     scikit-learn.
@@ -59,15 +59,15 @@ def adjusted_mutual_information(labels: Labels, truth: Labels, ignore: int | Non
 def normalised_mutual_information(
     labels: Labels, truth: Labels, ignore: int | None = None
 ) -> Score:
-    """Mutual information divided by the mean entropy (NMI).
+    """Return the mutual information divided by the mean entropy (NMI).
 
-    Not adjusted for chance: it rises with the number of segments. Prefer
+    It is not adjusted for chance and rises with the number of segments. Prefer
     :func:`adjusted_mutual_information`.
 
-    Args: See :func:`adjusted_rand`.
+    Arguments are those of :func:`adjusted_rand`.
 
     Returns:
-        From 0 to 1.
+        Score from 0 to 1.
 
     Source: Vinh, Epps and Bailey, JMLR 11, 2010 (NMI with the arithmetic mean); computed by
     scikit-learn.
@@ -77,14 +77,14 @@ def normalised_mutual_information(
 
 
 def achievable_accuracy(labels: Labels, truth: Labels, ignore: int | None = None) -> Score:
-    """Achievable segmentation accuracy: of pixels, if each segment took its most frequent class.
+    """Return the pixel accuracy if each segment took its most frequent class (ASA).
 
-    It rises with the number of segments: compare at equal numbers, or plot against it.
+    It rises with the number of segments, so compare at equal numbers or plot it against them.
 
-    Args: See :func:`adjusted_rand`.
+    Arguments are those of :func:`adjusted_rand`.
 
     Returns:
-        From 0 to 1.
+        Score from 0 to 1.
 
     Source: Liu et al., CVPR 2011 (Entropy rate superpixel segmentation), section 6.
     """

@@ -1,4 +1,4 @@
-"""What every metric gives, and what it takes: labels and truth of one picture."""
+"""Define what every metric takes, labels and truth of one image, and what it returns."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from emerdiff_probe.schema import X, Y
 __all__ = ["Labels", "Score", "as_labels", "counted", "pair"]
 
 Labels = NDArray[np.integer] | xr.DataArray
-"""Integers (y, x)."""
+"""Label of each pixel, integers (y, x)."""
 
 
 class Score(float):
-    """A number that says which protocol it was measured by.
+    """A number that carries the name of the protocol it was measured by.
 
     Attributes:
-        protocol: Its name, with the metric's.
+        protocol: Name of the protocol and the metric.
 
     >>> Score(0.5, "majority-class mIoU")
     0.5000 (majority-class mIoU)
@@ -30,13 +30,13 @@ class Score(float):
     protocol: str
 
     def __new__(cls, value: float, protocol: str) -> Score:
-        """A number and its protocol's name."""
+        """Make a score from a number and its protocol's name."""
         score = super().__new__(cls, value)
         score.protocol = protocol
         return score
 
     def __getnewargs__(self) -> tuple[float, str]:  # type: ignore[override]
-        """What pickle makes it anew from."""
+        """Return what pickle builds the score from."""
         return float(self), self.protocol
 
     def __repr__(self) -> str:
@@ -46,15 +46,15 @@ class Score(float):
 
 
 def pair(labels: Labels, truth: Labels) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Both as NumPy arrays (y, x).
+    """Return both as NumPy arrays (y, x).
 
     Raises:
-        InputError: Arrays of different shape, or not of integers.
+        InputError: The arrays differ in shape or do not hold integers.
     """
     ours, theirs = as_labels(labels, "labels"), as_labels(truth, "truth")
     if ours.shape != theirs.shape:
         raise InputError(
-            f"labels have shape {ours.shape} and truth {theirs.shape}; bring them to one size, "
+            f"labels have shape {ours.shape} and truth {theirs.shape}; resize one to the other, "
             "labels by nearest neighbour"
         )
     return ours, theirs
@@ -63,25 +63,26 @@ def pair(labels: Labels, truth: Labels) -> tuple[NDArray[np.integer], NDArray[np
 def counted(
     labels: Labels, truth: Labels, ignore: int | None
 ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """The pixels that count, flat: those where the truth is not ``ignore``.
+    """Return labels and truth of the pixels where the truth is not ``ignore``, each flat (pixel,).
 
     Raises:
-        InputError: As :func:`pair`; or no pixel counts.
+        InputError: As for :func:`pair`, or no pixel counts.
     """
     ours, theirs = pair(labels, truth)
     if ignore is None:
         return ours.ravel(), theirs.ravel()
     counts = theirs != ignore
     if not counts.any():
-        raise InputError(f"all pixels of the truth are ignore={ignore}; leave the picture out")
+        raise InputError(f"all pixels of the truth are ignore={ignore}; leave the image out")
     return ours[counts], theirs[counts]
 
 
 def as_labels(labels: Labels, what: str) -> NDArray[np.integer]:
-    """Labels as a NumPy array (y, x).
+    """Return labels as a NumPy array (y, x).
 
     Raises:
-        InputError: Other dims, or not of integers; ``what`` names them.
+        InputError: The array has other dims or does not hold integers; ``what`` names it in the
+            message.
     """
     if isinstance(labels, xr.DataArray) and set(labels.dims) == {Y, X}:
         labels = labels.transpose(Y, X)

@@ -1,9 +1,9 @@
-"""The bundled model: a small latent diffusion model in the form of a Stable Diffusion pipeline.
+"""Provide the bundled model, a small latent diffusion model as a Stable Diffusion pipeline.
 
 It draws pictures of 128 x 128 pixels, was trained on the scenes of :mod:`emerdiff_probe.scenes`,
-and loads with ``StableDiffusionPipeline.from_pretrained`` like any other. How it is built is in
-:mod:`~emerdiff_probe.playground.architecture`, how it learns in
-:mod:`~emerdiff_probe.playground.train`.
+and loads with ``StableDiffusionPipeline.from_pretrained`` like any other.
+:mod:`~emerdiff_probe.playground.architecture` builds it and
+:mod:`~emerdiff_probe.playground.train` trains it.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ __all__ = ["folder"]
 
 
 def folder() -> Path:
-    """Where the bundled weights lie: a folder that diffusers can load.
+    """Return the folder of the bundled weights, which diffusers can load.
 
     Raises:
         ModelError: This copy of the package has no weights.

@@ -1,7 +1,7 @@
-"""The untrained parts of the bundled model, and how they make a Stable Diffusion pipeline.
+"""Build the untrained parts of the bundled model and assemble a Stable Diffusion pipeline.
 
-A latent diffusion model (Rombach et al. 2022, arXiv 2112.10752): an autoencoder that shrinks a
-picture by 4, a UNet that denoises its latents, a text encoder that steers the UNet. In the UNet
+The model is a latent diffusion model (Rombach et al. 2022, arXiv 2112.10752): an autoencoder
+shrinks a picture by 4, a UNet denoises its latents, and a text encoder steers the UNet. In the UNet
 ``up_blocks.1`` is the upward 16 x 16 block with three cross-attention layers, as it is in Stable
 Diffusion 1, and the block above it, at 32 x 32, has attention too.
 """
@@ -31,21 +31,22 @@ SIDE = 128
 """Height and width of a picture in pixels."""
 
 FACTOR = 4
-"""How many times smaller the sides of the latents are."""
+"""Ratio of a picture's sides to those of its latents."""
 
 CHANNELS = 4
-"""Channels of the latents."""
+"""Number of channels of the latents."""
 
 CAPTION_DEVIATION = 0.5
-"""How much captions differ in what the text encoder gives, beside single words' 1 to 2."""
+"""Standard deviation over captions of the text encoder's output; single words have 1 to 2."""
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def autoencoder(sizes: Sizes) -> AutoencoderKL:
-    """An untrained autoencoder: (batch, 3, 128, 128) in [-1, 1] to (batch, 4, 32, 32) and back.
+    """Return an untrained autoencoder, between pictures and latents (batch, 4, 32, 32).
 
-    It has no attention in the middle, so that what it learns on crops holds for whole pictures.
+    Pictures are (batch, 3, 128, 128) in [-1, 1]. It has no attention in the middle, so that what it
+    learns on crops holds for whole pictures.
     """
     levels = len(sizes.autoencoder_channels)
     model = AutoencoderKL(
@@ -61,8 +62,8 @@ def autoencoder(sizes: Sizes) -> AutoencoderKL:
         force_upcast=False,
         mid_block_add_attention=False,
     )
-    # Begin with latents that are nearly certain: from the usual start, a standard deviation of 1,
-    # the decoder first sees mostly noise.
+    # Start with latents that are nearly certain: with the usual start, a standard deviation of 1,
+    # the decoder at first sees mostly noise.
     with torch.no_grad():
         model.quant_conv.weight[CHANNELS:] *= 0.1
         model.quant_conv.bias[CHANNELS:] = -6
@@ -72,8 +73,8 @@ def autoencoder(sizes: Sizes) -> AutoencoderKL:
 def denoiser(sizes: Sizes) -> UNet2DConditionModel:
     """Return an untrained UNet on latents (batch, 4, 32, 32), which pads by reflection.
 
-    Attention at 32 x 32 costs as much as all else at that level; the way down does without it and
-    the level has one layer less than the others.
+    Attention at 32 x 32 costs as much as everything else at that level, so the way down does
+    without it, and the level has one layer fewer than the others.
     """
     unet = UNet2DConditionModel(
         sample_size=SIDE // FACTOR,
@@ -84,7 +85,7 @@ def denoiser(sizes: Sizes) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D",) * 3,
         cross_attention_dim=sizes.text_width,
-        # Named against its meaning in diffusers: here it is the number of heads at each level.
+        # Despite its name, diffusers takes this as the number of heads at each level.
         attention_head_dim=tuple(
             channels // sizes.head_width for channels in sizes.denoiser_channels
         ),
@@ -95,20 +96,20 @@ def denoiser(sizes: Sizes) -> UNet2DConditionModel:
 
 
 def tokenizer(texts: Iterable[str], sizes: Sizes) -> CLIPTokenizer:
-    """A CLIP tokenizer that knows each word of some texts as one token.
+    """Return a CLIP tokenizer that knows each word of some texts as one token.
 
-    Any other word still comes out as several tokens, down to single characters.
+    Any other word is cut into several tokens, down to single characters.
 
     Args:
-        texts: Words, or captions made of words.
-        sizes: Gives the length of a prompt in tokens.
+        texts: Texts with the words to know.
+        sizes: Sizes of the model, with the length of a prompt in tokens.
     """
     alphabet = sorted(ByteLevel.alphabet())
     vocabulary = [*alphabet, *(character + "</w>" for character in alphabet)]
     merges: dict[tuple[str, str], int] = {}
     for word in sorted(_words(texts)):
-        # A merge added now ranks behind all those that build the words before, so it never acts
-        # while one of theirs still can: every word so far stays one token.
+        # A merge added now ranks behind all those of earlier words and acts only when none of
+        # theirs can, so every earlier word stays one token.
         tokens = _merged([*word[:-1], word[-1] + "</w>"], merges)
         while len(tokens) > 1:
             merges[tokens[0], tokens[1]] = len(merges)
@@ -127,7 +128,7 @@ def _words(texts: Iterable[str]) -> set[str]:
 
 
 def _merged(tokens: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
-    """Byte-pair encoding of one word: the pair of lowest rank is merged until none is left."""
+    """Encode one word by byte pairs: merge the pair of lowest rank until none is left."""
     while True:
         pairs = [pair for pair in itertools.pairwise(tokens) if pair in merges]
         if not pairs:
@@ -158,7 +159,7 @@ def text_encoder(words: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
             pad_token_id=words.pad_token_id,
         )
     )
-    # CLIP's own start, a deviation of 0.02, would hardly be seen beside what the layers add.
+    # CLIP's own start, a deviation of 0.02, would be lost in what the layers add.
     torch.nn.init.normal_(model.get_input_embeddings().weight)
     places = next(p for name, p in model.named_parameters() if "position_embedding" in name)
     torch.nn.init.normal_(places, std=0.3)
@@ -167,17 +168,18 @@ def text_encoder(words: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
 
 @torch.no_grad()
 def standardise(text: CLIPTextModel, tokens: Tensor) -> None:
-    """Scales what a text encoder gives so that captions differ by more than they have in common.
+    """Scale a text encoder's output so that captions differ by more than they have in common.
 
     Afterwards the mean over the tokens of a caption has, over captions, a mean of 0 and a standard
-    deviation of `CAPTION_DEVIATION`. Else the part that all captions share is several times as
-    large as what tells them apart, and the UNet learns to look away from both.
+    deviation of `CAPTION_DEVIATION`. Without this, the part that all captions share is several
+    times as large as what tells them apart, and the UNet learns to ignore both.
 
     Args:
-        text: Its last layer's normalisation is changed.
-        tokens: int64 (captions, tokens). If all are alike nothing is changed.
+        text: Text encoder; the normalisation of its last layer is changed.
+        tokens: Tokens of captions, int64 (captions, tokens). If all captions are equal, nothing is
+            changed.
     """
-    # Not by their outputs, which need not be the same to the last bit in parts of another size.
+    # Compare tokens, not outputs, which can differ in the last bit when batches differ in size.
     if (tokens == tokens[0]).all():
         return
     means = torch.cat([text(input_ids=part).last_hidden_state.mean(1) for part in tokens.split(64)])
@@ -189,12 +191,13 @@ def standardise(text: CLIPTextModel, tokens: Tensor) -> None:
 
 
 def scheduler() -> DDPMScheduler:
-    """The noise schedule of Stable Diffusion, but that nothing of the picture is left at its end.
+    """Return the noise schedule of Stable Diffusion, with nothing of the picture left at its end.
 
     Fifty steps visit 981, 961, ..., 1. The UNet predicts the velocity, as that of Stable Diffusion
     2. Stable Diffusion leaves a little of the picture at t = 999 (a signal-to-noise ratio of
-    0.005); of pictures as small and flat as these that is enough to read their colours off, and
-    captions are then not needed. Lin et al. 2024, arXiv 2305.08891, take it away.
+    0.005). In pictures as small and flat as these that is enough to read their colours, and
+    captions are then not needed. The rescaling of Lin et al. 2024 (arXiv 2305.08891) removes the
+    rest.
     """
     return DDPMScheduler(
         num_train_timesteps=1000,
@@ -215,7 +218,7 @@ def assemble(
     text: CLIPTextModel,
     words: CLIPTokenizer,
 ) -> StableDiffusionPipeline:
-    """The parts as a pipeline, without a safety checker."""
+    """Assemble the parts into a pipeline, without a safety checker."""
     return StableDiffusionPipeline(
         vae=vae,
         unet=unet,

@@ -1,4 +1,4 @@
-"""Where training pictures come from: the scenes of the package, or a folder of anybody's own."""
+"""Supply training pictures: the scenes of the package, or a folder of your own."""
 
 import hashlib
 import json
@@ -25,36 +25,36 @@ CHUNK = 64
 
 
 class Picture(NamedTuple):
-    """A uint8 picture (128, 128, 3) and what is to be seen on it, or an empty text."""
+    """Pair a uint8 picture (128, 128, 3) with its caption, which can be empty."""
 
     pixels: NDArray[np.uint8]
     caption: str
 
 
 class Pictures(Protocol):
-    """A numbered collection of pictures, of which the last are kept for validation."""
+    """Describe a numbered collection of pictures, the last of which are kept for validation."""
 
     @property
     def train(self) -> int:
-        """How many to train on."""
+        """Return the number of pictures to train on."""
 
     @property
     def validation(self) -> int:
-        """How many to validate on; they come after those to train on."""
+        """Return the number of pictures to validate on; they come after those to train on."""
 
     @property
     def mirrored(self) -> bool:
-        """Whether each is worth showing mirrored too."""
+        """Return whether to show each picture mirrored, too."""
 
     def picture(self, index: int) -> Picture:
-        """One of the train + validation pictures."""
+        """Return one of the train + validation pictures."""
 
     def identity(self) -> dict[str, Any]:
-        """What tells this collection from another, as JSON values."""
+        """Return what tells this collection from another, as JSON values."""
 
 
 class ScenePictures:
-    """Scenes of :mod:`emerdiff_probe.scenes`, from the seeds of its training and validation.
+    """Supply scenes of :mod:`emerdiff_probe.scenes`, by their training and validation seeds.
 
     They are not mirrored: another scene costs no more than a mirrored one and teaches more.
     """
@@ -71,7 +71,7 @@ class ScenePictures:
         return Picture(scene.image, scene.caption)
 
     def identity(self) -> dict[str, Any]:
-        """The numbers of scenes, and a fingerprint that changes with the generator."""
+        """Return the numbers of scenes, and a fingerprint that changes with the generator."""
         digest = hashlib.sha256()
         for index in (0, self.train):
             digest.update(self.picture(index).pixels.tobytes())
@@ -84,29 +84,32 @@ class ScenePictures:
 
 
 class FolderPictures:
-    """The PNG, JPEG and WebP files of a folder and the folders in it, in the order of their names.
+    """Supply the PNG, JPEG and WebP files of a folder and its subfolders, sorted by name.
 
-    A caption stands in ``NAME.txt`` beside ``NAME.png``; without one it is empty. Each picture is
-    cropped around its centre to a square and resized to 128 x 128. The last 5 %, at least one,
-    are for validation.
+    The caption of ``NAME.png`` is in ``NAME.txt`` beside it; without that file it is empty. Each
+    picture is cropped around its centre to a square and resized to 128 x 128. The last 5 %, at
+    least one, are for validation.
 
     Raises:
-        InputError: No such folder, fewer than two pictures, or a caption that is not UTF-8.
+        InputError: The folder does not exist or has fewer than two pictures, or a caption is not
+            UTF-8.
     """
 
     mirrored = True
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise InputError(f"no folder '{folder}'; give a folder of pictures {ENDINGS}")
+            raise InputError(
+                f"no folder '{folder}'; give a folder of pictures ({', '.join(ENDINGS)})"
+            )
         self.folder = folder
         self.files = sorted(
             path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()
         )
         if len(self.files) < 2:
             raise InputError(
-                f"{len(self.files)} pictures in '{folder}' and the folders in it; at least 2 with "
-                f"the endings {', '.join(ENDINGS)} are needed, one of them for validation"
+                f"{len(self.files)} pictures in '{folder}' and its subfolders; give 2 or more with "
+                f"the endings {', '.join(ENDINGS)}, as one is for validation"
             )
         self.captions = [_caption(path) for path in self.files]
         self.validation = max(1, round(len(self.files) * 0.05))
@@ -116,14 +119,14 @@ class FolderPictures:
         """Read one picture.
 
         Raises:
-            InputError: It cannot be read.
+            InputError: The picture cannot be read.
         """
         image = Image.fromarray(Photo(self.files[index]).rgb())
         square = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS)
         return Picture(np.asarray(square), self.captions[index])
 
     def identity(self) -> dict[str, Any]:
-        """The number of pictures, and a fingerprint of their names, sizes, times and captions."""
+        """Return the number of pictures, and a fingerprint of names, sizes, times and captions."""
         digest = hashlib.sha256()
         for path, caption in zip(self.files, self.captions, strict=True):
             status = path.stat()
@@ -148,12 +151,12 @@ def _caption(picture: Path) -> str:
 
 
 class PictureCache:
-    """All pictures of a collection, made once, in one file that is mapped into memory.
+    """Make all pictures of a collection once, in one file that is mapped into memory.
 
     Args:
-        folder: Holds ``pictures.npy``, uint8 (pictures, 128, 128, 3), and ``captions.jsonl``.
-            A picture counts as made when its caption has been written.
-        pictures: The collection.
+        folder: Folder for ``pictures.npy``, uint8 (pictures, 128, 128, 3), and ``captions.jsonl``.
+            A picture counts as made once its caption is written.
+        pictures: Collection of pictures.
     """
 
     def __init__(self, folder: Path, pictures: Pictures) -> None:
@@ -174,16 +177,16 @@ class PictureCache:
         if self.pixels.shape != shape:
             raise StoreError(
                 f"'{self._pixels_file}' has shape {self.pixels.shape}, not {shape}; "
-                "delete it to have it made anew"
+                "delete it, and it is made again"
             )
 
     @property
     def captions(self) -> list[str]:
-        """One caption a picture, of those made so far."""
+        """Return the captions of the pictures made so far, one for each."""
         return self._done
 
     def fill(self, processes: int) -> Iterator[int]:
-        """Make what is missing; yields how many there are after each chunk.
+        """Make missing pictures, and yield the number made so far after each chunk.
 
         Raises:
             InputError: A picture cannot be read.
@@ -195,7 +198,7 @@ class PictureCache:
             for chunk, made in zip(chunks, self._made(chunks, processes), strict=True):
                 for index, picture in zip(chunk, made, strict=True):
                     self.pixels[index] = picture.pixels
-                # Pixels first: a caption says that its picture is there.
+                # Pixels first, as a caption says that its picture is there.
                 self.pixels.flush()  # type: ignore[attr-defined]
                 journal.write("".join(json.dumps(picture.caption) + "\n" for picture in made))
                 journal.flush()
@@ -221,7 +224,7 @@ _pictures: Pictures
 def _begin_worker(pictures: Pictures) -> None:
     global _pictures
     _pictures = pictures
-    # Ctrl-C goes to the whole group of processes; the parent alone answers it.
+    # Ctrl-C reaches the whole group of processes; only the parent answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

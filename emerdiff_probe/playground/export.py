@@ -1,4 +1,4 @@
-"""A trained model as a folder that diffusers can load: written, and read to train on."""
+"""Write a trained model as a folder that diffusers can load, and read it to train further."""
 
 import copy
 import json
@@ -18,17 +18,17 @@ from emerdiff_probe.playground.padding import pad_as_configured
 __all__ = ["RECORD", "Parts", "check_free", "read", "read_record", "write"]
 
 RECORD = "training.json"
-"""The file that tells how a folder came to be; by it the folder is known as made here."""
+"""File that records how a folder was made, and marks it as made here."""
 
 
 class Parts(NamedTuple):
-    """What a model consists of.
+    """Hold the parts of a model.
 
     Attributes:
-        vae: The autoencoder.
-        unet: The denoiser.
-        text: The text encoder.
-        words: Its tokenizer.
+        vae: Autoencoder.
+        unet: Denoiser.
+        text: Text encoder.
+        words: Tokenizer of the text encoder.
     """
 
     vae: AutoencoderKL
@@ -38,14 +38,14 @@ class Parts(NamedTuple):
 
 
 def read(folder: Path) -> Parts:
-    """The parts of a model written by :func:`write`, in float32."""
+    """Read the parts of a model written by :func:`write`, in float32."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder, **newer_parts(folder))
     pad_as_configured(pipeline.unet)
     return Parts(pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.tokenizer)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """How a model came to be.
+    """Read the record of how a model was made.
 
     Raises:
         InputError: The folder was not written by a training of this package.
@@ -54,16 +54,16 @@ def read_record(folder: Path) -> dict[str, Any]:
         return json.loads((folder / RECORD).read_text())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"'{folder}' is no model that was trained here (it has no readable {RECORD}: {error}); "
+            f"'{folder}' is not a model trained here (it has no readable {RECORD}: {error}); "
             "give the folder of one, as 'emerdiff-probe train --out FOLDER' writes it"
         ) from error
 
 
 def check_free(out: Path) -> None:
-    """Refuse to write over what was not made here.
+    """Refuse to overwrite what was not made here.
 
     Raises:
-        ConfigError: There is something at ``out`` that is not a folder written by :func:`write`.
+        ConfigError: ``out`` exists and was not written by :func:`write`.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RECORD).is_file())):
         raise ConfigError(
@@ -77,16 +77,16 @@ def write(
     parts: Parts,
     record: dict[str, Any],
 ) -> None:
-    """Write a pipeline folder and its record, in place of an older one, in one move.
+    """Write a pipeline folder and its record; an older one is replaced in one move.
 
     The autoencoder and the UNet are stored in float16, which halves the folder; diffusers loads
-    them in float32 all the same. The text encoder is stored in float32, since transformers loads
-    a model in the type in which it is stored.
+    them in float32 anyway. The text encoder is stored in float32, since transformers loads a model
+    in the type in which it is stored.
 
     Args:
-        out: The folder.
-        parts: The trained model.
-        record: JSON values, for ``training.json``.
+        out: Folder to write.
+        parts: Trained model.
+        record: JSON values for ``training.json``.
 
     Raises:
         ConfigError: See :func:`check_free`.
@@ -98,7 +98,7 @@ def write(
         shutil.rmtree(left_over, ignore_errors=True)
     vae, unet = (copy.deepcopy(part).to(torch.float16) for part in (parts.vae, parts.unet))
     for part in (vae, unet):
-        # diffusers notes where a part was read from, and would store that folder's place.
+        # diffusers notes where a part was read from, and would store that folder's path.
         part.register_to_config(_name_or_path="")
     pipeline = assemble(
         vae,

@@ -1,4 +1,4 @@
-"""One training loop for both trainings: budget, annealing, averaging, validation, checkpoints."""
+"""Run a training: budget, annealing, averaging, validation and checkpoints."""
 
 import math
 import time
@@ -22,43 +22,43 @@ Weights = dict[str, Tensor]
 
 
 class Task(Protocol):
-    """What is to be learnt."""
+    """Describe what is to be learnt."""
 
     modules: nn.ModuleDict
-    """What is trained."""
+    """Modules to train."""
 
     rate: float
     """Highest learning rate of AdamW."""
 
     batch: int
-    """Samples in an update."""
+    """Number of samples in an update."""
 
     @property
     def matrix_rate(self) -> float | None:
-        """Highest learning rate of Muon; None where all is left to AdamW."""
+        """Return the highest learning rate of Muon; None leaves everything to AdamW."""
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """Loss of a random batch; all randomness comes from the generator."""
+        """Return the loss of a random batch; all randomness comes from the generator."""
 
     def validate(self) -> float:
-        """A figure that is lower for better weights, always from the same samples."""
+        """Return a figure that is lower for better weights, always from the same samples."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: seconds, or, where it is given, a number of updates."""
+    """Set how long to train: seconds or, if given, a number of updates."""
 
     seconds: float
     steps: int | None
 
     def spent(self, seconds: float, step: int) -> float:
-        """The share of the budget that is spent, in [0, 1]."""
+        """Return the share of the budget that is spent, in [0, 1]."""
         return min(1.0, seconds / self.seconds if self.steps is None else step / self.steps)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A point of the curves of a training; the training loss is the mean since the last point."""
+    """Hold a point of the training curves; the training loss is the mean since the last point."""
 
     step: int
     seconds: float
@@ -68,14 +68,14 @@ class Validation:
 
 @dataclass(frozen=True)
 class Report:
-    """What one update did.
+    """Report one update.
 
     Args:
-        step: Updates so far.
-        seconds: Training time so far, over all runs.
-        spent: Share of the budget that is spent.
+        step: Number of updates so far.
+        seconds: Training time so far in seconds, over all runs.
+        spent: Share of the budget that is spent, in [0, 1].
         loss: Mean loss since the last validation.
-        validation: The validation after this update, if there was one.
+        validation: Validation after this update, if there was one.
     """
 
     step: int
@@ -86,13 +86,13 @@ class Report:
 
 
 class Trainer:
-    """Trains a task; carries on from its checkpoint where there is one.
+    """Train a task; resume from its checkpoint if there is one.
 
     Args:
-        task: What is to be learnt.
-        settings: How.
-        budget: How long.
-        checkpoint: Where the state is kept.
+        task: Task to learn.
+        settings: Settings of the training.
+        budget: Length of the training.
+        checkpoint: File that holds the state.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Trainer:
         self.curve: list[Validation] = []
         self._losses: list[float] = []
         self._parameters = dict(task.modules.named_parameters())
-        # On the device itself: large batches would wait for noise that is drawn elsewhere.
+        # On the device itself, as large batches would wait for noise drawn elsewhere.
         device = next(iter(self._parameters.values())).device
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._optimizers = Optimizers(self._parameters, task.rate, task.matrix_rate)
@@ -115,16 +115,16 @@ class Trainer:
 
     @property
     def samples(self) -> int:
-        """Samples seen so far."""
+        """Return the number of samples seen so far."""
         return self.step * self.task.batch
 
     @property
     def best_loss(self) -> float:
-        """The lowest validation loss so far; infinite before the first validation."""
+        """Return the lowest validation loss so far; infinite before the first validation."""
         return min((point.validation_loss for point in self.curve), default=math.inf)
 
     def steps(self) -> Iterator[Report]:
-        """Train until the budget is spent; whoever iterates may stop and save after any update.
+        """Train until the budget is spent; the caller can stop and save after any update.
 
         Raises:
             ModelError: The loss is no longer finite.
@@ -153,13 +153,13 @@ class Trainer:
         if not math.isfinite(loss.item()):
             raise ModelError(
                 f"the loss is {loss.item()} after {self.step} updates; lower the learning rate "
-                f"({self.task.rate}) and begin anew"
+                f"({self.task.rate}) and start again"
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
         self._optimizers.step(warm * max(0.01, min(1.0, (1 - spent) / self.settings.tail)))
         self.step += 1
-        # Over a tenth of the updates: early averages would else be mostly of untrained weights.
+        # Over a tenth of the updates, else early averages would hold mostly untrained weights.
         decay = min(self.settings.decay, self.step / (10 + self.step))
         for name, parameter in self._parameters.items():
             self._average[name].lerp_(parameter.detach(), 1 - decay)
@@ -178,12 +178,12 @@ class Trainer:
 
     @contextmanager
     def best(self) -> Iterator[None]:
-        """While it lasts the modules have the averaged weights that validated best."""
+        """Give the modules the averaged weights that validated best, while the context lasts."""
         with self._swapped(self._best):
             yield
 
     def adopt_best(self) -> None:
-        """End the training: the modules keep the averaged weights that validated best."""
+        """End the training; the modules keep the averaged weights that validated best."""
         _copy(self._best, self._parameters)
         self.task.modules.eval().requires_grad_(False)
 
@@ -200,7 +200,7 @@ class Trainer:
             self.task.modules.train(training)
 
     def save(self) -> None:
-        """Write the checkpoint, so that at any moment there is a whole one."""
+        """Write the checkpoint, so that a whole one exists at any moment."""
         saved(
             {
                 "step": self.step,
@@ -218,14 +218,14 @@ class Trainer:
         )
 
     def _load(self) -> None:
-        # Wherever it was trained before; the optimizers move their own state.
+        # On any device it was trained on before; the optimizers move their own state.
         state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.step, self.seconds = state["step"], state["seconds"]
         self.curve = [Validation(**point) for point in state["curve"]]
         self._losses = state["losses"]
         if state["device"] == self._generator.device.type:
             self._generator.set_state(state["generator"])
-        else:  # another kind of device draws in another way
+        else:  # another kind of device draws other numbers
             self._generator.manual_seed(self.settings.seed + self.step)
         _copy(state["weights"], self._parameters)
         self._optimizers.load_state_dict(state["optimizers"])

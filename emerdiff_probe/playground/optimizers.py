@@ -1,4 +1,4 @@
-"""How weights are updated: Muon for the matrices inside a network, AdamW for everything else."""
+"""Update weights: Muon for the matrices inside a network, AdamW for everything else."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 __all__ = ["Optimizers"]
 
 OUTER = ("conv_in", "conv_out", "quant_conv", "post_quant_conv")
-"""Layers at a network's edges, which Muon is not for."""
+"""Layers at a network's edges, for which Muon is not meant."""
 
 
 class Optimizers:
-    """AdamW, or Muon and AdamW as one.
+    """Combine Muon and AdamW, or use AdamW alone.
 
     Muon makes the update of a matrix orthogonal, so that all its directions are learnt at the same
     speed (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). A convolution counts as
-    the matrix (out, in * height * width), which PyTorch's Muon is shown as a view of the weights.
+    the matrix (out, in * height * width), which PyTorch's Muon receives as a view of the weights.
 
     Args:
-        parameters: All that is trained, by name.
+        parameters: Trained parameters, by name.
         rate: Highest learning rate of AdamW.
-        matrix_rate: Highest learning rate of Muon; None leaves the matrices to AdamW as well.
+        matrix_rate: Highest learning rate of Muon; None leaves the matrices to AdamW.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Optimizers:
         self._all = list(parameters.values())
 
     def step(self, share: float) -> None:
-        """Update all parameters from their gradients, which are cleared.
+        """Update all parameters from their gradients, and clear these.
 
         Args:
-            share: Of the highest learning rates, in [0, 1].
+            share: Share of the highest learning rates, in [0, 1].
         """
         for view, parameter in self._views:
             assert parameter.grad is not None
@@ -63,11 +63,11 @@ class Optimizers:
             parameter.grad = None
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """All that a continued training needs."""
+        """Return all that a resumed training needs."""
         return [optimizer.state_dict() for optimizer, _ in self._each]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Take over what :meth:`state_dict` gave."""
+        """Load what :meth:`state_dict` returned."""
         for (optimizer, _), each in zip(self._each, state, strict=True):
             optimizer.load_state_dict(each)
 

@@ -1,4 +1,4 @@
-"""Everything that decides what a training leads to, in one frozen record."""
+"""Define all settings that decide the result of a training, in one frozen record."""
 
 import dataclasses
 import json
@@ -12,16 +12,18 @@ __all__ = ["Sizes", "TrainingSettings"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the untrained parts are.
+    """Set the sizes of the untrained parts.
 
     Args:
-        autoencoder_channels: Channels at each level; the picture shrinks by 2 between levels.
-        denoiser_channels: Channels of the UNet at each level.
-        head_width: Channels of one attention head of the UNet; divides every level.
-        groups: Groups of the UNet's normalisation; divides every level.
-        text_width: Channels of the text encoder.
-        text_layers: Layers of the text encoder.
-        text_length: Tokens of a prompt, the two marks of beginning and end among them.
+        autoencoder_channels: Number of channels at each level; the picture shrinks by 2 between
+            levels.
+        denoiser_channels: Number of channels of the UNet at each level.
+        head_width: Number of channels of one attention head of the UNet; divides those of every
+            level.
+        groups: Number of groups of the UNet's normalisation; divides the channels of every level.
+        text_width: Number of channels of the text encoder.
+        text_layers: Number of layers of the text encoder.
+        text_length: Number of tokens of a prompt, including the marks of beginning and end.
     """
 
     autoencoder_channels: tuple[int, ...] = (16, 32, 64)
@@ -35,48 +37,49 @@ class Sizes:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained.
+    """Set how a model is trained.
 
-    Learning rates rise over ``warmup`` updates, stay, and fall in a line over the last ``tail`` of
+    Learning rates rise over ``warmup`` updates, stay, and fall linearly over the last ``tail`` of
     the budget, so that a training ends annealed however fast the machine is, and a longer budget
-    only moves the end. The budget is time; where ``autoencoder_steps``, ``text_steps`` and
-    ``denoiser_steps`` are given it is updates, and the same settings then give the same weights
-    on the same machine.
+    only moves the end. The budget is a time. Where ``autoencoder_steps``, ``text_steps`` and
+    ``denoiser_steps`` are given it is a number of updates, and the same settings then give the same
+    weights on the same machine.
 
     Args:
-        seed: Start of all random numbers.
-        minutes: Time for all trainings together. Rendering and encoding come on top.
+        seed: Seed of all random numbers.
+        minutes: Time for all trainings together, in minutes. Rendering and encoding come on top.
         autoencoder_share: Share of the time that the autoencoder gets.
-        autoencoder_minutes: Longest time of the autoencoder.
+        autoencoder_minutes: Longest time of the autoencoder, in minutes.
         text_share: Share of the time that the text encoder gets.
-        text_minutes: Longest time of the text encoder.
-        autoencoder_steps: Updates of the autoencoder, instead of a time.
-        text_steps: Updates of the text encoder, instead of a time.
-        denoiser_steps: Updates of the UNet, instead of a time.
-        pictures: Scenes to train on (pictures of one's own are all used).
-        validation_pictures: Scenes to validate on, at most.
-        autoencoder_batch: Crops in an update of the autoencoder.
-        crop: Side of such a crop in pixels.
+        text_minutes: Longest time of the text encoder, in minutes.
+        autoencoder_steps: Number of updates of the autoencoder, instead of a time.
+        text_steps: Number of updates of the text encoder, instead of a time.
+        denoiser_steps: Number of updates of the UNet, instead of a time.
+        pictures: Number of scenes to train on (pictures of your own are all used).
+        validation_pictures: Largest number of scenes to validate on.
+        autoencoder_batch: Number of crops in an update of the autoencoder.
+        crop: Side of such a crop in pixels, a multiple of 8.
         autoencoder_rate: Highest learning rate of the autoencoder, for AdamW.
-        autoencoder_matrix_rate: The same for Muon, which updates its matrices.
+        autoencoder_matrix_rate: Highest learning rate of the autoencoder, for Muon, which updates
+            its matrices.
         kl_weight: Weight of the mean divergence of a latent value from the unit normal.
-        text_batch: Pairs of picture and caption in an update of the text encoder.
+        text_batch: Number of pairs of picture and caption in an update of the text encoder.
         text_rate: Highest learning rate of the text encoder.
         absolute_weight: Weight of the absolute error beside the squared one.
         gradient_weight: Weight of the squared error of differences between neighbouring pixels.
-        batch: Pictures in an update of the UNet.
-        rate: Highest learning rate of the UNet, all by AdamW.
-        decay: Largest decay of the average of weights in an update; while a tenth of the updates so
-            far is less than it averages over, the average is over that tenth.
-        warmup: Updates until the learning rate is reached.
+        batch: Number of pictures in an update of the UNet.
+        rate: Highest learning rate of the UNet, all of it by AdamW.
+        decay: Largest decay of the average of weights in one update. At first, while a tenth of the
+            updates so far is less than that decay averages over, the average is over that tenth.
+        warmup: Number of updates until the learning rate is reached.
         tail: Share of the budget over which learning rates fall to nothing.
-        gamma: Where the weight of a noise level is cut off, as a signal-to-noise ratio plus 1.
+        gamma: Limit of the weight of a noise level, as a signal-to-noise ratio plus 1.
         empty_captions: Share of pictures that are shown without their caption.
-        validate_every: Updates between validations.
-        sizes: How large the parts are.
+        validate_every: Number of updates between validations.
+        sizes: Sizes of the parts.
 
     Raises:
-        InputError: A number outside its range.
+        InputError: A number is outside its range.
     """
 
     seed: int = 0
@@ -130,26 +133,26 @@ class TrainingSettings:
             if not least <= getattr(self, name) <= most:
                 raise InputError(
                     f"{name}={getattr(self, name)!r} is outside {least} to {most}; "
-                    "give a value inside"
+                    "give a value in that range"
                 )
         if self.crop % 8:
-            raise InputError(f"crop={self.crop} is no multiple of 8; e.g. {self.crop // 8 * 8}")
+            raise InputError(f"crop={self.crop} is not a multiple of 8; try {self.crop // 8 * 8}")
 
     @property
     def autoencoder_seconds(self) -> float:
-        """Time for the autoencoder."""
+        """Return the time for the autoencoder, in seconds."""
         return 60 * min(self.minutes * self.autoencoder_share, self.autoencoder_minutes)
 
     @property
     def text_seconds(self) -> float:
-        """Time for the text encoder."""
+        """Return the time for the text encoder, in seconds."""
         return 60 * min(self.minutes * self.text_share, self.text_minutes)
 
     @property
     def denoiser_seconds(self) -> float:
-        """Time for the UNet: what the others leave."""
+        """Return the time for the UNet, which is what the others leave, in seconds."""
         return 60 * self.minutes - self.autoencoder_seconds - self.text_seconds
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON can hold them: tuples have become lists."""
+        """Return the settings as JSON values, with lists in place of tuples."""
         return json.loads(json.dumps(dataclasses.asdict(self)))

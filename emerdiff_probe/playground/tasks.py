@@ -1,4 +1,4 @@
-"""What the three trainings minimise."""
+"""Define the losses of the three trainings."""
 
 import itertools
 from collections.abc import Callable
@@ -20,32 +20,31 @@ __all__ = ["AutoencoderTask", "DenoiserTask", "TextTask", "autocast", "to_tensor
 
 
 VALIDATED = 32
-"""Pictures that the autoencoder is validated on: whole ones cost as much as many updates."""
+"""Number of pictures to validate the autoencoder on: whole ones cost as much as many updates."""
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where it is safe: half as much memory to move, and matrix units that like it."""
+    """Use bfloat16 where it is safe: it moves half the memory, and matrix units are fast in it."""
     return torch.autocast(device.type, torch.bfloat16)
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """uint8 (batch, y, x, rgb) as float32 (batch, rgb, y, x) in [-1, 1]."""
+    """Return uint8 (batch, y, x, rgb) as float32 (batch, rgb, y, x) in [-1, 1]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class AutoencoderTask:
-    """Reconstruct random crops: squared and absolute error, that of gradients, and a little KL.
+    """Reconstruct random crops, by squared, absolute and gradient errors and a little KL.
 
-    The squared error is what the validation measures; the others are meant to keep edges sharp.
-
-    Crops instead of whole pictures show more pictures in the same time; the autoencoder has no
-    attention, so what it learns does not depend on the size.
+    Validation measures the squared error; the other terms are meant to keep edges sharp. Crops show
+    more pictures in the same time than whole pictures would; the autoencoder has no attention, so
+    what it learns does not depend on the size.
 
     Args:
-        model: The autoencoder, where it is to be trained.
-        pixels: uint8 (pictures, 128, 128, 3), to train on.
-        validation: The same, to validate on.
-        settings: Weights of the terms, sizes, learning rate.
+        model: Autoencoder, on the device it is trained on.
+        pixels: Pictures to train on, uint8 (pictures, 128, 128, 3).
+        validation: Pictures to validate on, of the same form.
+        settings: Weights of the terms, sizes and learning rate.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class AutoencoderTask:
         self.batch = settings.autoencoder_batch
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """Loss of a batch of random crops, half of them mirrored."""
+        """Return the loss of a batch of random crops, half of them mirrored."""
         device = self.model.device
         images = self._crops(generator).to(device)
         with autocast(device):
@@ -105,7 +104,7 @@ class AutoencoderTask:
         )
 
     def validate(self) -> float:
-        """Mean squared error of whole pictures with values in [0, 1]."""
+        """Return the mean squared error of whole pictures with values in [0, 1]."""
         with torch.no_grad():
             errors = [
                 self._squared_error(to_tensor(self.validation[i : i + 8]))
@@ -122,20 +121,20 @@ class AutoencoderTask:
 
 
 class TextTask:
-    """Tell which caption belongs to which picture, and with its colours at the right words.
+    """Tell which caption belongs to which picture, with its colours at the right words.
 
-    A contrastive loss between captions and small pictures (Radford et al. 2021, arXiv 2103.00020).
-    Of each caption there is a copy whose colour words have been shuffled, which belongs to no
-    picture (after Yuksekgonul et al. 2023, arXiv 2210.01936): without them a bag of words would do,
-    and no token would hold which colour belongs to it. The network that looks at the pictures is
-    thrown away afterwards.
+    This is a contrastive loss between captions and small pictures (Radford et al. 2021, arXiv
+    2103.00020). Each caption also has a copy whose colour words are shuffled, which belongs to no
+    picture (after Yuksekgonul et al. 2023, arXiv 2210.01936). Without these copies a bag of words
+    would do, and no token would hold which colour belongs to it. The network that looks at the
+    pictures is discarded afterwards.
 
     Args:
-        text: The text encoder, where it is to be trained.
-        pixels: uint8 (pictures, 128, 128, 3), to train on.
-        tokens: int64 (pictures, length) of their captions.
-        validation, validation_tokens: The same, to validate on.
-        colours: int64 (words,), the tokens to shuffle.
+        text: Text encoder, on the device it is trained on.
+        pixels: Pictures to train on, uint8 (pictures, 128, 128, 3).
+        tokens: Tokens of their captions, int64 (pictures, length).
+        validation, validation_tokens: Pictures and tokens to validate on, of the same form.
+        colours: Tokens to shuffle, int64 (words,).
         settings: Batch and learning rate.
     """
 
@@ -167,7 +166,7 @@ class TextTask:
         ).to(text.device)
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """Loss of a batch of random pairs."""
+        """Return the loss of a batch of random pairs."""
         index = torch.randperm(
             len(self.tokens), generator=generator, device=generator.device
         ).cpu()[: self.batch]
@@ -186,7 +185,7 @@ class TextTask:
         sharpness = self._sharpness.clamp(max=4.6).exp()
         seen, told = F.normalize(seen.float(), dim=-1), F.normalize(told.float(), dim=-1)
         likeness = sharpness * seen @ told.T
-        # A caption whose colours can't be shuffled is no wrong one.
+        # A caption whose colours cannot be shuffled has no wrong copy.
         same = (tokens == shuffled).all(1).to(device)
         wrong = likeness[:, len(tokens) :].masked_fill(same, -torch.inf)
         right = likeness[:, : len(tokens)]
@@ -196,7 +195,7 @@ class TextTask:
         ) / 2
 
     def validate(self) -> float:
-        """The same loss over the first pictures of the validation, as one batch."""
+        """Return the same loss over the first pictures of the validation, as one batch."""
         generator = torch.Generator(self.text.device).manual_seed(0)
         with torch.no_grad():
             return float(
@@ -226,9 +225,9 @@ def _shuffled(tokens: Tensor, among: Tensor, generator: torch.Generator) -> Tens
 
 
 class _PlainAttention:
-    """Attention for training on CPUs, where the fused one's backward pass is slow.
+    """Compute attention for training on CPUs, where the fused one's backward pass is slow.
 
-    The softmax is of bfloat16 as well, which autocast would widen at twice the time.
+    The softmax is computed in bfloat16 as well; autocast would widen it and take twice the time.
     """
 
     def __call__(
@@ -254,25 +253,26 @@ class DenoiserTask:
     """Predict the velocity of noisy latents, given the caption or an empty text.
 
     The velocity sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0 (Salimans and Ho 2022, arXiv
-    2202.00512, appendix D) asks for the picture where there is much noise, which is where a
-    caption helps; the noise itself could be read off the latents there. Where there is little
-    noise the weight is cut off, as if an error of x0 counted min(SNR + 1, gamma) times, after
-    Hang et al. 2023 (arXiv 2303.09556). The noise levels of a batch are spread evenly over the
-    schedule, which makes the loss less noisy.
+    2202.00512, appendix D) asks for the picture where there is much noise. That is where a caption
+    helps; the noise itself could be read from the latents there. Where there is little noise the
+    weight is limited, as if an error of x0 counted min(SNR + 1, gamma) times, after Hang et al.
+    2023 (arXiv 2303.09556). The noise levels of a batch are spread evenly over the schedule, which
+    makes the loss less noisy.
 
-    The text encoder stays as it is, as that of Stable Diffusion does: trained along, it soon gave
-    the same for every text, since a constant was all that the UNet could use of it at first.
+    The text encoder stays fixed, like that of Stable Diffusion. Trained along with the UNet, it
+    soon gave the same output for every text, since the UNet could at first use only a constant from
+    it.
 
     Args:
-        unet: The denoiser, where it is to be trained.
-        text: The text encoder, at the same place; it stays as it is.
-        latents: float16 (versions, pictures, 4, 32, 32) of unit variance, to train on; the second
-            version, if there is one, is that of the mirrored pictures.
-        tokens: int64 (pictures, length) of the captions.
-        validation: Latents (pictures, 4, 32, 32) to validate on.
-        validation_tokens: int64 (pictures, length).
-        empty: int64 (length,), the empty text.
-        settings: Weights, sizes, learning rate.
+        unet: Denoiser, on the device it is trained on.
+        text: Text encoder, on the same device; it is not trained.
+        latents: Latents to train on, float16 (versions, pictures, 4, 32, 32), of unit variance; the
+            second version, if there is one, is that of the mirrored pictures.
+        tokens: Tokens of the captions, int64 (pictures, length).
+        validation: Latents to validate on (pictures, 4, 32, 32).
+        validation_tokens: Tokens of their captions, int64 (pictures, length).
+        empty: Tokens of the empty text, int64 (length,).
+        settings: Weights, sizes and learning rate.
     """
 
     def __init__(
@@ -295,8 +295,9 @@ class DenoiserTask:
         )
         self.settings = settings
         self.modules = nn.ModuleDict({"unet": unet})
-        # Muon reaches a lower loss in the same time, but learns all directions of its matrices at
-        # one speed, and clusters of features then show where a location is, not what is there.
+        # AdamW only. Muon reaches a lower loss in the same time, but learns all directions of its
+        # matrices at one speed, and clusters of features then show where a location is, not what is
+        # there.
         self.rate, self.matrix_rate = settings.rate, None
         self.batch = settings.batch
         self.alpha_bar: Tensor = scheduler().alphas_cumprod.to(device)
@@ -307,7 +308,7 @@ class DenoiserTask:
             self._predict = torch.compile(unet.to(memory_format=torch.channels_last))
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        """Loss of a batch of random pictures, noises and noise levels."""
+        """Return the loss of a batch of random pictures, noises and noise levels."""
         device, size = generator.device, (self.batch,)
         version = torch.randint(len(self.latents), size, generator=generator, device=device)
         index = torch.randint(self.latents.shape[1], size, generator=generator, device=device)
@@ -334,7 +335,7 @@ class DenoiserTask:
         return (weight * error.square()).mean()
 
     def validate(self) -> float:
-        """The same loss, with captions, on the same pictures, noises and noise levels always."""
+        """Return the loss with captions, always on the same pictures, noises and levels."""
         generator = torch.Generator(self.unet.device).manual_seed(0)
         batches = zip(
             self.validation.split(self.batch),

@@ -1,7 +1,7 @@
-"""Training of the bundled model: pictures, autoencoder, text encoder, latents, then UNet.
+"""Train the bundled model: pictures, autoencoder, text encoder, latents, then UNet.
 
-Everything that took time is kept in a work folder, so the same call carries on where the last one
-was interrupted.
+Everything that took time is kept in a work folder, so the same call resumes where the last one was
+interrupted.
 """
 
 import copy
@@ -67,33 +67,33 @@ def train(
 ) -> Path:
     """Train a latent diffusion model on 128 x 128 pictures and write it as a pipeline folder.
 
-    While it trains, ``work/preview`` is the model of the best weights so far. Ctrl-C or SIGTERM
-    saves the state and stops; the same call continues.
+    While it trains, ``work/preview`` holds the model with the best weights so far. Ctrl-C or
+    SIGTERM saves the state and stops; the same call resumes.
 
     Args:
-        out: The folder to write, as ``StableDiffusionPipeline.from_pretrained`` reads it.
-        minutes: Time for training. Making and encoding the pictures comes on top.
-        images: A folder of pictures, with captions in text files beside them; without it, the
-            scenes of the package.
-        start: A folder that this function wrote. Its UNet is trained further, its autoencoder
-            and text encoder stay as they are, and all time goes to the UNet; the sizes of the parts
-            are its own. Without it everything is trained from the beginning.
-        seed: Start of all random numbers.
-        work: Folder for what is kept between runs; ``out`` with ``.work`` behind it by default.
-        processes: How many make pictures at the same time.
-        device: Where to train; by default CUDA if there is one, else the CPU. An interrupted
-            training can go on at another place.
-        settings: Everything else; its own ``minutes`` and ``seed`` give way to those here.
-        console: Where to report.
+        out: Folder to write, which ``StableDiffusionPipeline.from_pretrained`` can read.
+        minutes: Time for training, in minutes. Making and encoding the pictures comes on top.
+        images: Folder of pictures, with captions in text files beside them; by default the scenes
+            of the package.
+        start: Folder that this function wrote. Its UNet is trained further, its autoencoder and
+            text encoder stay as they are, and all time goes to the UNet; the sizes of the parts are
+            those of that model. Without it, everything is trained from the beginning.
+        seed: Seed of all random numbers.
+        work: Folder for what is kept between runs; by default ``out`` with ``.work`` appended.
+        processes: Number of processes that make pictures.
+        device: Device to train on; by default CUDA if there is one, else the CPU. An interrupted
+            training can resume on another device.
+        settings: All other settings; ``minutes`` and ``seed`` given here replace those in it.
+        console: Console to report to.
 
     Returns:
-        The folder written.
+        Folder that was written.
 
     Raises:
-        InputError: A number out of range, or a folder without usable pictures.
-        ConfigError: ``out`` holds something else, or ``work`` was begun with other settings.
-        ModelError: There is no such device, or the loss is no longer finite.
-        KeyboardInterrupt: It was interrupted; its state has been saved.
+        InputError: A number is out of range, or a folder has no usable pictures.
+        ConfigError: ``out`` holds something else, or ``work`` was started with other settings.
+        ModelError: The device does not exist, or the loss is no longer finite.
+        KeyboardInterrupt: The training was interrupted; its state is saved.
     """
     settings = dataclasses.replace(settings or TrainingSettings(), minutes=minutes, seed=seed)
     console = console or Console()
@@ -113,7 +113,7 @@ def train(
     _claim(
         work,
         {
-            # A longer or shorter training is the same one.
+            # A longer or shorter training counts as the same one.
             "settings": {k: v for k, v in settings.as_json().items() if k != "minutes"},
             "pictures": pictures.identity(),
             "start": None if begun is None else begun["denoiser"],
@@ -126,7 +126,7 @@ def train(
 
 
 def _claim(work: Path, asked: dict[str, Any]) -> None:
-    """Note what the work folder is for, or see that it is for this."""
+    """Note what the work folder is for, or check that it is for this training."""
     begun = work / "settings.json"
     if begun.exists():
         try:
@@ -143,19 +143,19 @@ def _claim(work: Path, asked: dict[str, Any]) -> None:
 
 
 class _Stop:
-    """Whether a signal has asked for an end."""
+    """Tell whether a signal has asked for an end."""
 
     requested = False
 
     def check(self, save: Callable[[], None] = lambda: None) -> None:
         if self.requested:
             save()
-            raise KeyboardInterrupt("the training is saved; the same command continues it")
+            raise KeyboardInterrupt("the training is saved; the same command resumes it")
 
 
 @contextmanager
 def _stopping() -> Iterator[_Stop]:
-    """Signals only set a flag, so that no update is cut in half; a second one ends at once."""
+    """Let signals only set a flag, so that no update is cut in half; a second one ends at once."""
     stop = _Stop()
     held: dict[int, Any] = {}
     numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
@@ -187,7 +187,7 @@ def _progress(console: Console) -> Progress:
 
 
 class _Run:
-    """One training from pictures to the folder, stage by stage."""
+    """Run one training from pictures to the folder, stage by stage."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class _Run:
         self._make_pictures()
         torch.manual_seed(self.settings.seed)  # the first weights
         if self.start is None:
-            parts, record = self._begun_anew()
+            parts, record = self._from_scratch()
         else:
             parts, record = export.read(self.start), export.read_record(self.start)
             record["earlier"] = [*record.get("earlier", []), record["denoiser"]]
@@ -245,8 +245,8 @@ class _Run:
         self._train(denoiser, "denoiser", lambda: write(self.work / "preview"))
         write(self.out)
 
-    def _begun_anew(self) -> tuple[export.Parts, dict[str, Any]]:
-        """All parts; the autoencoder and the text encoder are trained here, the UNet is not."""
+    def _from_scratch(self) -> tuple[export.Parts, dict[str, Any]]:
+        """Return all parts, with the autoencoder and the text encoder trained, but not the UNet."""
         sizes = self.settings.sizes
         words = architecture.tokenizer([*scenes.CAPTION_WORDS, *self.cache.captions], sizes)
         parts = export.Parts(
@@ -328,7 +328,7 @@ class _Run:
         self.progress.update(task, completed=1.0)
 
     def _encode(self, vae: AutoencoderKL) -> Tensor:
-        """Posterior means (versions, pictures, 4, 32, 32), the mirrored pictures second."""
+        """Return posterior means (versions, pictures, 4, 32, 32), the mirrored pictures second."""
         kept = self.work / "latents.pt"
         if kept.exists():
             return torch.load(kept, weights_only=True)
@@ -364,7 +364,7 @@ class _Run:
 
 
 def _put(parts: export.Parts, device: torch.device) -> None:
-    """First weights are drawn on the CPU, so that a seed means the same everywhere."""
+    """Move the parts; first weights are drawn on the CPU, so a seed means the same everywhere."""
     for part in (parts.vae, parts.unet, parts.text):
         part.to(device)
 

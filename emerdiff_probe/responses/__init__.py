@@ -1,4 +1,4 @@
-"""What is read from measured responses, without a model."""
+"""Read answers from measured responses, without a model."""
 
 from emerdiff_probe.responses.reading import (
     additivity_error,

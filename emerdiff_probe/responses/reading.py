@@ -1,9 +1,9 @@
-"""Questions to stored responses, answered without a model.
+"""Answer questions from stored responses, without a model.
 
-Responses of single locations nearly add up to those of masks, as long as they are signed and in
-RGB; so masks of any shape, another clustering and both directions of the correspondence cost a
-weighted sum. All functions here take responses whole, as `emerdiff_probe.respond` gives them, or
-compressed by `compress`.
+Responses of single locations add up, nearly, to those of masks, as long as they are signed and in
+RGB. Masks of any shape, another clustering and both directions of the correspondence therefore
+cost only a weighted sum. All functions here take responses as `emerdiff_probe.respond` returns
+them, whole, or as `compress` returns them.
 """
 
 from __future__ import annotations
@@ -55,18 +55,19 @@ _Floats = NDArray[np.float32]
 
 
 def response_of(responses: xr.Dataset, masks: ArrayLike) -> xr.DataArray:
-    """The responses of masks: signed sums of those of their locations.
+    """Return the responses of masks, as signed sums of the responses of their locations.
 
     Args:
-        responses: Of single locations, whole or compressed.
+        responses: Responses of single locations, whole or compressed.
         masks: Weights (source_y, source_x), or (mask, source_y, source_x), of any sign.
 
     Returns:
-        Signed RGB, (rgb, y, x) or (mask, rgb, y, x), float32. How far that is from the response
-        that a model gives, `additivity_error` measures.
+        Signed RGB, (rgb, y, x) or (mask, rgb, y, x), float32. `additivity_error` measures how far
+        these are from the responses that a model gives.
 
     Raises:
-        InputError: The masks have other locations, or these are not responses of locations.
+        InputError: The masks have other locations, or ``responses`` are not those of single
+            locations.
     """
     ordered = latent_dims(masks) if isinstance(masks, LABELLED) else masks
     weights = np.asarray(ordered, np.float32)
@@ -87,23 +88,24 @@ def response_of(responses: xr.Dataset, masks: ArrayLike) -> xr.DataArray:
 
 
 def additivity_error(responses: xr.Dataset, measured: xr.Dataset) -> xr.DataArray:
-    """How far sums of locations' responses are from what a model gives for whole masks.
+    """Measure how far sums of locations' responses are from a model's responses of whole masks.
 
     Args:
-        responses: Of single locations, whole or compressed; on the pixels of ``measured``.
-        measured: Responses of masks of the same picture, with ``masks``, by
+        responses: Responses of single locations, whole or compressed, on the pixels of
+            ``measured``.
+        measured: Responses of masks of the same image, with their ``masks``, from
             `emerdiff_probe.respond`.
 
     Returns:
-        (mask): the norm of the error divided by that of the measured response; 0 is exact, and 1
-        as bad as no answer.
+        ``error`` (mask,): the norm of the error divided by that of the measured response; 0 is
+        exact, 1 as bad as no answer.
     """
     summed = response_of(responses, measured["masks"].values)
     true = measured["response"].transpose(MASK, RGB, Y, X)
     if summed.shape != true.shape:
         raise InputError(
-            f"responses of locations are {summed.shape[1:]} and of masks {true.shape[1:]}; compare "
-            "responses of one picture that are not reduced"
+            f"responses of locations have shape {summed.shape[1:]} and those of masks "
+            f"{true.shape[1:]}; give responses of the same image, neither of them reduced"
         )
     values = true.values.astype(np.float32)
     error = np.sqrt(((summed.values - values) ** 2).sum((1, 2, 3)) / (values**2).sum((1, 2, 3)))
@@ -111,11 +113,17 @@ def additivity_error(responses: xr.Dataset, measured: xr.Dataset) -> xr.DataArra
 
 
 def movers(responses: xr.Dataset, y: float, x: float) -> xr.DataArray:
-    """How much each latent location moves a pixel: the norm over RGB, (source_y, source_x).
+    """Return how much each latent location moves one pixel.
 
     Args:
-        responses: Of single locations, whole or compressed.
-        y, x: Position in pixels; the nearest pixel answers.
+        responses: Responses of single locations, whole or compressed.
+        y, x: Position in pixels of the image; the nearest pixel is taken.
+
+    Returns:
+        ``moved`` (source_y, source_x), >= 0: the norm over RGB.
+
+    Raises:
+        InputError: ``responses`` are not those of single locations.
     """
     latent_grid(responses)
     row, column = _nearest(responses[Y], y), _nearest(responses[X], x)
@@ -134,11 +142,17 @@ def movers(responses: xr.Dataset, y: float, x: float) -> xr.DataArray:
 
 
 def pixels_moved(responses: xr.Dataset, source_y: float, source_x: float) -> xr.DataArray:
-    """How much each pixel is moved by a latent location: the norm over RGB, (y, x).
+    """Return how much one latent location moves each pixel.
 
     Args:
-        responses: Of single locations, whole or compressed.
-        source_y, source_x: Position in pixels; the nearest location answers.
+        responses: Responses of single locations, whole or compressed.
+        source_y, source_x: Position in pixels of the image; the nearest location is taken.
+
+    Returns:
+        ``moved`` (y, x), >= 0: the norm over RGB.
+
+    Raises:
+        InputError: ``responses`` are not those of single locations.
     """
     mask = np.zeros(latent_grid(responses), np.float32)
     mask[_nearest(responses[SOURCE_Y], source_y), _nearest(responses[SOURCE_X], source_x)] = 1
@@ -156,26 +170,28 @@ def segment_from(
     seed: int | None = None,
     sigma: float | None = None,
 ) -> xr.Dataset:
-    """Segments anew, from another clustering, without running a model.
+    """Segment again, from another clustering, without running a model.
 
-    What is not given is as in the settings that the responses were made with, so that the result
-    is what `emerdiff_probe.segment` gives, as far as responses add up.
+    Settings that are left out are those the responses were made with, so that the result is that of
+    `emerdiff_probe.segment`, as far as responses add up.
 
     Args:
-        responses: Of single locations, whole or compressed.
-        masks: How many clusters of the responses' ``features``; or masks of your own, as
+        responses: Responses of single locations, whole or compressed.
+        masks: Number of clusters of the responses' ``features``; or masks of your own, as
             `emerdiff_probe.segment` takes them.
-        normalise, restarts, seed: Of the clustering.
-        sigma: Of the Gaussian filter on difference maps, in pixels of the picture as the model sees
-            it.
+        normalise, restarts, seed: Settings of the clustering, as for
+            `emerdiff_probe.layers.cluster`.
+        sigma: Standard deviation of the Gaussian filter on difference maps, in pixels of the image
+            as the model sees it.
 
     Returns:
         ``labels``, ``strength`` and ``margin`` (y, x); ``low_res``, ``masks``, ``difference``
         (mask, model_y, model_x) and ``picture``, as in a segmentation, for `emerdiff_probe.views`;
-        attributes as the responses have them.
+        with the attributes of the responses.
 
     Raises:
-        InputError: The masks cannot be used.
+        InputError: The masks cannot be used, or a number of masks is given and the responses have
+            no ``features``.
     """
     latent_grid(responses)
     config = json.loads(responses.attrs["config"])
@@ -185,7 +201,7 @@ def segment_from(
 
     if isinstance(masks, int | np.integer):
         if "features" not in responses:
-            raise InputError("these responses have no features to cluster; give masks")
+            raise InputError("these responses have no features to cluster; give masks of your own")
         low_res = cluster(
             responses["features"],
             int(masks),
@@ -200,7 +216,7 @@ def segment_from(
     places = {MODEL_Y: responses[Y].values, MODEL_X: responses[X].values}
     difference = xr.DataArray(norms, dims=(MASK, MODEL_Y, MODEL_X), coords=places)
     size = responses.sizes[Y], responses.sizes[X]
-    # The filter's width is in pixels that the model sees, of which reduced responses have fewer.
+    # The filter's width is in pixels that the model sees; reduced responses have fewer of them.
     rows, _ = json.loads(responses.attrs.get("model_size", "null")) or size
     difference = smooth(difference, setting("sigma", sigma) * responses.sizes[Y] / rows)
     weights = weights.assign_coords({dim: responses[dim].values for dim in _SOURCE})
@@ -221,25 +237,25 @@ def compress(
     bits: Literal[8] | None = None,
     reduce: int = 1,
 ) -> xr.Dataset:
-    """Responses of locations in a fraction of their bytes, with the error that it costs.
+    """Compress responses of locations to a fraction of their bytes, and measure the error.
 
     Args:
-        responses: Of single locations, whole.
-        rank: Keeps so many components of a truncated singular value decomposition over (location,
-            pixel and colour) (Halko, Martinsson and Tropp 2011): ``left`` (source_y, source_x,
-            component) and ``right`` (component, rgb, y, x). Without it every location keeps a
-            picture of its own, ``tiles``.
-        bits: 8 keeps ``right`` or ``tiles`` as integers of 8 bits, each component's or location's
-            with a scale; without it ``right`` is float16. Tiles are always of 8 bits.
-        reduce: Pixels along each side that are averaged to one.
+        responses: Responses of single locations, whole.
+        rank: Number of components to keep of a truncated singular value decomposition over
+            (location, pixel and colour) (Halko, Martinsson and Tropp 2011): ``left`` (source_y,
+            source_x, component) and ``right`` (component, rgb, y, x). Without it, every location
+            keeps an image of its own, ``tiles``.
+        bits: 8 to store ``right`` as 8-bit integers with a scale for each component; by default
+            float16. Tiles always have 8 bits, with a scale for each location.
+        reduce: Number of pixels along each side that are averaged to one; 1 keeps all.
 
     Returns:
-        A dataset that all queries accept, with ``picture`` at the same resolution and
-        ``features``; ``error`` (source_y, source_x) is, for each location, the norm of the error
-        divided by that of its response, at full resolution.
+        Dataset that all functions of this module accept, with ``picture`` at the same resolution
+        and ``features``; ``error`` (source_y, source_x) is, for each location, the norm of the
+        error divided by that of its response, at full resolution.
 
     Raises:
-        InputError: Neither a rank nor bits, or what is asked for does not fit.
+        InputError: Neither ``rank`` nor ``bits`` is given, or a value does not fit these responses.
     """
     rows, columns = latent_grid(responses)
     size = responses.sizes[Y], responses.sizes[X]
@@ -283,13 +299,13 @@ def compress(
 
 
 def latent_grid(responses: xr.Dataset) -> tuple[int, int]:
-    """Rows and columns of the latent locations that responses are of.
+    """Return the number of rows and columns of the latent locations of responses.
 
     Args:
-        responses: Of single locations, whole or compressed.
+        responses: Responses of single locations, whole or compressed.
 
     Raises:
-        InputError: They are of something else.
+        InputError: These are not responses of single locations.
     """
     expect(responses, RESPONSES)
     for name in ("response", "left", "tiles"):
@@ -297,7 +313,7 @@ def latent_grid(responses: xr.Dataset) -> tuple[int, int]:
             return responses.sizes[SOURCE_Y], responses.sizes[SOURCE_X]
     raise InputError(
         f"no responses of single locations among {sorted(map(str, responses.data_vars))}; "
-        "make them by run.respond()"
+        "make some with run.respond()"
     )
 
 
@@ -306,14 +322,14 @@ def _nearest(centres: xr.DataArray, position: float) -> int:
 
 
 def _blocks(responses: xr.Dataset) -> Iterator[_Floats]:
-    """Whole responses, a row of locations after the other: (location, rgb, y, x)."""
+    """Yield whole responses, one row of locations at a time (location, rgb, y, x)."""
     response = responses["response"].transpose(*_SOURCE, RGB, Y, X)
     for row in range(response.sizes[SOURCE_Y]):
         yield response.isel({SOURCE_Y: row}).values.astype(np.float32)
 
 
 def _summed(responses: xr.Dataset, weights: _Floats) -> _Floats:
-    """Weighted sums, (mask, rgb, y, x), of weights (mask, location)."""
+    """Return weighted sums (mask, rgb, y, x) of responses, by weights (mask, location)."""
     shape = (3, responses.sizes[Y], responses.sizes[X])
     total = np.zeros((len(weights), *shape), np.float32)
     for factors, pictures in _terms(responses, weights):
@@ -322,11 +338,11 @@ def _summed(responses: xr.Dataset, weights: _Floats) -> _Floats:
 
 
 def _moved(responses: xr.Dataset, weights: _Floats) -> _Floats:
-    """Norms over RGB of weighted sums, (mask, y, x), of weights (mask, location)."""
+    """Return the norms over RGB of weighted sums (mask, y, x), by weights (mask, location)."""
     height, width = responses.sizes[Y], responses.sizes[X]
     if "response" in responses:
         return np.linalg.norm(_summed(responses, weights), axis=1)
-    # Some rows at a time: what is multiplied stays in the processor's cache.
+    # A few rows at a time, so that what is multiplied stays in the processor's cache.
     [(factors, pictures)] = _terms(responses, weights)
     norms = np.empty((len(weights), height, width), np.float32)
     for first in range(0, height, _ROWS):
@@ -338,7 +354,7 @@ def _moved(responses: xr.Dataset, weights: _Floats) -> _Floats:
 
 
 def _terms(responses: xr.Dataset, weights: _Floats) -> Iterator[tuple[_Floats, NDArray[Any]]]:
-    """What weighted sums are made of: factors (mask, term) and pictures (term, rgb, y, x)."""
+    """Yield the terms of weighted sums: factors (mask, term) and images (term, rgb, y, x)."""
     if "left" in responses:
         left = responses["left"].values.reshape(weights.shape[1], -1)
         yield weights @ left * responses["right_scale"].values, responses["right"].values
@@ -352,7 +368,7 @@ def _terms(responses: xr.Dataset, weights: _Floats) -> Iterator[tuple[_Floats, N
         columns = responses.sizes[SOURCE_X]
         for row in np.flatnonzero(weights.reshape(len(weights), -1, columns).any((0, 2))):
             part = weights[:, row * columns : (row + 1) * columns]
-            # Of a store no more is read than is asked for; of memory a whole row is not copied.
+            # From a store, read only what is asked for; from memory, do not copy a whole row.
             used = part.any(0)
             asked = slice(None) if used.all() else np.flatnonzero(used)
             block = responses["response"].isel({SOURCE_Y: row, SOURCE_X: asked})
@@ -378,7 +394,7 @@ def _small_picture(picture: xr.DataArray, reduce: int) -> NDArray[np.uint8]:
 
 
 def _quantised(rows: _Floats) -> tuple[NDArray[np.int8], _Floats]:
-    """Every row as integers from -127 to 127 and the scale that they are multiplied by."""
+    """Return every row as integers from -127 to 127, and the scale to multiply them by."""
     largest = np.abs(rows).max(1)
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     return np.round(rows / scale[:, None]).astype(np.int8), scale

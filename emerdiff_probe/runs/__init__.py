@@ -1,4 +1,4 @@
-"""One image in one model: the run, how it is made, and its trajectory."""
+"""Make runs, each one image in one model, and follow their trajectories."""
 
 from emerdiff_probe.runs.inversion import Inversion, inversion_trajectory
 from emerdiff_probe.runs.making import generate, invert

@@ -1,4 +1,4 @@
-"""Features: one site's tensor at one timestep, laid out over the image."""
+"""Lay out one site's tensor at one timestep over the image, as features."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ __all__ = ["feature_grid", "labelled_features"]
 def feature_grid(model: Model, site: Site, size: tuple[int, int]) -> tuple[int, int]:
     """Return the rows and columns of the locations that a site's features lie at.
 
-    The catalogue tells, never the number of locations: 64 tokens of a text are no 8 x 8 grid.
+    The grid comes from the catalogue, never from the number of locations: 64 tokens of a text are
+    not an 8 x 8 grid.
 
     Args:
-        model: Whose site it is; it is not run.
-        site: The site.
+        model: Model with the site; it is not run.
+        site: Site to look up.
         size: Height and width in pixels, as the model sees the image.
 
     Raises:
-        SiteError: There is no such site, or it is not laid out over the image.
+        SiteError: The site does not exist, or is not laid out over the image.
     """
     height, width = size
     row = model.sites(str(site), height=height, width=width).iloc[0]
     if TOKEN in row["dims"]:
         raise SiteError(
-            f"'{site}' has dims {' x '.join(row['dims'])}: it is of a text, not laid out over the "
-            "image; choose queries or an output as the feature site"
+            f"'{site}' has dims {' x '.join(row['dims'])}: it belongs to a text and is not laid "
+            "out over the image; choose queries or an output as the feature site"
         )
     rows, columns = row["shape"][:2]
     return rows, columns
@@ -44,17 +45,17 @@ def labelled_features(
     """Return a site's tensor as features of the image.
 
     Args:
-        tensor: Tokens (row, location, channel) or maps (row, channel, y, x). The last row counts,
-            which of two guidance halves is the conditional one.
-        site: The site it is of.
-        grid: From `feature_grid`.
-        size: Height and width of the image, whose pixels the coordinates are in.
+        tensor: Tokens (row, location, channel) or maps (row, channel, y, x). The last row is used,
+            which is the conditional one of two guidance halves.
+        site: Site of the tensor.
+        grid: Grid, as `feature_grid` returns it.
+        size: Height and width of the image in pixels; coordinates are in these pixels.
 
     Returns:
-        (source_y, source_x, channel), float32.
+        Features (source_y, source_x, channel), float32.
 
     Raises:
-        SiteError: The site gave a tensor of another grid than the catalogue says.
+        SiteError: The tensor has another grid than the catalogue says.
     """
     rows, columns = grid
     found = tensor[-1].float().cpu()
@@ -62,9 +63,9 @@ def labelled_features(
         found = rearrange(found, "c y x -> (y x) c")
     if len(found) != rows * columns:
         raise SiteError(
-            f"'{site}' gave a tensor of shape {tuple(tensor.shape)} where {rows} x {columns} "
+            f"'{site}' returned a tensor of shape {tuple(tensor.shape)} where {rows} x {columns} "
             "locations were expected: the UNet works on another grid than its configuration says, "
-            "as token merging does; take that away"
+            "as with token merging; remove that"
         )
     height, width = size
     return xr.DataArray(

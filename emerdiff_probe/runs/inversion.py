@@ -1,4 +1,4 @@
-"""Inversions: from an image's latents to a trajectory that leads back to it."""
+"""Invert images: from an image's latents to a trajectory that leads back to it."""
 
 from __future__ import annotations
 
@@ -33,28 +33,30 @@ def inversion_trajectory(
 
     - ``edit_friendly``: independent draws x_t ~ q(x_t | x_0) at every timestep; the noise maps
       z_t = (x_{t-1} - mu(x_t)) / sigma_t make the run pass through them (Huberman-Spiegelglas et
-      al. 2024, arXiv 2304.06140, alg. 1). The trajectory is led: whoever runs it finds the z_t, so
-      that the inversion needs no call of its own. It rebuilds the image almost by construction, so
-      its reconstruction error says nothing of the model: look at the noise maps' root mean squares
-      and their spatial correlation (0 for true noise). The first are 1 for noise of a run, and
-      since the x_t are drawn independently ``sqrt(1 + 2 a (1 - alpha_bar_s) / (1 - a))`` for a
-      model that knows x_0, of a step from t to s with ``a = alpha_bar_t / alpha_bar_s``: what is
-      above that is the model's error.
-    - ``ddim``: the deterministic sampler run backwards (Song et al. 2021), eta = 0; one call a
-      step.
+      al. 2024, arXiv 2304.06140, alg. 1). The trajectory is led: running it finds the z_t, so the
+      inversion needs no calls of its own. It rebuilds the image almost by construction, so its
+      reconstruction error says nothing about the model. Look instead at the root mean squares of
+      the
+      noise maps and at their spatial correlation (0 for true noise). The root mean square is 1 for
+      the
+      noise of a run; here, where the x_t are drawn independently, a model that knows x_0 has
+      ``sqrt(1 + 2 a (1 - alpha_bar_s) / (1 - a))`` in a step from t to s, with
+      ``a = alpha_bar_t / alpha_bar_s``. What is above that is the model's error.
+    - ``ddim``: the deterministic sampler run backwards (Song et al. 2021), eta = 0; one call for
+      each step.
     - ``noising``: one draw x_t ~ q(x_t | x_0) at the first timestep and fresh noise on the way
-      back: another image comes out, alike as far as x_t determines it.
+      back; the result is another image, similar as far as x_t determines it.
 
     Args:
-        model: The denoiser.
+        model: Denoiser.
         x0: Clean latents, float32, shape (1, channel, y, x).
-        method: One of the three.
-        timesteps: The steps of the trajectory, from the most noise to the least.
-        condition: Text of the predictions.
-        seed: Of the draws.
+        method: Name of one of the three methods.
+        timesteps: Timesteps of the trajectory, from the most noise to the least.
+        condition: Encoded text of the predictions.
+        seed: Seed of the draws.
 
     Raises:
-        ConfigError: No such method.
+        ConfigError: The method does not exist.
     """
     generator = torch.Generator().manual_seed(seed)
     schedule = model.schedule
@@ -76,8 +78,8 @@ def _ddim(
     schedule = model.schedule
     latents, now = x0, None
     for following in reversed(timesteps):
-        # eps at the present noise level stands for the next one's; at the clean image, where
-        # the model has no timestep, that of the first noisy one is used.
+        # eps at the present noise level stands in for that of the next one; at the clean image,
+        # where the model has no timestep, the first noisy timestep is used.
         eps = model.predict(latents, following if now is None else now, condition)
         latents = schedule.ddim_forward(latents, eps, now, following)
         now = following
@@ -86,15 +88,15 @@ def _ddim(
 
 
 def noise_diagnostics(steps: Sequence[Step]) -> dict[str, object]:
-    """Say how much the noise of a run is like true noise, fit for JSON.
+    """Measure how similar the noise of a run is to true noise, as JSON values.
 
     Args:
         steps: All steps of the unmodulated run.
 
     Returns:
-        ``noise_rms`` and ``noise_autocorrelation`` of each step's noise but the last, which adds
-        none (1 and 0 for true noise), and the same of the latents that the run starts from, as
-        ``start_rms`` and ``start_autocorrelation``.
+        ``noise_rms`` and ``noise_autocorrelation`` of the noise of each step except the last, which
+        adds none (1 and 0 for true noise); and the same for the latents that the run starts from,
+        as ``start_rms`` and ``start_autocorrelation``.
     """
     noises = [step.noise for step in steps[:-1]]
     return {
@@ -110,7 +112,7 @@ def _rms(tensor: Tensor) -> float:
 
 
 def _autocorrelation(noise: Tensor) -> float:
-    """Correlation of neighbours along y and x, averaged; 0 for white noise, in [-1, 1]."""
+    """Return the mean correlation of neighbours along y and x, in [-1, 1]; 0 for white noise."""
     centred = noise - noise.mean((-2, -1), keepdim=True)
     power = centred.square().mean()
     down = (centred[..., 1:, :] * centred[..., :-1, :]).mean()

@@ -1,4 +1,4 @@
-"""Making runs: a prompt is drawn, an image is inverted, a run is replayed."""
+"""Make runs: draw a prompt, invert an image, replay a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Harvest", "generate", "invert", "made", "replayed"]
 
 Harvest = Mapping[int, Collection[Site]]
-"""Sites whose features are read on the way, by timestep, so that they cost no call of their own."""
+"""Sites by timestep whose features are read on the way, so that they cost no calls of their own."""
 
 _OF_PROMPTS: Final = tuple(
     each.name
@@ -59,18 +59,18 @@ def generate(
         run.record("mid_block")
 
     Args:
-        model: From `emerdiff_probe.load`, or a diffusers pipeline.
-        prompt: A text, or `emerdiff_probe.Prompt`.
-        seed: Of the noise; by default the prompt's own, else 0. Equal seeds give equal images.
-        progress: Shows a bar with the time left.
+        model: Model from `emerdiff_probe.load`, or a diffusers pipeline.
+        prompt: Text, or `emerdiff_probe.Prompt`.
+        seed: Seed of the noise; by default the prompt's own, else 0. Equal seeds give equal images.
+        progress: Whether to show a bar with the time left.
         **settings: ``steps`` and ``guidance``, by default what fits the model; ``condition``:
-            "prompt", or "empty" to invert the drawn image with the empty prompt (then with
-            ``inversion`` and ``start``, see `invert`); and what a `emerdiff_probe.Prompt` has:
-            ``negative_prompt``, ``height``, ``width``, ``clip_skip``, ``prompt_embeds``.
+        "prompt", or "empty" to invert the drawn image with the empty prompt (then also
+        ``inversion`` and ``start``, see `invert`); and fields of `emerdiff_probe.Prompt`:
+        ``negative_prompt``, ``height``, ``width``, ``clip_skip``, ``prompt_embeds``.
 
     Raises:
-        InputError: It is no prompt, or the seed cannot be used.
-        ConfigError: There is no such setting, or it cannot have the value.
+        InputError: ``prompt`` is not a prompt, or the seed cannot be used.
+        ConfigError: A setting does not exist, or cannot have the value.
     """
     source = as_input(prompt)
     if not isinstance(source, Prompt):
@@ -94,18 +94,18 @@ def invert(
         run.segment(masks=12)
 
     Args:
-        model: From `emerdiff_probe.load`, or a diffusers pipeline.
-        image: A file, a Pillow image, an array as `emerdiff_probe.Photo` takes it, a `Photo`, or
-            `emerdiff_probe.Latents`.
-        seed: Of the inversion's noise.
-        progress: Shows a bar with the time left.
+        model: Model from `emerdiff_probe.load`, or a diffusers pipeline.
+        image: Name of a file, Pillow image, array as `emerdiff_probe.Photo` takes it,
+            `emerdiff_probe.Photo`, or `emerdiff_probe.Latents`.
+        seed: Seed of the inversion's noise.
+        progress: Whether to show a bar with the time left.
         **settings: ``steps``, by default what fits the model; ``inversion``: "edit_friendly",
-            "ddim" or "noising", see `emerdiff_probe.runs.inversion_trajectory`; and with the last
-            two ``start``, the timestep that the run starts from.
+        "ddim" or "noising", see `emerdiff_probe.runs.inversion_trajectory`; and with the last two
+        ``start``, the timestep that the run starts from.
 
     Raises:
-        InputError: It is no image, or one that cannot be used.
-        ConfigError: There is no such setting, or it cannot have the value.
+        InputError: ``image`` is not an image, or cannot be used.
+        ConfigError: A setting does not exist, or cannot have the value.
     """
     source = as_input(image)
     if isinstance(source, Prompt):
@@ -123,13 +123,14 @@ def made(
     harvest: Harvest | None = None,
     progress: bool = True,
 ) -> Run:
-    """Run what is prepared.
+    """Run a prepared input.
 
     Args:
-        prepared: An input, ready for its model.
-        first: Leave out what comes before this timestep, where the run does not depend on it.
-        harvest: See `Harvest`.
-        progress: Shows a bar with the time left.
+        prepared: Input, ready for its model.
+        first: First timestep to run, where the run does not depend on earlier ones; by default all
+            run.
+        harvest: Sites to read on the way; see `Harvest`.
+        progress: Whether to show a bar with the time left.
     """
     about, trajectory = identity(prepared.model), prepared.trajectory
     if first is not None and trajectory.latents:
@@ -169,7 +170,7 @@ def made(
 def _passed(
     prepared: Prepared, trajectory: Trajectory, harvest: Harvest, words: str, progress: bool
 ) -> tuple[list[Step], dict[tuple[Site, float], Any]]:
-    """All steps of the unmodulated run, and the features that were read on the way."""
+    """Return all steps of the unmodulated run, and the features that were read on the way."""
     model, steps, features = prepared.model, [], {}
     grids = {
         site: feature_grid(model, site, prepared.size) for each in harvest.values() for site in each

@@ -1,4 +1,4 @@
-"""Inputs made ready for a model: what a run starts from, before the model is called."""
+"""Prepare inputs for a model: what a run starts from, before the model is called."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _MOST_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A prompt, an image or latents, ready for a model.
+    """Hold a prompt, an image or latents, ready for a model.
 
     Attributes:
-        model: The denoiser.
-        source: The prompt, image or latents.
-        settings: How it is run.
-        seed: Of all its noise.
-        picture: An image's pixels, uint8 (height, width, 3), in its own size; else None.
-        pixels: The same as the model sees them, float32 in [0, 1], (height, width, 3).
-        latents: Clean latents, float32, (1, channel, y, x), of given latents; else None.
+        model: Denoiser.
+        source: Prompt, image or latents.
+        settings: Settings of the run.
+        seed: Seed of all its noise.
+        picture: Pixels of an image, uint8 (height, width, 3), in its own size; else None.
+        pixels: Pixels as the model sees them, float32 in [0, 1], (height, width, 3).
+        latents: Clean latents, float32 (1, channel, y, x), if latents were given; else None.
         size: Height and width in pixels, as the model sees it.
-        fit: How it was fitted to that size, in words.
+        fit: Description of how it was fitted to that size.
     """
 
     model: Denoiser
@@ -56,17 +56,17 @@ class Prepared:
 
     @property
     def own_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the image itself, in which all positions are given."""
+        """Return height and width in pixels of the image itself; all positions are in these."""
         return self.size if self.picture is None else (len(self.picture), self.picture.shape[1])
 
     @property
     def drawn(self) -> bool:
-        """Whether the run is a prompt's drawing, and no inversion."""
+        """Return whether the run draws a prompt, instead of inverting an image."""
         return isinstance(self.source, Prompt) and self.settings.condition == "prompt"
 
     @cached_property
     def condition(self) -> Condition:
-        """The text of the run's predictions; what is no drawing has the empty prompt."""
+        """Return the encoded text of the predictions; an inversion has the empty prompt."""
         return self.model.condition("") if not self.drawn else self._prompted()
 
     def _prompted(self) -> Condition:
@@ -75,17 +75,17 @@ class Prepared:
 
     @property
     def prompt(self) -> str:
-        """The prompt's text; empty for images and latents."""
+        """Return the prompt's text, which is empty for images and latents."""
         return self.source.text if isinstance(self.source, Prompt) else ""
 
     @property
     def name(self) -> str:
-        """What to call it: the prompt, or the file's name."""
+        """Return its name: the prompt, or the name of the file."""
         return input_name(self.source)
 
     @cached_property
     def about(self) -> str:
-        """What it is, with a digest of its content, for provenance."""
+        """Return what it is, with a digest of its content, for provenance."""
         if isinstance(self.source, Prompt):
             further = self.source.described.removeprefix("prompt")
             return f"prompt {self.source.text!r}, seed {self.seed}{further}"
@@ -96,7 +96,7 @@ class Prepared:
 
     @cached_property
     def x0(self) -> Tensor | None:
-        """Clean latents of an image or of given latents; None for a prompt's drawing."""
+        """Return clean latents of an image or of given latents; None for a drawn prompt."""
         if self.latents is not None:
             return self.latents
         if self.pixels is not None:
@@ -110,9 +110,9 @@ class Prepared:
 
     @cached_property
     def trajectory(self) -> Trajectory:
-        """The trajectory of its run.
+        """Return the trajectory of its run.
 
-        It costs no call of the UNet, but for DDIM inversion and for a drawn image that is
+        It costs no call of the UNet, except with DDIM inversion and for a drawn image that is
         inverted.
         """
         if self.x0 is None:
@@ -128,7 +128,7 @@ class Prepared:
 
     @property
     def timesteps(self) -> tuple[int, ...]:
-        """The timesteps of its run, from the most noise to the least."""
+        """Return the timesteps of its run, from the most noise to the least."""
         if self.drawn or self.settings.inversion == "edit_friendly":
             return self._grid
         kept = tuple(t for t in self._grid if t <= self.settings.start)
@@ -159,15 +159,15 @@ def prepare(
 
     Args:
         model: The denoiser.
-        source: A prompt, an image or latents.
-        seed: Of all noise; by default the prompt's own, else 0.
-        settings: How it is run; by default what fits the model.
-        **changes: Single settings, as attributes of `RunSettings`.
+        source: Prompt, image or latents.
+        seed: Seed of all noise; by default the prompt's own, else 0.
+        settings: Settings of the run; by default what fits the model.
+        **changes: Single settings, by names of attributes of `RunSettings`.
 
     Raises:
         InputError: The input cannot be used.
-        ConfigError: There is no such setting, it cannot have the value, or it has no meaning for
-            such an input.
+        ConfigError: A setting does not exist, cannot have the value, or has no meaning for such an
+            input.
     """
     defaults = RunSettings.for_model(model)
     chosen = (settings or defaults).replace(**changes)
@@ -196,7 +196,7 @@ def _refuse_text(changes: Mapping[str, Any]) -> None:
     for name in ("guidance", "condition"):
         if name in changes and changes[name] not in (1, "empty"):
             raise ConfigError(
-                f"{name} is {changes[name]!r}, but what is no prompt is denoised with the empty "
+                f"{name} is {changes[name]!r}, but images and latents are denoised with the empty "
                 "prompt, for which guidance changes nothing; leave it out"
             )
 
@@ -209,7 +209,7 @@ def _checked_latents(model: Denoiser, source: Latents) -> tuple[Tensor, tuple[in
     if len(latents) != channels or height % model.size_multiple or width % model.size_multiple:
         multiple = model.size_multiple // factor
         raise InputError(
-            f"latents have shape {latents.shape}; those of this model have {channels} channels and "
+            f"latents have shape {latents.shape}; for this model give {channels} channels and "
             f"sides that are multiples of {multiple}"
         )
     return torch.from_numpy(latents)[None].to(model.device), (height, width)

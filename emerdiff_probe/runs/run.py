@@ -1,4 +1,4 @@
-"""The run: one image in one model, and all that can be asked of it."""
+"""Define the run: one image in one model, and all that can be asked of it."""
 
 from __future__ import annotations
 
@@ -39,25 +39,26 @@ __all__ = ["Run"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """One image in one model: a prompt's drawing, or an image that was inverted.
+    """Hold one image in one model: a drawn prompt, or an inverted image.
 
-    Made by `emerdiff_probe.generate` or `emerdiff_probe.invert`. Whatever is asked of a run is
-    about the same noise and the same pixels: its methods answer with labelled arrays whose ``y``
-    and ``x`` are pixel centres of `picture`. It is inverted once, when it is made.
+    `emerdiff_probe.generate` and `emerdiff_probe.invert` make runs. All questions to a run concern
+    the same noise and the same pixels; its methods answer with labelled arrays whose ``y`` and
+    ``x`` are pixel centres of `picture`. An image is inverted once, when the run is made.
 
     Attributes:
-        prepared: What it was made of.
-        picture: The image, uint8 (height, width, 3), in its own size.
-        pixels: The image as the model sees it, float32 in [0, 1], (height, width, 3).
-        reconstruction: The image that the unmodulated run ends with, float32 in [0, 1],
-            (height, width, 3), in the size that the model sees.
+        prepared: Input that it was made from.
+        picture: Image, uint8 (height, width, 3), in its own size.
+        pixels: Image as the model sees it, float32 in [0, 1], (height, width, 3).
+        reconstruction: Image that the unmodulated run ends with, float32 in [0, 1], (height, width,
+            3), in the size that the model sees.
         trajectory: Start, timesteps, noises and latents of the unmodulated run.
-        diagnostics: How good the inversion is, fit for JSON: error of the latents that the run
-            ends with, decibels of the reconstruction and of what the autoencoder alone reaches,
-            and how much the run's noise is like true noise (root mean squares of 1, correlation
-            of neighbours of 0).
-        about: What the model was when the run was made, as `emerdiff_probe.models.identity` says.
-        interventions: Under which it was replayed.
+        diagnostics: Quality of the inversion, as JSON values: the error of the latents that the run
+            ends with, decibels of the reconstruction and of what the autoencoder alone reaches, and
+            how similar the run's noise is to true noise (root mean square 1, correlation of
+            neighbours 0).
+        about: Identity of the model when the run was made, as `emerdiff_probe.models.identity`
+            returns it.
+        interventions: Interventions under which it was replayed.
     """
 
     prepared: Prepared
@@ -72,47 +73,47 @@ class Run:
 
     @property
     def model(self) -> Denoiser:
-        """The model."""
+        """Return the model."""
         return self.prepared.model
 
     @property
     def settings(self) -> RunSettings:
-        """What was decided when the run was made."""
+        """Return the settings with which the run was made."""
         return self.prepared.settings
 
     @property
     def seed(self) -> int:
-        """The seed of its noise."""
+        """Return the seed of its noise."""
         return self.prepared.seed
 
     @property
     def condition(self) -> Condition:
-        """The text of its predictions, encoded."""
+        """Return the encoded text of its predictions."""
         return self.trajectory.condition
 
     @property
     def fit(self) -> str:
-        """How the image was fitted to the model's size, in words."""
+        """Return how the image was fitted to the model's size, in words."""
         return self.prepared.fit
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels of the image in its own size."""
+        """Return height and width in pixels of the image in its own size."""
         return self.prepared.own_size
 
     @property
     def model_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the image as the model sees it."""
+        """Return height and width in pixels of the image as the model sees it."""
         return self.prepared.size
 
     def unchanged(self) -> dict[str, Any]:
-        """Return what the model is, which is what it was when the run was made.
+        """Check that the model is what it was when the run was made, and return its identity.
 
-        Whatever the run is asked starts from latents that it has computed, so that under other
-        weights, or within `emerdiff_probe.intervene`, the answer would be of no model.
+        All answers start from latents that the run has computed. With other weights, or within
+        `emerdiff_probe.intervene`, an answer would mix two models.
 
         Raises:
-            ConfigError: The model is another by now.
+            ConfigError: The model is no longer the same.
         """
         model = identity(self.model)
         instead = "make another run with the model as it is; for interventions run.replay(...)"
@@ -121,10 +122,10 @@ class Run:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Attributes that say where a dataset comes from: texts, or JSON.
+        """Return attributes that say where a dataset comes from, as texts or JSON.
 
         Raises:
-            ConfigError: The model is not any more what it was when the run was made.
+            ConfigError: The model is no longer what it was when the run was made.
         """
         model = self.unchanged()
         weights = model["weights"]
@@ -145,11 +146,11 @@ class Run:
 
     @contextmanager
     def intervened(self, timesteps: Iterable[float] | None = None) -> Iterator[None]:
-        """Have the model under the run's interventions.
+        """Keep the model under the run's interventions while the context lasts.
 
         Args:
-            timesteps: At which it is called; by default at all of the run's, where each
-                intervention has to take effect.
+            timesteps: Timesteps at which the model is called; by default all those of the run,
+                where each intervention must take effect.
         """
         from emerdiff_probe.interventions import acting_at, intervene
 
@@ -165,17 +166,18 @@ class Run:
     def features(self, site: str | Site, timestep: int) -> xr.DataArray:
         """Return what a site holds at a timestep of the unmodulated run.
 
-        The model is called the first time only.
+        The model is called only the first time.
 
         Args:
-            site: Its name, as in ``model.sites()``; one that is laid out over the image.
-            timestep: One of the run's.
+            site: Name of a site that is laid out over the image, as in ``model.sites()``.
+            timestep: Timestep, one of those of the run.
 
         Returns:
-            (source_y, source_x, channel), float32; of two guidance halves the conditional one.
+            Features (source_y, source_x, channel), float32; of two guidance halves the conditional
+            one.
 
         Raises:
-            SiteError: There is no such site, or it is not laid out over the image.
+            SiteError: The site does not exist, or is not laid out over the image.
         """
         site = Site.parse(str(site))
         if (site, timestep) not in self._features:
@@ -238,7 +240,7 @@ class Run:
         progress: bool = True,
         **settings: Any,
     ) -> xr.Dataset:
-        """Shift locations or masks, keep what the image answers; see `emerdiff_probe.respond`."""
+        """Measure how the image answers shifts; see `emerdiff_probe.respond`."""
         from emerdiff_probe.emerdiff.responses import respond_run
 
         return respond_run(
@@ -255,13 +257,13 @@ class Run:
     def responder(
         self, *, engine: str | None = None, config: EmerDiffConfig | None = None, **settings: Any
     ) -> Responder:
-        """Return what computes responses of single locations when they are asked for.
+        """Return an object that computes responses of single locations when they are asked for.
 
         Args:
-            engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`. By
+            engine: Way to compute modulated runs; see `emerdiff_probe.emerdiff.ENGINES`. By
                 default "shared", and "literal" for a run that was replayed under interventions.
-            config: All settings; by default those that fit the model.
-            **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
+            config: Complete settings; by default those that fit the model.
+            **settings: Single settings, by names of attributes of `emerdiff_probe.EmerDiffConfig`.
         """
         from emerdiff_probe.emerdiff import Responder
 
@@ -279,30 +281,29 @@ class Run:
     ) -> xr.Dataset:
         """Segment under every combination of settings, from the same masks.
 
-        Only what differs is computed: three widths of the filter cost what one segmentation costs.
+        Only what differs is computed: three widths of the filter cost as much as one segmentation.
 
         For example::
 
             run.sweep(sigma=[0, 1, 2], strength=[20, 40], masks=12)
 
         Args:
-            masks: As `segment` takes them; clustered once.
-            engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`. By
+            masks: Number of masks, or masks, as `segment` takes them; clustered once.
+            engine: Way to compute modulated runs; see `emerdiff_probe.emerdiff.ENGINES`. By
                 default "shared", and "literal" for a run that was replayed under interventions.
-            config: The other settings; by default those that fit the model.
-            store: A folder to stream difference maps to. The same call resumes one that was
-                interrupted.
-            progress: Shows a bar with the time left.
+            config: Other settings; by default those that fit the model.
+            store: Folder to stream difference maps to. The same call resumes an interrupted sweep.
+            progress: Whether to show a bar with the time left.
             **over: Settings by name: a list of values is swept, a single value is kept.
 
         Returns:
-            A dataset with a dimension for each setting that is swept: ``difference`` (settings,
-            mask, model_y, model_x), float32; ``labels`` (settings, y, x), int16; and ``masks``,
+            Dataset with a dimension for each setting that is swept: ``difference`` (settings, mask,
+            model_y, model_x), float32; ``labels`` (settings, y, x), int16; and ``masks``,
             ``low_res`` and ``picture``.
 
         Raises:
-            ConfigError: Nothing is swept, there is no such setting or it cannot have a value, or
-                the store was begun with other settings.
+            ConfigError: Nothing is swept, a setting does not exist or cannot have a value, or the
+                store was started with other settings.
         """
         from emerdiff_probe.emerdiff.sweeps import sweep_run
 
@@ -320,24 +321,23 @@ class Run:
     ) -> xr.DataArray:
         """Differentiate chosen numbers of the image by the shift of every latent location.
 
-        A number is a weighted sum of the image's values: one pixel's channel, or a segment's mean
-        along a colour direction. To first order it is ``(weights * response).sum()`` of the
-        location's response, as `respond` would find it.
+        Such a number is a weighted sum of the image's values: one pixel's channel, or a segment's
+        mean along a colour direction. To first order the derivative is ``(weights *
+        response).sum()``, with the location's response as `respond` would find it.
 
         Args:
-            targets: Pixels, a list of (y, x) positions, each of which stands for the mean of its
-                three channels; or weights, shape (target, rgb, y, x), in the size that the model
-                sees.
-            config: All settings, with injection; by default those that fit the model.
-            progress: Shows a bar with the time left.
-            **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
+            targets: Pixels as a list of (y, x) positions, each of which stands for the mean of its
+                three channels; or weights (target, rgb, y, x), in the size that the model sees.
+            config: Complete settings, with injection; by default those that fit the model.
+            progress: Whether to show a bar with the time left.
+            **settings: Single settings, by names of attributes of `emerdiff_probe.EmerDiffConfig`.
 
         Returns:
             ``sensitivity`` (target, source_y, source_x), float32.
 
         Raises:
             InputError: The targets do not fit the image.
-            ConfigError: Settings without injection, or with another fault.
+            ConfigError: The settings are without injection, or have another fault.
         """
         from emerdiff_probe.emerdiff.sensitivities import sensitivity_run
 
@@ -347,12 +347,12 @@ class Run:
         """Run the same noise again under interventions.
 
         Args:
-            *interventions: Such as ``ep.Ablate("mid_block")``, in order; after those that the run
-                is already under.
-            progress: Shows a bar with the time left.
+            *interventions: Interventions in order, such as ``ep.Ablate("mid_block")``; they follow
+            those that the run is already under.
+            progress: Whether to show a bar with the time left.
 
         Returns:
-            A run whose `picture` is what comes out, in the size of this run's picture.
+            Run whose `picture` is the result, in the size of this run's picture.
         """
         from emerdiff_probe.runs.making import replayed
 

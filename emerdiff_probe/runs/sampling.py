@@ -1,4 +1,4 @@
-"""Steps of the reverse process: what one holds, and the noise that they take."""
+"""Define the steps of the reverse process, and draw their noise."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Step", "noise_like", "transitions"]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of a run; tensors are float32 of the latents' shape.
+    """Hold one step of a run; tensors are float32 and have the latents' shape.
 
     Attributes:
         index: Position in the run, from 0.
-        timestep: The scheduler's t.
-        previous: The timestep that follows in denoising, None after the last.
-        latents: x_t.
-        eps: The predicted noise.
-        noise: The unit noise that the step adds, scaled by sigma.
-        next_latents: What x_t becomes.
+        timestep: Timestep t of the scheduler.
+        previous: Timestep that follows in denoising; None after the last.
+        latents: Latents x_t.
+        eps: Predicted noise.
+        noise: Unit noise that the step adds, after scaling by sigma.
+        next_latents: Latents after the step.
     """
 
     index: int
@@ -35,10 +35,10 @@ class Step:
 
 
 def transitions(timesteps: Sequence[int]) -> list[tuple[int, int | None]]:
-    """Pairs of a timestep and the one after it; the last leads to None, the clean image."""
+    """Return pairs of a timestep and its successor; the last leads to None, the clean image."""
     return list(zip(timesteps, [*timesteps[1:], None], strict=True))
 
 
 def noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Unit Gaussian noise of the latents' shape, drawn on the CPU: the same on every device."""
+    """Return unit Gaussian noise of the latents' shape, the same on every device (CPU-drawn)."""
     return torch.randn(latents.shape, generator=generator).to(latents.device)

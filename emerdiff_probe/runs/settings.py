@@ -1,4 +1,4 @@
-"""What is decided when a run is made, with the defaults that fit a model."""
+"""Define the settings of a run, with the defaults that fit a model."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ _FITTING: Final[Mapping[str, Mapping[str, Any]]] = {
     "stable-diffusion-3": {"steps": 28, "guidance": 7.0},
     "flux": {"steps": 28, "guidance": 3.5},
 }
-"""What departs from the defaults, by the model's family."""
+"""Settings that differ from the defaults, by the model's family."""
 
 
 def from_(origin: Origin, note: str) -> dict[str, str]:
-    """Metadata of a setting: where its default comes from, and a note."""
+    """Return metadata of a setting: where its default comes from, and a note."""
     return {"origin": origin, "note": note}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """The settings of a run, which all questions to it share.
+    """Hold the settings of a run, which all questions to it share.
 
     Attributes:
-        steps: Sampling steps of the 1000.
-        guidance: Scale of classifier-free guidance with which a prompt is drawn; 1 means none.
+        steps: Number of sampling steps, of 1000.
+        guidance: Scale of classifier-free guidance for prompts; 1 means none.
         condition: Text of a prompt's run: ``"prompt"`` for the drawing itself, or ``"empty"`` to
             invert the drawn image like a photograph, with the empty prompt.
-        inversion: How an image becomes a trajectory; see `emerdiff_probe.runs.inversion`.
+        inversion: Method that turns an image into a trajectory; see
+            `emerdiff_probe.runs.inversion`.
         start: Timestep from which images are denoised with the inversions "ddim" and "noising",
-            where everything depends on it. Edit-friendly inversion draws every timestep of the
-            grid independently.
+            where everything depends on it. Edit-friendly inversion draws every timestep of the grid
+            independently.
     """
 
     steps: int = field(
@@ -78,7 +79,7 @@ class RunSettings:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Names of all settings."""
+        """Return the names of all settings."""
         return tuple(each.name for each in dataclasses.fields(cls))
 
     @classmethod
@@ -103,6 +104,6 @@ class RunSettings:
             if set(unknown) <= of_prompts:
                 hint = f"; what a prompt has goes into it: ep.Prompt(text, {unknown[0]}=...)"
             raise ConfigError(
-                f"no setting {', '.join(unknown)}; there are {', '.join(self.names())}{hint}"
+                f"no setting {', '.join(unknown)}; choose from {', '.join(self.names())}{hint}"
             )
         return dataclasses.replace(self, **changes)

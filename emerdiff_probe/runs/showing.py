@@ -1,4 +1,4 @@
-"""How a run shows itself: in words, and in a notebook with its images."""
+"""Show a run in words, and in a notebook with its images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["run_html", "run_text"]
 
 _SIDE = 256
-"""Pixels of the screen along the longer side of an image."""
+"""Length of an image's longer side on the screen, in pixels."""
 
 
 def run_text(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""Trajectories: what a denoising run needs to run again, and the one that draws from noise."""
+"""Define trajectories, which repeat a denoising run, and the one that draws from noise."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["Trajectory", "noise_trajectory", "sample"]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """What a denoising run needs to run again, modulated or not.
+    """Hold what a denoising run needs to run again, modulated or not.
 
-    A trajectory either has its noises, or it is *led* through given latents: then each step's
-    noise follows from the noise that the model predicts there, and a run finds it.
+    A trajectory either has its noises, or is *led* through given latents: then each step's noise
+    follows from the noise that the model predicts there, and running the trajectory finds it.
 
     Attributes:
-        timesteps: From the most noise to the least.
-        start: x at the first timestep, float32, shape (sample, channel, y, x).
-        noises: The unit noise of each step, of that shape; empty while it is led.
+        timesteps: Timesteps, from the most noise to the least.
+        start: Latents at the first timestep, float32 (sample, channel, y, x).
+        noises: Unit noise of each step, of that shape; empty while it is led.
         eta: 1 for DDPM steps, 0 for DDIM steps.
-        condition: The text of all its predictions.
-        latents: x_t at every timestep, and last the clean latents that the unmodulated run ends
+        condition: Encoded text of all its predictions.
+        latents: Latents at every timestep, and last the clean latents that the unmodulated run ends
             with, as far as they are known without running it.
     """
 
@@ -46,9 +46,9 @@ class Trajectory:
         """Return the trajectory that passes through given latents.
 
         Args:
-            latents: Wanted x_t at every timestep, shapes (sample, channel, y, x).
-            timesteps: From the most noise to the least, on any grid.
-            condition: The text of its predictions.
+            latents: Wanted latents at every timestep, each (sample, channel, y, x).
+            timesteps: Timesteps from the most noise to the least, on any grid.
+            condition: Encoded text of its predictions.
         """
         return cls(timesteps, latents[0], (), 1.0, condition, latents=tuple(latents))
 
@@ -57,7 +57,7 @@ class Trajectory:
         """Return one run of several samples, which share timesteps and guidance.
 
         Args:
-            trajectories: One of each sample.
+            trajectories: Trajectory of each sample.
         """
         if len(trajectories) == 1:
             return trajectories[0]
@@ -80,7 +80,7 @@ class Trajectory:
         """Return the part from a timestep on, where its latents are known, else all of it.
 
         Args:
-            timestep: One of its own.
+            timestep: Timestep, one of its own.
         """
         if not self.latents:
             return self
@@ -97,13 +97,13 @@ class Trajectory:
         """Take the step at a position with a predicted noise, modulated or not.
 
         Args:
-            model: The denoiser.
+            model: Denoiser.
             index: Position of the timestep.
-            latents: x_t of any number of runs, shape (run, channel, y, x).
-            eps: Their predicted noise.
+            latents: Latents of any number of runs (run, channel, y, x).
+            eps: Predicted noise of each run, of that shape.
 
         Returns:
-            Their latents at the next timestep.
+            Latents at the next timestep (run, channel, y, x).
         """
         timestep, previous = transitions(self.timesteps)[index]
         return model.schedule.step(latents, eps, self.noises[index], timestep, previous, self.eta)
@@ -112,10 +112,10 @@ class Trajectory:
         """Take the unmodulated step at a position.
 
         Args:
-            model: The denoiser.
+            model: Denoiser.
             index: Position of the timestep.
-            latents: x_t, as the unmodulated run has it.
-            eps: The noise predicted there.
+            latents: Latents of the unmodulated run at that timestep.
+            eps: Noise predicted there.
         """
         timestep, previous = transitions(self.timesteps)[index]
         if self.noises:
@@ -123,7 +123,7 @@ class Trajectory:
             following = self.advance(model, index, latents, eps)
         else:
             mean = model.schedule.mean(latents, eps, timestep, previous)
-            # At the last step sigma is 0: nothing that is added there could mend the error.
+            # At the last step sigma is 0, so no noise added there could correct the error.
             noise, following = torch.zeros_like(latents), mean
             if previous is not None:
                 following = self.latents[index + 1]
@@ -142,10 +142,10 @@ class Trajectory:
             latents = step.next_latents
 
     def known(self, steps: Sequence[Step]) -> Trajectory:
-        """Return the trajectory with all that the steps of its run have found.
+        """Return the trajectory with all that the steps of its run found.
 
         Args:
-            steps: All that `run` gave.
+            steps: All steps that `run` yielded.
         """
         passed = (*(step.latents for step in steps), steps[-1].next_latents)
         noises = tuple(step.noise for step in steps)
@@ -167,10 +167,10 @@ def noise_trajectory(
     """Return the trajectory that draws an image from noise with DDPM (Ho et al. 2020).
 
     Args:
-        model: The denoiser.
-        condition: Encoded prompt, with guidance or without.
-        timesteps: The sampling grid, from the most noise to the least.
-        seed: Of the noise; equal seeds give equal noise on every device.
+        model: Denoiser.
+        condition: Encoded prompt, with or without guidance.
+        timesteps: Sampling grid, from the most noise to the least.
+        seed: Seed of the noise; equal seeds give equal noise on every device.
         size: Height and width in pixels, multiples of the model's `size_multiple`.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -186,10 +186,10 @@ def sample(
     """Draw one image's latents from noise with DDPM (Ho et al. 2020).
 
     Args:
-        model: The denoiser.
-        condition: Encoded prompt, with guidance or without.
+        model: Denoiser.
+        condition: Encoded prompt, with or without guidance.
         steps: Number of steps.
-        seed: Of the noise; equal seeds give equal noise on every device.
+        seed: Seed of the noise; equal seeds give equal noise on every device.
         height, width: Size in pixels, multiples of the model's `size_multiple`.
     """
     timesteps = model.timesteps(steps, (height, width))

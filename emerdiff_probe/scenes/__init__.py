@@ -1,4 +1,4 @@
-"""A small world of procedural pictures in which the class of every pixel is known exactly.
+"""Generate pictures of a small world in which the class of every pixel is known exactly.
 
 >>> from emerdiff_probe import scenes
 >>> picture = scenes.scene(0)

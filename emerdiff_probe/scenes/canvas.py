@@ -1,4 +1,4 @@
-"""A picture and its labels, painted together so that they cannot disagree."""
+"""Paint a picture and its labels together, so that they cannot disagree."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Box = tuple[slice, slice]
 
 
 class Canvas:
-    """Colours, part labels and instance numbers of a scene in the making.
+    """Hold the colours, part labels and instance numbers of a scene while it is painted.
 
     Attributes:
-        colours: Shape (128, 128, 3), integers; brought to 0..255 at the end.
-        parts: Shape (128, 128), indices into `PARTS`.
-        instances: Shape (128, 128); 0 is the background, things count from 1.
+        colours: Integers (128, 128, 3); clipped to 0..255 at the end.
+        parts: Indices into `PARTS` (128, 128).
+        instances: Number of each pixel's thing (128, 128); 0 is the background, things count from
+            1.
     """
 
     def __init__(self, dice: Dice) -> None:
@@ -34,7 +35,7 @@ class Canvas:
 
     @property
     def objects(self) -> NDArray[np.uint8]:
-        """Shape (128, 128), indices into `OBJECTS`."""
+        """Return indices into `OBJECTS` (128, 128)."""
         return OBJECT_OF_PART[self.parts]
 
     def paint(
@@ -46,14 +47,14 @@ class Canvas:
         instance: int = 0,
         shade: int = 0,
     ) -> None:
-        """Covers a shape with a surface and labels it.
+        """Cover a shape with a surface and label it.
 
         Args:
-            shape: The pixels; what lies outside the canvas is cut.
+            shape: Pixels to cover; those outside the canvas are cut.
             part: Name of the part class.
-            material: The surface. Its pattern is fixed to the shape's corner.
+            material: Surface to paint. Its pattern starts at the shape's corner.
             instance: Number of the thing that the part belongs to.
-            shade: How much darker the side away from the light is, 0..256.
+            shade: Loss of brightness of the side away from the light, 0..256.
         """
         window = self._window(shape)
         if window is None:
@@ -63,7 +64,8 @@ class Canvas:
         if shade:
             width = max(shape.right - shape.left, 1)
             depth = x - shape.left if self._light_from_left else shape.right - 1 - x
-            # Rounded to four steps: surfaces have a lit and a dark side with edges between them.
+            # Rounded to four steps, so that surfaces have a lit and a dark side with edges between
+            # them.
             step = np.clip(4 * depth // width, 0, 3)
             colours = colours * (276 - shade * step // 3)[..., None] >> 8
         self.colours[box][bits] = colours[bits]
@@ -71,7 +73,7 @@ class Canvas:
         self.instances[box][bits] = instance
 
     def decorate(self, shape: Shape, material: Material, over: str) -> None:
-        """Paints only where a part of that name shows, without labelling: a poster, a marking."""
+        """Paint only where the part `over` shows, without labelling, such as a poster."""
         window = self._window(shape)
         if window is None:
             return
@@ -81,7 +83,7 @@ class Canvas:
         self.colours[box][bits] = colours[bits]
 
     def light(self, shape: Shape, factor: int) -> None:
-        """Multiplies colours by `factor` / 256 within a shape: a cast shadow, a pool of light."""
+        """Multiply colours by `factor` / 256 within a shape, such as a cast shadow."""
         window = self._window(shape)
         if window is None:
             return
@@ -89,11 +91,11 @@ class Canvas:
         self.colours[box][bits] = self.colours[box][bits] * factor >> 8
 
     def tint(self, factors: tuple[int, int, int]) -> None:
-        """Multiplies red, green and blue everywhere by factors / 256."""
+        """Multiply red, green and blue everywhere by factors / 256."""
         self.colours = self.colours * np.array(factors, np.int32) >> 8
 
     def image(self) -> NDArray[np.uint8]:
-        """The finished picture, shape (128, 128, 3), 0..255."""
+        """Return the finished picture, uint8 (128, 128, 3)."""
         return np.clip(self.colours, 0, 255).astype(np.uint8)
 
     def _place(self, shape: Shape, box: Box, x: Colours, y: Colours) -> Place:

@@ -1,8 +1,8 @@
-"""Captions: what the generator knows of a scene, in words.
+"""Write captions: what the generator knows of a scene, in words.
 
 Most captions are long: things with the colours of their parts, how many there are and where, sky,
-ground and hour. A tenth is short, as prompts are that people write. Published ablations of small
-models found long captions to be their largest single lever.
+ground and hour. One in ten is as short as the prompts that people write. Published ablations of
+small models found that nothing helps as much as long captions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from emerdiff_probe.scenes.materials import COLOURS, Material
 __all__ = ["CAPTION_WORDS", "MOST_WORDS", "Landscape", "Thing", "caption"]
 
 MOST_WORDS: Final = 60
-"""Words that a caption has at most, commas counted: with both marks they fit 64 tokens."""
+"""Largest number of words in a caption, commas counted; with both marks they fit 64 tokens."""
 
 _NUMBERS: Final = ("no", "one", "two", "three", "four")
 _PLURALS: Final = {
@@ -35,7 +35,7 @@ _HOURS: Final = {
     "evening": ("in the evening", "at sunset"),
     "night": ("at night",),
 }
-# The further parts of each kind, as captions name them: part, words before and behind the colour.
+# Other parts of each kind, as captions name them: part, words before and after the colour.
 _PARTS_TOLD: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     "house": (("house roof", "a", "roof"), ("house door", "a", "door"),
               ("house window", "", "windows")),
@@ -59,20 +59,20 @@ CAPTION_WORDS: Final[tuple[str, ...]] = (
     *(word for kind in _PLURALS.items() for word in kind),
     *COLOURS,
 )
-"""Every word that a caption can hold."""
+"""All words that a caption can have."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A thing that is seen.
+    """Describe a visible thing.
 
     Attributes:
-        instance: Its number in the scene's `instances`.
-        kind: A name in `KINDS`.
-        main: The material that its colour is told by.
-        parts: The materials of the parts seen, by part class.
-        where: left, middle or right, by the mean column of what is seen.
-        depth: near, far, or nothing to say.
+        instance: Number in the scene's `instances`.
+        kind: Kind, one of `KINDS`.
+        main: Material that names its colour.
+        parts: Materials of the visible parts, by part class.
+        where: "left", "middle" or "right", by the mean column of the visible pixels.
+        depth: "near", "far" or "".
     """
 
     instance: int
@@ -84,21 +84,21 @@ class Thing:
 
     @property
     def colour(self) -> str:
-        """The word in `COLOURS` that a caption has for it."""
+        """Return the word in `COLOURS` that captions use for its colour."""
         return self.main.name
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """What is seen of a scene but its things; None or 0 for what is not.
+    """Describe what is visible besides things; None or 0 stands for what is not.
 
     Attributes:
-        sky, grass, hill, light, road, water, fence, cloud: Materials, where they are seen; `light`
-            is that of the sun or the moon.
-        clouds: How many clouds.
+        sky, grass, hill, light, road, water, fence, cloud: Materials that are visible; `light` is
+            that of the sun or the moon.
+        clouds: Number of clouds.
         pond: Whether the water is a pond.
-        hour: day, morning, evening or night.
-        horizon: high, low, or nothing to say.
+        hour: "day", "morning", "evening" or "night".
+        horizon: "high", "low" or "".
     """
 
     sky: Material | None
@@ -119,9 +119,9 @@ def caption(dice: Dice, things: list[Thing], land: Landscape) -> str:
     """Return a caption in `CAPTION_WORDS`, at most `MOST_WORDS` words.
 
     Args:
-        dice: Choose the wording and what is left out.
-        things: What is seen, far to near.
-        land: Everything else.
+        dice: Source of the wording and of what is left out.
+        things: Visible things, far to near.
+        land: Everything else that is visible.
     """
     short = dice.chance(10)
     named = things[-2:] if short else things
@@ -176,7 +176,7 @@ def _long(dice: Dice, thing: Thing) -> str:
 
 
 def _around(dice: Dice, land: Landscape, share: int) -> list[str]:
-    """Phrases of what surrounds the things, each said in `share` percent."""
+    """Return phrases on what surrounds the things, each with a chance of `share` percent."""
     above, below = [], []
     if land.sky is not None and dice.chance(share):
         text = f"{_article(_colour(dice, land.sky))} sky"
@@ -209,7 +209,7 @@ def _around(dice: Dice, land: Landscape, share: int) -> list[str]:
 
 
 def _colour(dice: Dice, material: Material) -> str:
-    """Name a material's colour: both where it has two, else lighter or darker where it is."""
+    """Name a material's colour: both where it has two, else lighter or darker if it is."""
     if material.second_name != material.name:
         return f"{material.name} and {material.second_name}" if dice.chance(65) else material.name
     off = sum(material.base) - sum(COLOURS[material.name])

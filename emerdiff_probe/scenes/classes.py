@@ -1,4 +1,4 @@
-"""The classes of the small world, at two levels, and the seeds of its three splits."""
+"""Define the small world's classes, at two levels, and the seeds of its three splits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PARTS: Final[tuple[str, ...]] = tuple(part for parts in _PARTS_OF_OBJECT.values(
 OBJECT_OF_PART: Final[NDArray[np.uint8]] = np.array(
     [OBJECTS.index(name) for name, parts in _PARTS_OF_OBJECT.items() for _ in parts], np.uint8
 )
-"""The object class of each part class: one index into `OBJECTS` for each of `PARTS`."""
+"""Object class of each part class: one index into `OBJECTS` for each of `PARTS`."""
 
 TRAIN: Final = range(0, 1_000_000)
 """Seeds of the training split."""
@@ -66,17 +66,17 @@ Split = Literal["train", "validation", "test"]
 
 
 def split_of(seed: int) -> Split:
-    """The split that a seed (0 or larger) belongs to."""
+    """Return the split that a seed (0 or larger) belongs to."""
     if seed in TRAIN:
         return "train"
     return "validation" if seed in VALIDATION else "test"
 
 
 def part_index(name: str) -> int:
-    """The label of a part class, for instance ``part_index("house roof")``."""
+    """Return the label of a part class, for instance ``part_index("house roof")``."""
     return PARTS.index(name)
 
 
 def object_index(name: str) -> int:
-    """The label of an object class."""
+    """Return the label of an object class."""
     return OBJECTS.index(name)

@@ -1,4 +1,4 @@
-"""Named points of a scene's things: where the same part is in another scene."""
+"""Find named points of a scene's things, as truth for correspondences between scenes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from emerdiff_probe.scenes.classes import PARTS
 __all__ = ["KeyPoint", "keypoints"]
 
 _IN_PIECES: Final = ("house window", "car window", "car wheel")
-"""Parts of which a thing has several, side by side."""
+"""Parts that a thing has several of, side by side."""
 
 _SMALLEST: Final = 9
-"""Pixels that must be seen of a part, or of one of several, for it to have a point."""
+"""Smallest number of visible pixels for a part, or for one of several, to have a point."""
 
 
 @dataclass(frozen=True)
 class KeyPoint:
-    """The centre of what is seen of one part of a thing.
+    """Hold the centre of what is visible of one part of a thing.
 
     Attributes:
-        name: Of the part, as in `PARTS`; of parts that a thing has several of with their number
-            from the left and how many are seen, as ``car wheel 1 of 2``.
-        instance: The thing, as in `Scene.instances`.
-        y, x: Of the pixel's centre, in pixels: that of pixel i is i + 0.5.
+        name: Name of the part, as in `PARTS`. Where a thing has several, their number from the left
+            and the number of visible ones follow, as in ``car wheel 1 of 2``.
+        instance: Number of the thing, as in `Scene.instances`.
+        y, x: Position of the pixel's centre, in pixels: that of pixel i is i + 0.5.
     """
 
     name: str
@@ -38,14 +38,14 @@ class KeyPoint:
 
 
 def keypoints(parts: NDArray[np.uint8], instances: NDArray[np.uint8]) -> tuple[KeyPoint, ...]:
-    """The key points of all things in a picture, by thing and part.
+    """Return the key points of all things in a picture, sorted by thing and part.
 
-    A point is the pixel of its part nearest to the mean of the part's visible pixels, so that it is
-    always on the part itself. Parts of which fewer than 9 pixels are seen have none.
+    A point is the pixel of its part nearest to the mean of the part's visible pixels, so it is
+    always on the part itself. A part with fewer than 9 visible pixels has no point.
 
     Args:
-        parts: (y, x), indices into `PARTS`.
-        instances: (y, x), the number of each thing; 0 for what is none.
+        parts: Indices into `PARTS` (y, x).
+        instances: Number of each pixel's thing (y, x); 0 for the background.
     """
     found = []
     for instance in range(1, int(instances.max(initial=0)) + 1):
@@ -61,7 +61,7 @@ def keypoints(parts: NDArray[np.uint8], instances: NDArray[np.uint8]) -> tuple[K
 
 
 def _pieces(seen: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """What hangs together, from left to right."""
+    """Return the connected pieces, from left to right."""
     numbered, count = label(seen)
     pieces = [numbered == number for number in range(1, count + 1)]
     return sorted(pieces, key=lambda piece: float(np.nonzero(piece)[1].mean()))

@@ -1,8 +1,8 @@
-"""What surfaces are made of: each part has a pattern of its own; its colours only hint at it.
+"""Define materials: each part has a pattern of its own, at which its colours only hint.
 
-A wall is of bricks, a roof of tiles, a crown of leaves, whatever their colours. Every pattern mixes
-two tones in fair shares, so that colour alone breaks a surface into its pattern and joins surfaces
-that are different things. All arithmetic is in integers; shares are in 1/256.
+A wall is made of bricks, a roof of tiles, a crown of leaves, whatever their colours. Every pattern
+mixes two tones in fair shares, so that colour alone breaks a surface into its pattern and joins
+surfaces of different things. All arithmetic is in integers; shares are in 1/256.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ COLOURS: Final[dict[str, Colour]] = {
     "grey": (132, 132, 134),
     "black": (46, 46, 52),
 }
-"""RGB of the colours, 0 to 255, by the words that captions have for them."""
+"""RGB values of the colours, 0 to 255, by the words that captions use."""
 
 _ANY: Final = tuple(COLOURS)
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What a part is made of.
+    """Describe what a part can be made of.
 
     Attributes:
-        pattern: A name in `PATTERNS`; no two parts of one thing share it.
-        colours: Typical colours; the part has others as well.
-        contrast: Smallest and largest difference of its two tones, 0..255.
+        pattern: Pattern, one of `PATTERNS`; no two parts of the same thing share it.
+        colours: Typical colours; the part also occurs in others.
+        contrast: Smallest and largest difference between the two tones, 0..255.
         period: Smallest and largest repeat of the pattern in pixels.
-        mixed: Whether its second tone may be another colour instead of a lighter or darker one.
+        mixed: Whether the second tone can be another colour instead of a lighter or darker one.
     """
 
     pattern: str
@@ -100,20 +100,20 @@ SURFACES: Final[dict[str, Surface]] = {
         "cloth", ("white", "white", "red", "orange", "yellow", "blue"), (60, 110), (9, 9), True
     ),
 }
-"""The surface of every part class."""
+"""Surface of every part class."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """A surface in two tones.
+    """Describe a surface in two tones.
 
     Attributes:
-        name: The colour word of `base`.
-        second_name: The colour word of `second`; the same as `name` where it is only another tone.
-        base, second: RGB, 0..255.
-        pattern: A name in `PATTERNS`.
-        period: The pattern's repeat in pixels.
-        phase: Where the pattern starts, in pixels.
+        name: Colour word of `base`.
+        second_name: Colour word of `second`; equal to `name` where it is only another tone.
+        base, second: RGB values, 0..255.
+        pattern: Pattern, one of `PATTERNS`.
+        period: Repeat of the pattern in pixels.
+        phase: Start of the pattern in pixels.
     """
 
     name: str
@@ -127,12 +127,12 @@ class Material:
 
 @dataclass(frozen=True)
 class Place:
-    """The pixels that a pattern is drawn on.
+    """Describe the pixels that a pattern is drawn on.
 
     Attributes:
-        x, y: Columns (1, w) and rows (h, 1), counted from the corner of the shape painted.
-        width, height: Size of that shape in pixels, also where the frame cuts it.
-        noise: Smooth values 0..255, shape (h, w).
+        x, y: Columns (1, w) and rows (h, 1), counted from the corner of the painted shape.
+        width, height: Size of that shape in pixels, including what the frame cuts off.
+        noise: Smooth values 0..255 (h, w).
     """
 
     x: Field
@@ -143,7 +143,7 @@ class Place:
 
 
 def painted(material: Material, place: Place) -> NDArray[np.int32]:
-    """Return the colours of a material at some pixels: shape (h, w, 3), integers 0..255."""
+    """Return the colours of a material at some pixels, integers 0..255 (h, w, 3)."""
     share = PATTERNS[material.pattern](place, material.period, material.phase)[..., None]
     base = np.array(material.base, np.int32)
     return base + (((np.array(material.second, np.int32) - base) * share) >> 8)
@@ -169,7 +169,7 @@ def _billow(p: Place, period: int, phase: int) -> Field:
 
 
 def _squared_radius(p: Place) -> Field:
-    """The squared distance from the shape's middle: 256 at the middle of its left side."""
+    """Return the squared distance from the shape's middle: 256 at the middle of its left side."""
     across, down = 2 * p.x + 1 - p.width, 2 * p.y + 1 - p.height
     return (across * across + down * down) * 256 // max(p.width * p.width, 1)
 
@@ -317,21 +317,21 @@ shape (h, w)."""
 
 
 class Palette:
-    """Draws the materials of one scene.
+    """Draw the materials of one scene.
 
     Args:
-        dice: The scene's dice.
-        only: Limits all surfaces to these two colours, as the dissociation subset does.
+        dice: Random numbers of the scene.
+        only: Two colours to which all surfaces are limited, as in the dissociation subset.
     """
 
     def __init__(self, dice: Dice, only: tuple[str, str] | None = None) -> None:
         self._dice = dice
         self._only = only
-        # A scene has few colours, so that one recurs across classes.
+        # A scene has few colours, so that each recurs across classes.
         self._shared = dice.sample(_ANY, 4)
 
     def material(self, part: str, colours: tuple[str, ...] | None = None) -> Material:
-        """Draw a new material for a part class, from other typical colours where they are given."""
+        """Draw a new material for a part class; `colours` replaces its typical colours."""
         dice, surface = self._dice, SURFACES[part]
         if self._only is not None:
             name, second_name = dice.sample(self._only, 2)
@@ -344,7 +344,7 @@ class Palette:
             second = self._vary(COLOURS[second_name])
         else:
             difference = dice.between(*surface.contrast)
-            # Away from where the base is, so that the two tones differ by what is asked for.
+            # Away from the base, so that the two tones differ by the contrast asked for.
             second = _shifted(base, -difference if sum(base) > 330 else difference)
         phase = dice.between(0, 127)
         period = dice.between(*surface.period)

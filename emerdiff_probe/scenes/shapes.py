@@ -1,4 +1,4 @@
-"""Plane shapes that decide with integers which pixels lie inside them.
+"""Build plane shapes that decide with integers which pixels lie inside them.
 
 Coordinates are pixels; the centre of pixel i is i + 1/2, so comparisons run in half pixels, where
 every centre is an odd integer and nothing is ever rounded.
@@ -21,12 +21,12 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class Shape:
-    """A set of pixels within a box.
+    """Describe a set of pixels within a box.
 
     Attributes:
-        left, top, right, bottom: Bounds in pixels, right and bottom excluded.
-        inside: Maps the half-pixel coordinates of pixel centres, x of shape (1, w) and y of shape
-            (h, 1), to booleans of shape (h, w).
+        left, top, right, bottom: Bounds in pixels; right and bottom are excluded.
+        inside: Function from half-pixel coordinates of pixel centres, x (1, w) and y (h, 1), to
+            booleans (h, w).
     """
 
     left: int
@@ -37,7 +37,7 @@ class Shape:
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> Shape:
-    """The pixels of a box, right and bottom excluded."""
+    """Return the pixels of a box, right and bottom excluded."""
     return Shape(
         left,
         top,
@@ -48,7 +48,7 @@ def rectangle(left: int, top: int, right: int, bottom: int) -> Shape:
 
 
 def ellipse(x: int, y: int, radius_x: int, radius_y: int) -> Shape:
-    """An upright ellipse around (x, y)."""
+    """Return an upright ellipse around (x, y)."""
 
     def inside(px: Grid, py: Grid) -> Bits:
         across = (px - 2 * x) * radius_y
@@ -59,7 +59,7 @@ def ellipse(x: int, y: int, radius_x: int, radius_y: int) -> Shape:
 
 
 def polygon(*points: Point) -> Shape:
-    """A simple polygon, by counting the edges that a ray to the right crosses."""
+    """Return a simple polygon, by counting the edges that a ray to the right crosses."""
     xs, ys = zip(*points, strict=True)
 
     def inside(px: Grid, py: Grid) -> Bits:
@@ -69,7 +69,8 @@ def polygon(*points: Point) -> Shape:
                 continue
             if y0 > y1:
                 (x0, y0), (x1, y1) = (x1, y1), (x0, y0)
-            # Centres are odd and vertices even in half pixels: none lies level with a vertex.
+            # In half pixels, centres are odd and vertices even, so no centre is level with a
+            # vertex.
             level = (py > 2 * y0) & (py < 2 * y1)
             odd ^= level & ((px - 2 * x0) * (y1 - y0) < (py - 2 * y0) * (x1 - x0))
         return odd
@@ -78,7 +79,7 @@ def polygon(*points: Point) -> Shape:
 
 
 def band(start: Point, end: Point, width: int) -> Shape:
-    """A strip from one point to another, `width` pixels across, measured along the x axis."""
+    """Return a strip between two points, `width` pixels across, measured along the x axis."""
     (x0, y0), (x1, y1) = start, end
     half = width // 2
     rest = width - half
@@ -86,7 +87,7 @@ def band(start: Point, end: Point, width: int) -> Shape:
 
 
 def union(*shapes: Shape) -> Shape:
-    """The pixels in any of the shapes."""
+    """Return the pixels in any of the shapes."""
 
     def inside(x: Grid, y: Grid) -> Bits:
         bits = shapes[0].inside(x, y)
@@ -104,7 +105,7 @@ def union(*shapes: Shape) -> Shape:
 
 
 def without(shape: Shape, hole: Shape) -> Shape:
-    """The pixels of `shape` that are not in `hole`."""
+    """Return the pixels of `shape` that are not in `hole`."""
     return Shape(
         shape.left,
         shape.top,

@@ -1,7 +1,7 @@
-"""The things of the small world: how each kind is built of its parts.
+"""Build the things of the small world from their parts.
 
-Every builder paints one instance that stands on the row `y`, around the column `x`, about
-`height` pixels tall, and returns the materials of its parts, by part.
+Every builder paints one instance that stands on the row `y`, around the column `x`, about `height`
+pixels tall, and returns the materials of its parts, by part.
 """
 
 from __future__ import annotations
@@ -221,12 +221,12 @@ def _person(
 
 
 def _animal(long: int, leg: int, neck: int) -> Builder:
-    """Builds a four-legged kind.
+    """Return a builder of a four-legged kind.
 
     Args:
-        long: Half length of the body in percent of the height.
-        leg: Length of the legs in percent of the height.
-        neck: How far the head stands above the back, in percent of the height.
+        long: Half the length of the body, in percent of the height.
+        leg: Length of the legs, in percent of the height.
+        neck: Height of the head above the back, in percent of the height.
     """
 
     def build(
@@ -324,7 +324,7 @@ def _boat(
 
 
 def crescent(x: int, y: int, radius: int, facing: int) -> Shape:
-    """A moon's shape, open towards `facing` (-1 left, 1 right)."""
+    """Return a crescent, open towards `facing` (-1 left, 1 right)."""
     hole = ellipse(x + facing * radius * 3 // 5, y - radius // 4, radius * 4 // 5, radius * 4 // 5)
     return without(ellipse(x, y, radius, radius), hole)
 
@@ -341,7 +341,7 @@ BUILDERS: Final[dict[str, Builder]] = {
 }
 
 KINDS: Final[tuple[str, ...]] = tuple(BUILDERS)
-"""The kinds of things, as captions call them."""
+"""Kinds of things, as captions call them."""
 
 MAIN_PARTS: Final[dict[str, str]] = {
     "house": "house wall",
@@ -353,4 +353,4 @@ MAIN_PARTS: Final[dict[str, str]] = {
     "cow": "animal body",
     "boat": "boat hull",
 }
-"""The part of each kind whose colour is that of the thing."""
+"""Part of each kind whose colour is that of the thing."""

@@ -1,4 +1,4 @@
-"""A scene: a landscape, its light, the things in it, a caption and the exact labels."""
+"""Make a scene: a landscape, its light, the things in it, a caption and exact labels."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from emerdiff_probe.scenes.things import BUILDERS, HEIGHTS, MAIN_PARTS, Material
 __all__ = ["NAMED_FROM", "Scene", "scene"]
 
 NAMED_FROM: Final = 150
-"""Pixels that must be seen of a thing for the caption to name it."""
+"""Smallest number of visible pixels for a caption to name a thing."""
 
 PART_NAMED_FROM: Final = 20
-"""Pixels that must be seen of a thing's part, or of the landscape's, for the caption to name it."""
+"""Smallest number of visible pixels for a caption to name a part of a thing or of the landscape."""
 
 _HOURS: Final = (*("day",) * 11, *("morning",) * 3, *("evening",) * 3, *("night",) * 3)
 _SKIES: Final = {
@@ -44,19 +44,19 @@ _TINTS: Final = {
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture of the small world with the truth about every pixel.
+    """Hold a picture of the small world with the truth about every pixel.
 
     Attributes:
-        seed: The number it was made from; its split follows from it.
-        image: uint8, shape (128, 128, 3), RGB.
-        parts: uint8, shape (128, 128), indices into `PARTS`.
-        objects: uint8, shape (128, 128), indices into `OBJECTS`.
-        instances: uint8, shape (128, 128); 0 for the landscape, things count from 1 in the order
-            in which they were painted (far to near).
-        things: What the caption is made from, far to near: each thing of which at least
-            `NAMED_FROM` pixels are seen. A short caption names fewer.
-        caption: What the picture shows, in `CAPTION_WORDS`.
-        dissociation: Whether it is of the subset in which colour tells nothing.
+        seed: Number it was made from; its split follows from it.
+        image: Picture, uint8 (128, 128, 3), RGB.
+        parts: Indices into `PARTS`, uint8 (128, 128).
+        objects: Indices into `OBJECTS`, uint8 (128, 128).
+        instances: Number of each pixel's thing, uint8 (128, 128); 0 for the landscape, and things
+            count from 1 in the order in which they were painted (far to near).
+        things: Things that the caption is made from, far to near: each with at least `NAMED_FROM`
+            visible pixels. A short caption names fewer.
+        caption: Description of the picture, in `CAPTION_WORDS`.
+        dissociation: Whether it belongs to the subset in which colour tells nothing.
     """
 
     seed: int
@@ -70,12 +70,12 @@ class Scene:
 
     @property
     def keypoints(self) -> tuple[KeyPoint, ...]:
-        """The centres of the things' visible parts, by name: truth for correspondences."""
+        """Return the centres of the things' visible parts, as truth for correspondences."""
         return keypoints(self.parts, self.instances)
 
     @property
     def split(self) -> Split:
-        """train, validation or test."""
+        """Return the split: "train", "validation" or "test"."""
         return split_of(self.seed)
 
 
@@ -83,10 +83,10 @@ def scene(seed: int, *, dissociation: bool = False) -> Scene:
     """Make the scene of a seed: the same bits on every machine.
 
     Args:
-        seed: 0 or larger. `TRAIN` and `VALIDATION` are ranges of seeds, and every seed beyond
-            them belongs to the test split.
-        dissociation: Makes the scene of another subset, in which all surfaces share two colours:
-            materials and shapes are all that tells them apart.
+        seed: Number of the scene, 0 or larger. `TRAIN` and `VALIDATION` are ranges of seeds, and
+            every seed beyond them belongs to the test split.
+        dissociation: Whether to make the scene of another subset, in which all surfaces share two
+            colours, so that only materials and shapes tell them apart.
 
     Raises:
         InputError: The seed is not an integer of 0 or more.
@@ -126,14 +126,14 @@ def scene(seed: int, *, dissociation: bool = False) -> Scene:
 
 @dataclass
 class _View:
-    """Where and when one looks.
+    """Describe where and when the scene is seen.
 
     Attributes:
-        hour: A name in `_TINTS`.
-        horizon: The row of the horizon: low in the picture, or high.
-        zoom: How near the camera is, in percent of things' usual height.
+        hour: Hour, one of `_TINTS`.
+        horizon: Row of the horizon.
+        zoom: Height of things in percent of their usual height, as the camera is nearer or farther.
         pond: Whether the water is a pond.
-        clouds: How many clouds there are.
+        clouds: Number of clouds.
         water: Left, top, right and bottom of the water, where there is some.
     """
 
@@ -250,7 +250,7 @@ def _things(canvas: Canvas, dice: Dice, palette: Palette, view: _View) -> list[_
     kinds = [kind for kind in BUILDERS if kind != "boat" or view.water is not None]
     count = dice.choose((1, 1, 2, 2, 3, 3, 4))
     alike = dice.choose(kinds) if dice.chance(20) else None
-    # Columns apart from each other, so that things overlap without burying each other.
+    # Columns stand apart, so that things overlap without hiding each other.
     start = dice.between(0, SIZE - 1)
     columns = [
         (start + number * SIZE // count + dice.between(-10, 10)) % (SIZE + 8) - 4
@@ -275,7 +275,7 @@ def _things(canvas: Canvas, dice: Dice, palette: Palette, view: _View) -> list[_
 
 
 def _light(canvas: Canvas, dice: Dice, view: _View) -> None:
-    """Shadows of what is outside the picture, pools of light, and the colour of the hour."""
+    """Paint shadows from outside the picture, pools of light, and the colour of the hour."""
     if dice.chance(35):
         x, width, lean = dice.between(-20, 110), dice.between(12, 34), dice.between(-40, 40)
         top = dice.between(0, 60)
@@ -290,7 +290,7 @@ def _light(canvas: Canvas, dice: Dice, view: _View) -> None:
 
 
 def _seen(canvas: Canvas, view: _View, thing: _Painted) -> Thing | None:
-    """Return what is seen of a thing; None for what others or the frame hide."""
+    """Return what is visible of a thing, or None where others or the frame hide it."""
     mask = canvas.instances == thing.instance
     if np.count_nonzero(mask) < NAMED_FROM:
         return None

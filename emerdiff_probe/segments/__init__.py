@@ -1,4 +1,4 @@
-"""Segments from features and difference maps, what is done with them, and rival methods."""
+"""Make segments from features and difference maps, work with them, and run rival methods."""
 
 from emerdiff_probe.segments.assignment import Balance, assign, balanced, smooth
 from emerdiff_probe.segments.diffcut import DiffCutConfig, diffcut

@@ -1,4 +1,4 @@
-"""From difference maps to segments: every pixel takes the mask that moves it most."""
+"""Turn difference maps into segments: every pixel takes the mask that moves it most."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _EXPONENTS: dict[Balance, float] = {"none": 0.0, "root": 0.5, "mean": 1.0}
 
 
 def smooth(difference: xr.DataArray, sigma: float) -> xr.DataArray:
-    """Filters every map with a Gaussian.
+    """Filter every map with a Gaussian.
 
     Args:
-        difference: (mask, model_y, model_x), >= 0.
-        sigma: Standard deviation in pixels of the model's picture; 0 leaves the maps alone. The
-            paper does not give its value.
+        difference: Difference maps (mask, model_y, model_x), >= 0.
+        sigma: Standard deviation in pixels of the image as the model sees it, 0 or more; 0 leaves
+            the maps as they are. The paper does not give its value.
     """
     if sigma == 0:
         return difference
@@ -37,26 +37,28 @@ def smooth(difference: xr.DataArray, sigma: float) -> xr.DataArray:
 def balanced(
     difference: xr.DataArray, masks: xr.DataArray, how: Balance, elsewhere: float
 ) -> xr.DataArray:
-    """Maps made fairer to small masks, whose shift moves pixels less than that of large ones.
+    """Rescale maps in favour of small masks, whose shift moves pixels less than that of large ones.
 
-    Neither is the paper's, which takes the largest difference as it is: ``how="none"`` with
+    Neither way is the paper's, which takes the largest difference as it is: ``how="none"`` with
     ``elsewhere=1`` returns the maps unchanged.
 
     Args:
-        difference: (mask, model_y, model_x), >= 0, with the last two coordinates.
+        difference: Difference maps (mask, model_y, model_x), >= 0, with the last two coordinates.
         masks: Weights (mask, source_y, source_x) in [0, 1], with the last two coordinates, in the
             same units.
-        how: What each map is divided by: "none", 1; "mean", its mean over the mask's own pixels
-            (bilinearly interpolated); "root", the square root of that.
-        elsewhere: In [0, 1], how much a difference counts outside the mask's own pixels: 1 as much
-            as inside, 0 not at all. In between it is interpolated with the mask.
+        how: Divisor of each map. "none": 1; "mean": its mean over the mask's own pixels
+            (interpolated bilinearly); "root": the square root of that mean.
+        elsewhere: Weight in [0, 1] of a difference outside the mask's own pixels: 1 counts it as
+            much as inside, 0 not at all. At the mask's edge the weight is interpolated along with
+            the mask.
 
     Raises:
-        InputError: ``elsewhere`` out of range, or no such ``how``.
+        InputError: ``elsewhere`` is out of range, or ``how`` is not one of the choices.
     """
     if how not in _EXPONENTS or not 0 <= elsewhere <= 1:
         raise InputError(
-            f"how={how!r}, elsewhere={elsewhere}; choices: {', '.join(_EXPONENTS)}, and 0 to 1"
+            f"how={how!r}, elsewhere={elsewhere}; choose how from {', '.join(_EXPONENTS)}, and "
+            "elsewhere from 0 to 1"
         )
     if how == "none" and elsewhere == 1:
         return difference
@@ -71,20 +73,20 @@ def balanced(
 
 
 def assign(difference: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.Dataset:
-    """Each pixel takes the mask with the largest difference.
+    """Assign to each pixel the mask with the largest difference.
 
     The maps are interpolated bilinearly to the pixels asked for, one at a time, so that a large
-    photograph needs the memory of a few maps and not of all.
+    photograph needs memory for a few maps only.
 
     Args:
-        difference: (mask, model_y, model_x), >= 0, with all coordinates.
-        y: Rows asked for, in the units of ``model_y``.
-        x: Columns asked for.
+        difference: Difference maps (mask, model_y, model_x), >= 0, with all coordinates.
+        y: Rows of the pixels, in the units of ``model_y``.
+        x: Columns of the pixels, in the units of ``model_x``.
 
     Returns:
-        ``labels`` (y, x) int16; ``strength`` (y, x) float32, the largest value; ``margin`` (y, x)
-        float32 in [0, 1], how much smaller the second is, relative to it: 0 where nothing moves
-        or two masks tie, 1 where no other mask moves the pixel at all.
+        ``labels`` (y, x), int16; ``strength`` (y, x), float32, the largest difference; ``margin``
+        (y, x), float32 in [0, 1], the gap to the second largest, divided by the largest: 0 where
+        nothing moves or two masks tie, 1 where no other mask moves the pixel at all.
     """
     y, x = np.asarray(y, np.float64), np.asarray(x, np.float64)
     same = np.array_equal(y, difference[MODEL_Y]) and np.array_equal(x, difference[MODEL_X])

@@ -1,4 +1,4 @@
-"""DiffCut: latent locations grouped by recursive normalised cuts; another way to cluster."""
+"""Group latent locations by recursive normalised cuts (DiffCut), another way to cluster."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _TINY: Final = 1e-9
 
 @dataclass(frozen=True)
 class DiffCutConfig:
-    """What DiffCut leaves to choose.
+    """Hold the settings of DiffCut.
 
     Attributes:
-        threshold: Parts are cut as long as the cut's value is below this (tau; 0.5 in the paper).
-        power: Of the similarities; larger ones make weak similarities vanish (alpha; 10 in the
-            paper).
-        candidates: How many thresholds of the eigenvector are tried for each cut.
-        smallest: A part with fewer latent locations is not cut.
+        threshold: Value of a cut, 0 to 2, below which a part is cut again (tau; 0.5 in the paper).
+        power: Exponent of the similarities; larger ones make weak similarities vanish (alpha; 10 in
+            the paper).
+        candidates: Number of thresholds of the eigenvector to try for each cut.
+        smallest: Number of latent locations below which a part is not cut.
     """
 
     threshold: float = 0.5
@@ -51,23 +51,23 @@ class DiffCutConfig:
 
 
 def diffcut(features: xr.DataArray, config: DiffCutConfig = DiffCutConfig()) -> xr.DataArray:
-    """Groups latent locations by recursive normalised cuts; finds their number itself.
+    """Group latent locations by recursive normalised cuts; the number of groups follows.
 
-    The graph of all locations, weighted by their cosine similarity, which is brought to [0, 1] over
-    the picture, to some power, is cut in two at the second smallest generalised eigenvector, and
-    each part again, until a cut would cost as much as the threshold.
+    All locations form a graph. Its weights are cosine similarities, brought to [0, 1] over the
+    image and raised to a power. The graph is cut in two at the second smallest generalised
+    eigenvector, and each part again, until a cut would cost as much as the threshold.
 
     Args:
-        features: As `emerdiff_probe.layers.normalised` takes them. The paper takes the output of
-            the last self-attention block of the encoder.
-        config: How.
+        features: Features of one image, as `emerdiff_probe.layers.normalised` takes them. The paper
+            takes the output of the last self-attention block of the encoder.
+        config: Settings of the cuts.
 
     Returns:
-        ``low_res`` (source_y, source_x), int16, numbered by first appearance, as
-        `emerdiff_probe.layers.cluster` gives it.
+        ``low_res`` (source_y, source_x), int16, numbered by first appearance, like that of
+        `emerdiff_probe.layers.cluster`.
 
     Raises:
-        InputError: Unusable features, or settings out of range.
+        InputError: The features cannot be used, or a setting is out of range.
 
     Source: Couairon et al., NeurIPS 2024 (DiffCut, arXiv 2406.02842), section 3, and in what it
     leaves open (the range of similarities, the number of candidates) the authors' code,
@@ -110,14 +110,14 @@ def affinities(points: NDArray[np.floating], power: float) -> _Floats:
 
 
 def ncut(weights: _Floats, second: NDArray[np.bool_]) -> float:
-    """The value of a normalised cut: the weight cut through, as a share of both parts' weights.
+    """Return the value of a normalised cut: the weight cut through, over that of each part.
 
     Args:
-        weights: (node, node), symmetric, >= 0.
-        second: (node,), which nodes are in the second part.
+        weights: Weights of the edges (node, node), symmetric, >= 0.
+        second: Whether each node is in the second part (node,).
 
     Returns:
-        From 0 (nothing is cut) to 2.
+        Value from 0 (nothing is cut) to 2.
 
     Source: Shi and Malik, IEEE TPAMI 22(8), 2000, eq. 2.
     """
@@ -128,11 +128,11 @@ def ncut(weights: _Floats, second: NDArray[np.bool_]) -> float:
 
 
 def _cut(weights: _Floats, config: DiffCutConfig) -> NDArray[np.bool_] | None:
-    """The second part of the best cut in two; None where it costs too much."""
+    """Return the second part of the best cut in two, or None where it costs too much."""
     if len(weights) < config.smallest:
         return None
     degrees = weights.sum(1)
-    if not (degrees > 0).all():  # features of zeros are like nothing, not even themselves
+    if not (degrees > 0).all():  # features of zeros resemble nothing, not even themselves
         return degrees == 0 if (degrees > 0).any() else None
     scale = 1 / np.sqrt(degrees)
     normal = np.eye(len(weights)) - scale[:, None] * weights * scale

@@ -1,4 +1,4 @@
-"""DiffSeg: segments from self-attention maps, merged where they are alike; a rival method."""
+"""Segment by merging similar self-attention maps (DiffSeg), a rival method."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ _TINY: Final = 1e-12
 
 @dataclass(frozen=True)
 class DiffSegConfig:
-    """What DiffSeg leaves to choose.
+    """Hold the settings of DiffSeg.
 
     Attributes:
-        anchors: Rows and columns of the grid of anchors (M; 16 in the paper); at most one a place.
-        threshold: Distance below which two maps are merged (tau; 0.7 to 1.1 in the paper, by data
-            set).
-        iterations: Of the merging, the first of them with the anchors (N; 3 in the paper).
+        anchors: Number of rows and of columns of the grid of anchors (M; 16 in the paper); at most
+            one anchor for each location.
+        threshold: Distance below which two maps are merged (tau; 0.7 to 1.1 in the paper, depending
+            on the data set).
+        iterations: Number of iterations of merging, the first of them with the anchors (N; 3 in the
+            paper).
     """
 
     anchors: int = 16
@@ -53,20 +55,21 @@ class DiffSegConfig:
 
 
 def aggregate_attention(layers: Sequence[NDArray[Any]]) -> _Maps:
-    """Self-attention maps of all layers as one, on the largest grid.
+    """Combine the self-attention maps of all layers on the largest grid.
 
-    Each layer's maps are interpolated bilinearly over the attended places, repeated over the
+    Each layer's maps are interpolated bilinearly over the attended locations, repeated over the
     attending ones, and weighted by the side of its grid.
 
     Args:
-        layers: (y, x, attended y, attended x), each map summing to 1 (averaged over heads).
+        layers: Maps of each layer (y, x, attended y, attended x), averaged over heads; each map
+            sums to 1.
 
     Returns:
-        (y, x, attended y, attended x), float32; each map sums to 1.
+        Maps Maps (y, x, attended y, attended x), float32; each map sums to 1.
 
     Raises:
-        InputError: No layer, or one that is not square in places, or larger grids that are no
-            multiples of smaller.
+        InputError: There is no layer, a layer's attending and attended grids differ, or a larger
+            grid is not a multiple of a smaller one.
 
     Source: Tian et al., CVPR 2024 (arXiv 2308.12469), section 3.2 (attention aggregation).
     """
@@ -92,27 +95,27 @@ def aggregate_attention(layers: Sequence[NDArray[Any]]) -> _Maps:
 
 
 def merge_attention(attention: NDArray[Any], config: DiffSegConfig = DiffSegConfig()) -> _Maps:
-    """Proposals of objects: maps of anchors, merged where they are alike.
+    """Propose objects by merging the maps of anchors that are similar.
 
     In the first iteration every anchor becomes the mean of all maps within the threshold of it. In
-    the following each proposal that is left, in order, is merged with all that are within the
+    later iterations each remaining proposal, in order, is merged with all others within the
     threshold of it. The distance is the symmetric Kullback-Leibler divergence (natural logarithm).
 
     Args:
-        attention: (y, x, attended y, attended x), each map summing to 1.
-        config: How.
+        attention: Maps (y, x, attended y, attended x); each map sums to 1.
+        config: Settings of the merging.
 
     Returns:
-        (proposal, attended y, attended x).
+        Maps of the proposals Maps of the proposals (proposal, attended y, attended x).
 
     Raises:
-        InputError: Settings out of range.
+        InputError: A setting is out of range.
 
     Source: Tian et al., CVPR 2024 (arXiv 2308.12469), section 3.3 and algorithm 1 (iterative
     attention merging). The authors' code (diffseg/segmentor.py of github.com/google/diffseg) has
-    the same distance; it begins its grid of anchors a place nearer to the corner, lets a proposal
-    that is merged already count in later means again, and can refine the result by k-means, which
-    the paper's algorithm does not.
+    the same distance but differs from the paper's algorithm: its grid of anchors begins one
+    location nearer to the corner, a proposal that is already merged counts again in later means,
+    and k-means can refine the result.
     """
     rows, columns = attention.shape[:2]
     maps = attention.reshape(rows * columns, -1).astype(np.float32)
@@ -135,19 +138,19 @@ def diffseg(
     size: tuple[int, int],
     config: DiffSegConfig = DiffSegConfig(),
 ) -> xr.DataArray:
-    """DiffSeg: each pixel takes the proposal whose map is largest there.
+    """Segment an image by DiffSeg: each pixel takes the proposal whose map is largest there.
 
     Args:
         layers: Self-attention maps (y, x, attended y, attended x), as for
             :func:`aggregate_attention`.
-        size: Height and width of the picture.
-        config: How.
+        size: Height and width of the image in pixels.
+        config: Settings of the merging.
 
     Returns:
-        ``labels`` (y, x), int16, numbered from 0 without a gap, with places in pixels.
+        ``labels`` (y, x), int16, numbered from 0 without a gap, with coordinates in pixels.
 
     Raises:
-        InputError: As :func:`aggregate_attention` and :func:`merge_attention`.
+        InputError: As for :func:`aggregate_attention` and :func:`merge_attention`.
 
     Source: Tian et al., CVPR 2024 (arXiv 2308.12469), section 3.4 (non-maximum suppression).
     """
@@ -175,26 +178,25 @@ def diffseg_recorded(
     attentions: Sequence[str] | None = None,
     config: DiffSegConfig = DiffSegConfig(),
 ) -> xr.DataArray:
-    """DiffSeg of a recording, from the queries and keys of its self-attentions.
+    """Segment a recording by DiffSeg, from the queries and keys of its self-attentions.
 
     Args:
-        run: A recording that has ``query`` and ``key`` of self-attentions, as one of the sites
-            ``"*attn1:query, *attn1:key"``.
-        timestep: One that was recorded.
-        step: Which call at this timestep, where it was visited twice.
-        sample: Position of the picture.
-        attentions: Paths of self-attentions, as
-            ``mid_block.attentions.0.transformer_blocks.0.attn1``; by default all that were
-            recorded.
-        config: How.
+        run: Recording with ``query`` and ``key`` of self-attentions, as made with
+            ``sites="*attn1:query, *attn1:key"``.
+        timestep: Timestep, one of those recorded.
+        step: Step of the call, where the timestep was visited more than once.
+        sample: Position of the image, from 0.
+        attentions: Paths of self-attentions, such as
+            ``mid_block.attentions.0.transformer_blocks.0.attn1``; by default all recorded ones.
+        config: Settings of the merging.
 
     Returns:
-        ``labels`` (y, x), int16, in the picture's own size. Of guidance's two halves
-        it is that of the empty prompt, as in the paper.
+        ``labels`` (y, x), int16, in the image's own size. With guidance, the half of the empty
+        prompt is used, as in the paper.
 
     Raises:
-        SiteError: The recording has not both of an attention.
-        InputError: It has no self-attention, or not this sample or timestep; or as
+        SiteError: The recording lacks the queries or the keys of an attention.
+        InputError: It has no self-attention, or lacks this sample or timestep; or as for
             :func:`diffseg`.
     """
     run = with_samples(run)
@@ -208,7 +210,7 @@ def self_attentions(run: xr.DataTree, wanted: Sequence[str] | None = None) -> li
     paths = list(wanted or _self_attentions(run))
     if not paths:
         raise InputError(
-            "this recording has queries and keys of no self-attention; record them, as with "
+            "this recording has no queries and keys of any self-attention; record them with "
             "sites='*attn1:query, *attn1:key'"
         )
     return paths
@@ -222,7 +224,7 @@ def picture_size(run: xr.DataTree, sample: int) -> tuple[int, int]:
     """
     picture = site(run, IMAGE)
     if not 0 <= sample < picture.sizes[SAMPLE]:
-        raise InputError(f"sample {sample} of {picture.sizes[SAMPLE]}; they count from 0")
+        raise InputError(f"sample={sample}; choose 0 to {picture.sizes[SAMPLE] - 1}")
     return round(extent(picture[Y])), round(extent(picture[X]))
 
 
@@ -237,7 +239,9 @@ def attention_maps(
     for path in paths:
         paid = attention(run, path).isel({SAMPLE: sample})
         if KEY_Y not in paid.dims:
-            raise InputError(f"{path!r} is no self-attention; choose from {_self_attentions(run)}")
+            raise InputError(
+                f"{path!r} is not a self-attention; choose from {_self_attentions(run)}"
+            )
         paid = paid.isel({TIMESTEP: one_position(paid, timestep, step)})
         if GUIDANCE in paid.dims:
             paid = paid.sel({GUIDANCE: "uncond"})
@@ -246,7 +250,7 @@ def attention_maps(
 
 
 def _self_attentions(run: xr.DataTree) -> list[str]:
-    """Paths of those whose queries and keys were recorded."""
+    """Return the paths of self-attentions whose queries and keys were recorded."""
     known = set(sites_of(run))
     keys = [each.path for each in sites_of(run) if each.port == "key"]
     return [
@@ -255,7 +259,7 @@ def _self_attentions(run: xr.DataTree) -> list[str]:
 
 
 def _merged(proposals: _Maps, threshold: float) -> _Maps:
-    """Each proposal that is left, in order, merged with those near to it."""
+    """Merge each remaining proposal, in order, with those near to it."""
     left, merged = proposals, []
     while len(left):
         near = _distances(left[:1], left)[0] < threshold
@@ -266,7 +270,7 @@ def _merged(proposals: _Maps, threshold: float) -> _Maps:
 
 
 def _distances(one: _Maps, other: _Maps) -> _Maps:
-    """The mean of both Kullback-Leibler divergences between all rows."""
+    """Return the mean of both Kullback-Leibler divergences between all rows."""
     p, q = np.maximum(one, _TINY), np.maximum(other, _TINY)
     log_p, log_q = np.log(p), np.log(q)
     entropies = (p * log_p).sum(1)[:, None] + (q * log_q).sum(1)

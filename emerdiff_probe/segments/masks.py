@@ -1,4 +1,4 @@
-"""Low-resolution masks: from labels, or the user's own; and their embeddings."""
+"""Make low-resolution masks from labels or from the user's own, and compute embeddings."""
 
 from typing import Any
 
@@ -16,41 +16,44 @@ _MASKS = (MASK, SOURCE_Y, SOURCE_X)
 
 
 def one_hot(low_res: xr.DataArray, masks: int) -> xr.DataArray:
-    """Labels as masks: ``masks`` (mask, source_y, source_x), float32, 1 inside and 0 outside.
+    """Return labels as masks.
 
     Args:
-        low_res: Integers (source_y, source_x) from 0 to ``masks - 1``.
-        masks: How many masks; a label that does not occur gives an empty one.
+        low_res: Labels (source_y, source_x), integers from 0 to ``masks - 1``.
+        masks: Number of masks; a label that does not occur gives an empty mask.
+
+    Returns:
+        ``masks`` (mask, source_y, source_x), float32, 1 inside and 0 outside.
 
     Raises:
-        InputError: A label out of that range, or not an integer.
+        InputError: A label is out of range or not an integer.
     """
     if not np.issubdtype(low_res.dtype, np.integer):
-        raise InputError(f"labels are integers, not {low_res.dtype}")
+        raise InputError(f"labels have type {low_res.dtype}; give integers")
     low_res = latent_dims(low_res)
     low, high = int(low_res.min()), int(low_res.max())
     if low < 0 or high >= masks:
-        raise InputError(f"labels run from {low} to {high}; with masks={masks}: 0 to {masks - 1}")
+        raise InputError(f"labels run from {low} to {high}; masks={masks} allows 0 to {masks - 1}")
     numbers = xr.DataArray(np.arange(masks), dims=MASK, coords={MASK: np.arange(masks)})
     return (numbers == low_res).astype(np.float32).transpose(*_MASKS).rename("masks")
 
 
 def embeddings(features: xr.DataArray, masks: xr.DataArray) -> xr.DataArray:
-    """The mean feature inside each mask, weighted by the mask.
+    """Return the mean feature inside each mask, weighted by the mask.
 
     Args:
-        features: The features of one picture, as `emerdiff_probe.layers.normalised` takes them.
-        masks: (mask, source_y, source_x), weights from 0 up, on the same locations.
+        features: Features of one image, as `emerdiff_probe.layers.normalised` takes them.
+        masks: Weights (mask, source_y, source_x), 0 or more, on the same locations.
 
     Returns:
         ``embeddings`` (mask, channel), float32.
 
     Raises:
-        InputError: Grids of different size, or a mask without weight.
+        InputError: The grids differ in size, or a mask is empty.
     """
     features, masks = on_latent_grid(features), latent_dims(masks)
     if set(masks.dims) != set(_MASKS):
-        raise InputError(f"masks have dims {masks.dims}, not {_MASKS}")
+        raise InputError(f"masks have dims {masks.dims}; give {_MASKS}")
     values = features.values.astype(np.float64)
     weights = masks.transpose(*_MASKS).values.astype(np.float64)
     if values.shape[:2] != weights.shape[1:]:
@@ -70,21 +73,22 @@ def embeddings(features: xr.DataArray, masks: xr.DataArray) -> xr.DataArray:
 
 
 def as_masks(array: ArrayLike | xr.DataArray, grid: tuple[int, int]) -> xr.DataArray:
-    """Masks of one's own, checked and brought to the latent grid by averaging areas.
+    """Check masks and bring them to the latent grid by averaging areas.
 
     Args:
         array: Integer labels (h, w), numbered from 0 without a gap; or a stack (mask, h, w) of
             bools or of weights in [0, 1]. ``h`` and ``w`` are those of the grid or multiples of
-            them; a location's weight is then the mean over its area. Labelled arrays have y and x
-            or source_y and source_x in any order.
-        grid: Latent locations, (source_y, source_x).
+            them; a location's weight is then the mean over its area. Labelled arrays have y and x,
+            or source_y and source_x, in any order.
+        grid: Number of rows and columns of latent locations.
 
     Returns:
-        ``masks`` (mask, source_y, source_x), float32 in [0, 1], none of them empty. Of the
-        coordinates it has only ``mask``.
+        ``masks`` (mask, source_y, source_x), float32 in [0, 1], none of them empty; its only
+        coordinate is ``mask``.
 
     Raises:
-        InputError: Another shape, values that are not finite or out of range, an empty mask.
+        InputError: The shape does not fit, values are not finite or out of range, or a mask is
+            empty.
     """
     ordered = latent_dims(array) if isinstance(array, LABELLED) else array
     values: NDArray[Any] = np.asarray(ordered)
@@ -92,7 +96,7 @@ def as_masks(array: ArrayLike | xr.DataArray, grid: tuple[int, int]) -> xr.DataA
     rows, columns = grid
     if values.ndim not in (2, 3) or not height or not width or height % rows or width % columns:
         raise InputError(
-            f"masks of shape {values.shape} on {rows} x {columns} latent locations; shapes: "
+            f"masks of shape {values.shape} on {rows} x {columns} latent locations; give "
             f"(h, w) of labels or (masks, h, w), with h = {rows}, {2 * rows}, ... and "
             f"w = {columns}, {2 * columns}, ..."
         )
@@ -117,25 +121,25 @@ def as_masks(array: ArrayLike | xr.DataArray, grid: tuple[int, int]) -> xr.DataA
 def _count_labels(labels: NDArray[np.generic]) -> int:
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
-            f"labels (h, w) are integers, not {labels.dtype}; a single mask goes in as "
-            "mask[None], of a labelled array as .isel(mask=[0])"
+            f"labels (h, w) have type {labels.dtype}; give integers, or a single mask as "
+            "mask[None] (for a labelled array, .isel(mask=[0]))"
         )
     present = np.unique(labels)
     if not np.array_equal(present, np.arange(len(present))):
         raise InputError(
-            f"labels are {present[:10].tolist()}{'...' if len(present) > 10 else ''}, but number "
-            "from 0 without a gap; np.unique(labels, return_inverse=True)[1] renumbers them"
+            f"labels are {present[:10].tolist()}{'...' if len(present) > 10 else ''}; number them "
+            "from 0 without a gap, as with np.unique(labels, return_inverse=True)[1]"
         )
     return len(present)
 
 
 def _check_weights(stack: NDArray[Any]) -> None:
     if not len(stack):
-        raise InputError(f"no masks in an array of shape {stack.shape}; give at least one")
+        raise InputError(f"an array of shape {stack.shape} has no masks; give at least one")
     numeric = np.issubdtype(stack.dtype, np.number) or stack.dtype == np.bool_
-    # Comparisons with NaN are false, so it is refused here too.
+    # Comparisons with NaN are false, so NaN is refused here too.
     if not numeric or np.iscomplexobj(stack) or not ((stack >= 0) & (stack <= 1)).all():
         raise InputError(
-            f"masks of {stack.dtype} with values outside [0, 1] or none at all (NaN); "
+            f"masks of {stack.dtype} have values outside [0, 1] or NaN; "
             "give bools, or weights from 0 to 1"
         )

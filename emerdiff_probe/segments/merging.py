@@ -1,6 +1,6 @@
-"""Over-segmentation: masks merged by what they have in common, and how many there should be.
+"""Mend over-segmentation: merge similar masks, and choose their number.
 
-The paper names it as a limit: homogeneous regions, such as sky, are split by colour and position.
+The paper names this limit: homogeneous regions, such as sky, are split by colour and position.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ _VARIABLES: Final = {"embeddings": "embeddings", "responses": "difference"}
 
 
 def dendrogram(result: xr.Dataset, by: MergeBy = "embeddings") -> xr.DataArray:
-    """In which order masks merge, and at what distance.
+    """Return the order in which masks merge, and at what distance.
 
-    Average linkage (Sokal and Michener 1958) of cosine distances, in [0, 2].
+    Masks are joined by average linkage (Sokal and Michener 1958) of cosine distances, in [0, 2].
 
     Args:
         result: A segmentation.
-        by: "embeddings", the masks' mean features; or "responses", the masks' difference maps: two
-            masks are alike that move the same pixels.
+        by: "embeddings" compares the masks' mean features; "responses" compares their difference
+            maps, so that masks which move the same pixels are similar.
 
     Returns:
-        ``linkage`` (merge, column), as `scipy.cluster.hierarchy` has it: columns "first", "second"
-        (masks, or from the number of masks on, earlier merges), "distance" and "count" of masks.
+        ``linkage`` (merge, column), as in `scipy.cluster.hierarchy`: columns "first" and "second"
+        (masks; numbers from the number of masks up stand for earlier merges), "distance", and
+        "count" of masks.
 
     Raises:
-        InputError: There are fewer than two masks, or no such ``by``.
+        InputError: There are fewer than two masks, or ``by`` is not one of the choices.
     """
     if by not in get_args(MergeBy):
         raise InputError(f"by is {by!r}; choose one of {', '.join(get_args(MergeBy))}")
@@ -51,8 +52,8 @@ def dendrogram(result: xr.Dataset, by: MergeBy = "embeddings") -> xr.DataArray:
     values = result[_VARIABLES[by]].transpose(MASK, ...).values
     points = values.reshape(len(values), -1).astype(np.float64)
     if len(points) < 2:
-        raise InputError(f"there is {len(points)} mask, and nothing to merge it with")
-    # Of a mask that moves nothing the cosine is not defined: it is like no other.
+        raise InputError(f"{len(points)} mask cannot be merged; give a segmentation of 2 or more")
+    # The cosine of a mask that moves nothing is undefined: take it as similar to no other.
     distances = np.nan_to_num(pdist(points, "cosine"), nan=1.0)
     tree = linkage(distances, "average")
     columns = ["first", "second", "distance", "count"]
@@ -66,12 +67,12 @@ def merge(
     distance: float | None = None,
     by: MergeBy = "embeddings",
 ) -> xr.Dataset:
-    """Merges the masks of a segmentation that are most alike.
+    """Merge the most similar masks of a segmentation; give either a count or a distance.
 
     Args:
         result: A segmentation.
-        count: How many are to be left at most; or
-        distance: up to which cosine distance masks are merged.
+        count: Largest number of masks to keep.
+        distance: Cosine distance, 0 to 2, up to which masks are merged.
         by: See `dendrogram`.
 
     Returns:
@@ -79,15 +80,16 @@ def merge(
         by their first mask; and ``merged`` (mask), the new number of every old mask.
 
     Raises:
-        InputError: Neither or both of count and distance, or a value out of range.
+        InputError: Neither or both of ``count`` and ``distance`` are given, or a value is out of
+            range.
     """
     if (count is None) == (distance is None):
-        raise InputError("give either count or distance")
+        raise InputError(f"count={count}, distance={distance}; give one of them")
     masks = result.sizes[MASK]
     if count is not None and not 1 <= count <= masks:
         raise InputError(f"count is {count}; there are {masks} masks, so choose 1 to {masks}")
     if distance is not None and not distance >= 0:
-        raise InputError(f"distance is {distance}; choose 0 or more, 2 merges all")
+        raise InputError(f"distance is {distance}; choose 0 or more (2 merges all)")
     tree = dendrogram(result, by).values
     if count is not None:
         groups = fcluster(tree, count, "maxclust")
@@ -104,22 +106,23 @@ def merge(
 def normalised_cut(
     features: xr.DataArray, masks: int, *, sharpness: float = 10.0, seed: int = 0
 ) -> xr.DataArray:
-    """Low-resolution masks by normalised cuts, in place of k-means.
+    """Make low-resolution masks by normalised cuts, in place of k-means.
 
-    scikit-learn's spectral clustering: eigenvectors of the normalised Laplacian (Shi and Malik
-    2000), brought to labels by their discretisation (Yu and Shi 2003).
+    This is scikit-learn's spectral clustering: eigenvectors of the normalised Laplacian (Shi and
+    Malik 2000), turned into labels by discretisation (Yu and Shi 2003).
 
     Args:
-        features: As `emerdiff_probe.layers.normalised` takes them.
-        masks: How many.
-        sharpness: Two locations' affinity is their cosine, brought to [0, 1], to this power.
-        seed: Of the start of the eigenvectors and of the discretisation.
+        features: Features of one image, as `emerdiff_probe.layers.normalised` takes them.
+        masks: Number of masks, from 2 to one less than the number of locations.
+        sharpness: Exponent of the affinity of two locations, which is their cosine brought to [0,
+            1].
+        seed: Seed of the eigenvectors' start and of the discretisation.
 
     Returns:
         ``low_res`` (source_y, source_x), int16, numbered by first appearance.
 
     Raises:
-        InputError: A number of masks out of range, or unusable features.
+        InputError: ``masks`` is out of range, or the features cannot be used.
     """
     values = normalised(on_latent_grid(features), "l2")
     points = values.values.reshape(-1, values.sizes[CHANNEL])
@@ -141,21 +144,22 @@ def silhouettes(
     restarts: int = 10,
     seed: int = 0,
 ) -> xr.DataArray:
-    """How well k-means separates features, by the number of masks: a choice of K.
+    """Measure how well k-means separates features, for each number of masks, to choose one.
 
-    The mean silhouette (Rousseeuw 1987), in [-1, 1]: how much nearer a location is to its own mask
-    than to the next. ``int(silhouettes(features, range(2, 21)).idxmax())`` is the best K.
+    The measure is the mean silhouette (Rousseeuw 1987), in [-1, 1]: how much nearer a location is
+    to its own mask than to the next. ``int(silhouettes(features, range(2, 21)).idxmax())`` is the
+    best number.
 
     Args:
-        features: As `emerdiff_probe.layers.normalised` takes them.
-        counts: Numbers of masks to try, from 2.
-        normalise, restarts, seed: As for `cluster`.
+        features: Features of one image, as `emerdiff_probe.layers.normalised` takes them.
+        counts: Numbers of masks to try, each from 2 to one less than the number of locations.
+        normalise, restarts, seed: Settings of `emerdiff_probe.layers.cluster`.
 
     Returns:
-        ``silhouette`` (count).
+        ``silhouette`` (count,).
 
     Raises:
-        InputError: A count out of range.
+        InputError: A count is out of range.
     """
     values = normalised(on_latent_grid(features), normalise)
     points = values.values.reshape(-1, values.sizes[CHANNEL])

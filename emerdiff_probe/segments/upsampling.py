@@ -1,9 +1,9 @@
-"""Baselines that bring low-resolution masks to pixels without a model.
+"""Bring low-resolution masks to pixels without a model, as baselines.
 
 Modulated denoising is worth its cost only where it beats all of these on the same masks. Each
-gives labels at the pixels asked for: int16 (y, x), with the positions as coordinates. Positions
-are those of centres, in pixels of the photograph; beyond the outermost latent locations their
-values continue.
+function returns labels at the pixels asked for: int16 (y, x), with the positions as coordinates.
+Positions are pixel centres, in pixels of the image; beyond the outermost latent locations, the
+values of those locations continue.
 """
 
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ _Floats = NDArray[np.float64]
 
 
 def nearest(low_res: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.DataArray:
-    """Each pixel takes the label of the latent location whose centre is nearest.
+    """Assign to each pixel the label of the latent location whose centre is nearest.
 
     Args:
-        low_res: Integer labels (source_y, source_x), with both coordinates.
-        y: Rows asked for.
-        x: Columns asked for.
+        low_res: Labels (source_y, source_x), integers, with both coordinates.
+        y: Rows of the pixels.
+        x: Columns of the pixels.
     """
     low_res = latent_dims(low_res)
     _check(low_res, (SOURCE_Y, SOURCE_X), "low_res")
@@ -38,16 +38,16 @@ def nearest(low_res: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.DataArray:
 
 
 def bilinear_masks(masks: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.DataArray:
-    """Each pixel takes the mask with the largest bilinearly interpolated weight.
+    """Assign to each pixel the mask with the largest bilinearly interpolated weight.
 
-    The baseline of the EmerDiff paper. The same alignment as
-    ``torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)``; of equal
-    weights the lower number wins.
+    This is the baseline of the EmerDiff paper. Alignment is that of
+    ``torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)``; the lower number
+    wins a tie.
 
     Args:
         masks: Weights (mask, source_y, source_x), with the last two coordinates.
-        y: Rows asked for.
-        x: Columns asked for.
+        y: Rows of the pixels.
+        x: Columns of the pixels.
     """
     masks = latent_dims(masks)
     _check(masks, (MASK, SOURCE_Y, SOURCE_X), "masks")
@@ -59,14 +59,15 @@ def bilinear_masks(masks: xr.DataArray, y: ArrayLike, x: ArrayLike) -> xr.DataAr
 def bilinear_features(
     features: xr.DataArray, centroids: xr.DataArray, y: ArrayLike, x: ArrayLike
 ) -> xr.DataArray:
-    """Each pixel takes the centroid nearest (Euclid) to its bilinearly interpolated feature.
+    """Assign to each pixel the centroid nearest (Euclidean) to its interpolated feature.
 
     Args:
-        features: (source_y, source_x, channel), with the first two coordinates, normalised as
-            they were for clustering.
-        centroids: (mask, channel), for instance from :func:`embeddings` of those features.
-        y: Rows asked for.
-        x: Columns asked for.
+        features: Features (source_y, source_x, channel), with the first two coordinates, normalised
+            as they were for clustering; they are interpolated bilinearly.
+        centroids: Centroids (mask, channel), for instance from :func:`embeddings` of those
+            features.
+        y: Rows of the pixels.
+        x: Columns of the pixels.
     """
     features = on_latent_grid(features)
     _check(features, (SOURCE_Y, SOURCE_X, CHANNEL), "features")
@@ -75,14 +76,14 @@ def bilinear_features(
         or centroids.sizes[CHANNEL] != features.sizes[CHANNEL]
     ):
         raise InputError(
-            f"centroids of sizes {dict(centroids.sizes)}; expected '{MASK}' and "
+            f"centroids have sizes {dict(centroids.sizes)}; give '{MASK}' and "
             f"{features.sizes[CHANNEL]} of '{CHANNEL}'"
         )
     down, across = _interpolation(features, y, x)
     values = features.transpose(SOURCE_Y, SOURCE_X, CHANNEL).values.astype(np.float64)
     points = centroids.transpose(MASK, CHANNEL).values.astype(np.float64)
-    # argmin |f - c|^2 = argmax (f.c - |c|^2 / 2), which is linear in f: the scores, one number a
-    # location, can be interpolated in place of the features.
+    # argmin |f - c|^2 = argmax (f.c - |c|^2 / 2), which is linear in f: the scores, one number for
+    # each location, can be interpolated in place of the features.
     scores = np.einsum("hwc,mc->mhw", values, points) - (points**2).sum(1)[:, None, None] / 2
     return _labelled(_largest(down @ plane @ across.T for plane in scores), y, x)
 
@@ -90,16 +91,17 @@ def bilinear_features(
 def guided_filter(
     masks: xr.DataArray, picture: xr.DataArray, *, radius: int = 8, epsilon: float = 1e-3
 ) -> xr.DataArray:
-    """Bilinearly interpolated masks, each filtered with the picture as a guide; the largest wins.
+    """Assign to each pixel the largest mask after filtering with the picture as a guide.
 
-    In every window a mask is fitted as an affine function of the colour, so that its edges move to
-    those of the picture.
+    Masks are interpolated bilinearly. In every window a mask is then fitted as an affine function
+    of the colour, so that its edges move to those of the picture.
 
     Args:
         masks: Weights (mask, source_y, source_x), with the last two coordinates.
-        picture: (y, x, rgb), uint8 or floats in [0, 1], with coordinates y and x.
-        radius: A window spans ``2 * radius + 1`` pixels; a latent location should fit in.
-        epsilon: The variance of colours (in [0, 1]) below which a window counts as flat.
+        picture: Image (y, x, rgb), uint8 or floats in [0, 1], with coordinates y and x.
+        radius: Radius of the window, 1 or more; it spans ``2 * radius + 1`` pixels and should hold
+            a latent location.
+        epsilon: Variance of colours (in [0, 1]) below which a window counts as flat, above 0.
 
     Source: He, Sun and Tang, "Guided Image Filtering", ECCV 2010, eqs. 14 to 16 (the colour guide);
     also IEEE TPAMI 35(6), 2013. Windows are cut off at the border of the picture, as there.
@@ -108,7 +110,7 @@ def guided_filter(
     _check(masks, (MASK, SOURCE_Y, SOURCE_X), "masks")
     _check(picture, (Y, X, RGB), "picture")
     if radius < 1 or not epsilon > 0:
-        raise InputError(f"radius={radius}, epsilon={epsilon}; radius is at least 1, epsilon > 0")
+        raise InputError(f"radius={radius}, epsilon={epsilon}; choose radius >= 1, epsilon > 0")
     y, x = picture[Y].values, picture[X].values
     down, across = _interpolation(masks, y, x)
     guide = picture.transpose(RGB, Y, X).values
@@ -140,7 +142,7 @@ def _window_sums(plane: _Floats, radius: int) -> _Floats:
 
 
 def _largest(planes: Iterable[_Floats]) -> NDArray[np.int16]:
-    """The index of the largest plane at each pixel, holding two planes at a time."""
+    """Return the index of the largest plane at each pixel, holding two planes at a time."""
     for number, plane in enumerate(planes):
         if number == 0:
             best, labels = plane, np.zeros(plane.shape, np.int16)
@@ -169,5 +171,5 @@ def _check(array: xr.DataArray, dims: tuple[str, ...], what: str) -> None:
     if set(array.dims) != set(dims) or not all(dim in array.coords for dim in positions):
         raise InputError(
             f"{what} has dims {array.dims} and coordinates {list(array.coords)}; "
-            f"expected dims {dims} with coordinates {positions}"
+            f"give dims {dims} with coordinates {positions}"
         )

@@ -1,4 +1,4 @@
-"""Segments by name: from text-aligned embeddings of pixels, or from a model's own attention."""
+"""Name segments by text-aligned embeddings of pixels or by a model's own attention."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = ["PixelEmbedder", "mask_pool", "name_by_attention", "name_segments"]
 SEGMENT: Final = "segment"
 
 PixelEmbedder = Callable[[NDArray[np.uint8]], ArrayLike]
-"""From a picture (y, x, rgb) to its text-aligned embeddings (y, x, channel), at any grid."""
+"""Function from a picture (y, x, rgb) to text-aligned embeddings (y, x, channel) on any grid."""
 
 
 def mask_pool(labels: Labels, embeddings: ArrayLike | xr.DataArray) -> xr.DataArray:
-    """The mean embedding of each segment's pixels.
+    """Return the mean embedding of each segment's pixels.
 
     Args:
-        labels: Segments, from 0 up (y, x).
-        embeddings: (y, x, channel), of the picture on any grid; between its places they are
-            interpolated bilinearly.
+        labels: Segment of each pixel (y, x), numbered from 0.
+        embeddings: Embeddings of the picture (y, x, channel) on any grid; they are interpolated
+            bilinearly between its locations.
 
     Returns:
         ``embeddings`` (segment, channel), float32; NaN for numbers that no pixel has.
 
     Raises:
-        InputError: Labels that are not integers from 0 up, or embeddings of other dims.
+        InputError: Labels are not integers from 0 up, or the embeddings have other dims.
     """
     segments = as_labels(labels, "labels")
     planes = _planes(embeddings, (Y, X, CHANNEL))
@@ -54,32 +54,34 @@ def name_segments(
     *,
     picture: NDArray[np.uint8] | None = None,
 ) -> xr.Dataset:
-    """Names each segment by the text whose embedding is nearest (cosine) to its own.
+    """Name each segment by the text whose embedding is nearest (cosine) to its own.
 
-    So masks sharpen what a text-aligned model knows of pixels: the paper's open-vocabulary
-    segmentation, with MaskCLIP, TCL or any other as the source of the embeddings.
+    Masks so sharpen what a text-aligned model knows of pixels. This is the paper's open-vocabulary
+    segmentation, with MaskCLIP, TCL or any other source of embeddings.
 
     Args:
-        labels: Segments, from 0 up (y, x).
-        pixels: Embeddings (y, x, channel) of the picture on any grid, or a function that gives them
-            for a picture.
-        texts: Embeddings (name, channel), as many channels.
-        names: Of the texts.
-        picture: uint8 (y, x, rgb), for the function.
+        labels: Segment of each pixel (y, x), numbered from 0.
+        pixels: Embeddings (y, x, channel) of the picture on any grid, or a function that returns
+            them for a picture.
+        texts: Embeddings of the names (name, channel), with as many channels.
+        names: Names, one for each text.
+        picture: Image for the function, uint8 (y, x, rgb).
 
     Returns:
-        ``classes`` (segment), int16, indices into ``names`` and -1 for numbers that no pixel has;
-        ``name`` (segment), "" for those; ``similarity`` (segment, name) from -1 to 1.
-        ``ds["classes"].values[labels]`` paints the picture.
+        ``classes`` (segment), int16, indices into ``names``, -1 for numbers that no pixel has;
+        ``name`` (segment), "" for those; ``similarity`` (segment, word) from -1 to 1.
+        ``ds["classes"].values[labels]`` gives the class of each pixel.
 
     Raises:
-        InputError: Numbers that do not go together, or no picture for the function.
+        InputError: Shapes do not match, or ``pixels`` is a function and ``picture`` is missing.
 
     Source: Namekata et al., ICLR 2024 (arXiv 2401.11739), section 4.3 and table 3.
     """
     if callable(pixels):
         if picture is None:
-            raise InputError("the embeddings come from a function, which needs picture=")
+            raise InputError(
+                "picture is missing, which the function that embeds pixels needs; give it"
+            )
         pixels = pixels(picture)
     wanted = np.asarray(texts, np.float64)
     pooled = mask_pool(labels, pixels).values.astype(np.float64)
@@ -103,27 +105,27 @@ def name_by_attention(
     tokens: Sequence[Sequence[int]] | None = None,
     balance: bool = True,
 ) -> xr.Dataset:
-    """Names each segment by the word of the prompt that its pixels attend to most.
+    """Name each segment by the word of the prompt that its pixels attend to most.
 
     Args:
-        labels: Segments, from 0 up (y, x).
-        attention: Cross-attention probabilities (token, y, x), averaged over layers, heads and
-            timesteps as one likes, on any grid.
-        words: Those to choose from.
-        tokens: Positions of each word's tokens, whose maps are averaged; by default one token for
-            each word, in order.
-        balance: Divides every word's map by its mean over the picture. Otherwise words that all
-            places attend to more, wherever they are, win everywhere.
+        labels: Segment of each pixel (y, x), numbered from 0.
+        attention: Cross-attention probabilities (token, y, x) on any grid, averaged over the
+            layers, heads and timesteps of your choice.
+        words: Words to choose from.
+        tokens: Positions of each word's tokens, from 0, whose maps are averaged; by default one
+            token for each word, in order.
+        balance: Whether to divide every word's map by its mean over the picture. Without it, a word
+            that all locations attend to strongly wins everywhere.
 
     Returns:
-        As :func:`name_segments`, with ``attention`` in place of ``similarity``: the mean over the
-        segment.
+        Dataset like that of :func:`name_segments`, with ``attention``, the mean over the segment,
+        in place of ``similarity``.
 
     Raises:
-        InputError: Numbers that do not go together, or tokens that there are not.
+        InputError: Shapes do not match, or a token is out of range.
 
-    Source: maps of words after Tang et al., ACL 2023 (DAAM, arXiv 2210.04885), section 2.2; giving
-    each segment the strongest, and the balance, are our choice.
+    Source: maps of words follow Tang et al., ACL 2023 (DAAM, arXiv 2210.04885), section 2.2;
+    assigning the strongest word to each segment, and the balance, are our choice.
     """
     maps = _planes(attention, (TOKEN, Y, X)).astype(np.float64)
     positions = [[place] for place in range(len(maps))] if tokens is None else list(tokens)
@@ -132,7 +134,7 @@ def name_by_attention(
             f"{len(words)} words and tokens for {len(positions)}; give each word its tokens"
         )
     if outside := {int(i) for each in positions for i in each if not 0 <= i < len(maps)}:
-        raise InputError(f"tokens {sorted(outside)} of {len(maps)}; they count from 0")
+        raise InputError(f"tokens {sorted(outside)}; choose from 0 to {len(maps) - 1}")
     planes = np.stack([maps[list(each)].mean(0) for each in positions])
     if balance:
         means = planes.mean((1, 2), keepdims=True)
@@ -141,7 +143,7 @@ def name_by_attention(
 
 
 def _named(scores: NDArray[np.float64], names: Sequence[str], what: str) -> xr.Dataset:
-    missing = np.isnan(scores[:, 0])  # of all names or of none
+    missing = np.isnan(scores[:, 0])  # NaN for all names or for none
     best = np.where(missing, -1, np.nan_to_num(scores, nan=0.0).argmax(1))
     texts = np.array([*names, ""])
     return xr.Dataset(
@@ -155,9 +157,9 @@ def _named(scores: NDArray[np.float64], names: Sequence[str], what: str) -> xr.D
 
 
 def _pooled(labels: NDArray[np.integer], planes: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The mean of each plane over each segment (segment, plane); one full plane at a time."""
+    """Return the mean of each plane over each segment (segment, plane), a plane at a time."""
     if labels.min() < 0:
-        raise InputError(f"labels run from {labels.min()}; they go from 0 up")
+        raise InputError(f"labels run from {labels.min()}; number them from 0 up")
     height, width = labels.shape
     down, across = (
         linear_weights(pixel_centres(cells, size), pixel_centres(size, size))
@@ -177,5 +179,5 @@ def _planes(array: ArrayLike | xr.DataArray, dims: tuple[str, ...]) -> NDArray[n
         array = array.transpose(..., Y, X)
     values = np.asarray(array)
     if values.ndim != 3 or not values.size or not np.isfinite(values).all():
-        raise InputError(f"an array of shape {values.shape}; expected finite values {dims}")
+        raise InputError(f"an array has shape {values.shape} or is not finite; give finite {dims}")
     return values

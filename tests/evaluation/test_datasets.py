@@ -55,7 +55,7 @@ class TestScenes:
         assert objects.classes == scenes.OBJECTS
         assert parts.name != objects.name
         assert parts.problems() == {}
-        with pytest.raises(InputError, match="no level 'things'"):
+        with pytest.raises(InputError, match="scenes have no level 'things'"):
             scene_dataset([1], "things")
 
 
@@ -130,7 +130,7 @@ class TestPlainFolder:
 
     def test_colours_without_a_table_are_refused(self, folder):
         save(folder / "labels/a.png", PICTURE)
-        with pytest.raises(InputError, match="mode RGB, not one value a pixel"):
+        with pytest.raises(InputError, match="mode RGB, not one value for each pixel"):
             plain_folder(folder).load("a")
 
     def test_problems_are_found_without_reading_pixels(self, folder):
@@ -161,7 +161,7 @@ class TestPlainFolder:
     )  # fmt: skip
     def test_refuses_other_tables(self, folder, text):
         (folder / "classes.csv").write_text(text)
-        with pytest.raises(InputError, match="its columns are name,index or"):
+        with pytest.raises(InputError, match="give columns name,index or"):
             plain_folder(folder)
 
     def test_refuses_what_is_not_there(self, folder, tmp_path):

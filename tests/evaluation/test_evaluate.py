@@ -133,7 +133,7 @@ def test_it_goes_on_where_it_was(root, tmp_path):
     assert len(seen) == COUNT - 2
     pd.testing.assert_frame_equal(again.pictures, whole.pictures)
     pd.testing.assert_frame_equal(again.over_dataset, whole.over_dataset)
-    with pytest.raises(StoreError, match="delete it to begin anew"):
+    with pytest.raises(StoreError, match="delete it to start again"):
         evaluate(by_red, dataset, PROTOCOLS, kept=kept, identity={"seed": 1})
 
 
@@ -159,7 +159,7 @@ def test_refusals(root):
     with pytest.raises(InputError, match="no protocol 'hungarian'; closest: "):
         evaluate(by_red, dataset, ["hungarian"])
     small = {"small": Segments(np.zeros((5, 5), int))}
-    with pytest.raises(InputError, match=r"small gives labels of \(5, 5\) for '0'"):
+    with pytest.raises(InputError, match=r"small returns labels of shape \(5, 5\) for '0'"):
         evaluate(lambda picture: small, dataset)
     short = xr.DataArray(np.zeros((1, 2)), dims=("mask", "channel"))
     bare = {"bare": Segments(np.indices((20, 25))[1] // 5, short)}

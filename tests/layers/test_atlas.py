@@ -177,8 +177,8 @@ def test_of_a_model_from_the_store(tiny_folder, tmp_path):
     ("measures", "more", "message"),
     [
         (["effective_rnk"], {}, "no measure 'effective_rnk'; closest: 'effective_rank'"),
-        ([], {}, "no measure; choices: effective_rank"),
-        ([3], {}, "3 is no measure"),
+        ([], {}, "measures is empty; choose from effective_rank"),
+        ([3], {}, "3 is not a measure"),
         (["probe"], {}, "a linear probe needs labels="),
         ([LinearProbe()], {}, "a linear probe needs labels="),
         (["effective_rank"], {"timesteps": [5]}, r"timesteps \[5\] were not recorded"),
@@ -203,5 +203,5 @@ def test_a_recording_without_pictures_is_measured_by_what_needs_none(run, truth,
     bare = run.filter(lambda node: node.name != "image")
     found = atlas(bare, ("effective_rank",), progress=False)
     np.testing.assert_array_equal(found["effective_rank"], measured["effective_rank"])
-    with pytest.raises(InputError, match="needs the pictures, and this recording has none"):
+    with pytest.raises(InputError, match="needs the images, but this recording has none"):
         atlas(bare, ("explained",), labels=truth, progress=False)

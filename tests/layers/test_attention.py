@@ -225,7 +225,7 @@ def test_float16_is_nearly_as_exact(model, run):
 
 
 def test_wrong_calls_are_refused(model, run):
-    with pytest.raises(InputError, match=r"no text .* token 'dog'; there are .*'red', 'house'"):
+    with pytest.raises(InputError, match=r"no text .* token 'dog'; choose from .*'red', 'house'"):
         ep.attention(run, f"{LAYER}.attn2", token="dog")
     with pytest.raises(InputError, match="token is -1; choose an integer from 0 to"):
         ep.attention(run, f"{LAYER}.attn2", token=-1)
@@ -238,7 +238,7 @@ def test_wrong_calls_are_refused(model, run):
     with pytest.raises(SiteError, match=rf"sites='{LAYER}.attn3:query, .*closest: '{LAYER}"):
         ep.attention(run, f"{LAYER}.attn3")
     queries = ep.record(model, HOUSE, "*:query", steps=1, progress=False)
-    with pytest.raises(SiteError, match=r"has not both .* there are none"):
+    with pytest.raises(SiteError, match=r"lacks .* there are none"):
         ep.attention(queries, f"{LAYER}.attn2")
 
 
@@ -252,7 +252,7 @@ def test_positions_need_no_texts():
     whole = ep.attention(recorder.tree, layer)
     one = ep.attention(recorder.tree, layer, token=2)
     np.testing.assert_allclose(one, whole.isel(token=2), rtol=1e-5)
-    with pytest.raises(InputError, match=r"knows no texts.*give a position, 0 to 63"):
+    with pytest.raises(InputError, match=r"has no texts.*give a position from 0 to 63"):
         ep.attention(recorder.tree, layer, token="house")
     for wrong in (True, 64, 1.5):
         with pytest.raises(InputError, match=f"token is {wrong}; choose an integer"):

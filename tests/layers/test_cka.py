@@ -86,7 +86,7 @@ def test_of_layers_on_two_grids():
     assert cka(layer(coarse), layer(fine), points=40, batch=20) == pytest.approx(1)
     assert abs(cka(layer(coarse), layer(other))) < 0.1
     assert np.isnan(cka(layer(coarse), layer(np.ones((2, 8, 8, 2)))))
-    with pytest.raises(InputError, match="needs at least 4"):
+    with pytest.raises(InputError, match="give CKA at least 4"):
         cka(layer(coarse), layer(coarse), points=3)
     with pytest.raises(InputError, match="the same samples"):
         cka(layer(coarse), layer(coarse[:1]))

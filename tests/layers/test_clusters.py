@@ -70,7 +70,7 @@ class TestCluster:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert not cluster(flat, 1).values.any()
-            with pytest.raises(InputError, match="only 1 of masks=3 could be told apart"):
+            with pytest.raises(InputError, match="only 1 of masks=3 can be told apart"):
                 cluster(flat, 3)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -84,7 +84,7 @@ class TestCluster:
         features, _ = blobs
         with pytest.raises(InputError, match="no features of locations"):
             cluster(features.rename(source_y="row"), 4)
-        with pytest.raises(InputError, match="no normalisation 'max'; choices"):
+        with pytest.raises(InputError, match="no normalisation 'max'; choose"):
             cluster(features, 4, normalise="max")
 
 

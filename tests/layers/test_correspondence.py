@@ -61,7 +61,7 @@ class TestMatch:
 
     def test_refusals(self):
         good = picture(RNG.normal(size=(4, 4, 3)))
-        with pytest.raises(InputError, match="features of 3 and 2 channels"):
+        with pytest.raises(InputError, match="features have 3 and 2 channels"):
             match_points(good, good[..., :2], 1, 1)
         two = xr.concat([good, good], "timestep")
         with pytest.raises(InputError, match="2 of dim timestep; choose one"):
@@ -102,7 +102,7 @@ class TestAveraged:
         assert average_draws(draws).dtype == np.float32
         with pytest.raises(InputError, match="no draws"):
             average_draws([])
-        with pytest.raises(InputError, match="draws of sizes"):
+        with pytest.raises(InputError, match="draws have sizes"):
             average_draws([draws[0], draws[0][:2]])
 
     def test_makes_matches_better(self):

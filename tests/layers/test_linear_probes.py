@@ -85,9 +85,9 @@ class TestLinearProbe:
 
     def test_refuses_what_cannot_be_tested(self):
         values, labels, _ = read(0.2)
-        with pytest.raises(InputError, match="at least two pictures"):
+        with pytest.raises(InputError, match="give two or more images"):
             linear_probe(values.isel(sample=[0]), labels[:1])
-        with pytest.raises(InputError, match="labels of 5 pictures for features of 6"):
+        with pytest.raises(InputError, match="labels have 5 images and features 6"):
             linear_probe(values, labels[:5])
         with pytest.raises(InputError, match="labels have 1 classes"):
             linear_probe(values, np.zeros_like(labels))
@@ -159,5 +159,5 @@ class TestExplained:
 
     def test_refuses_one_picture(self, world):
         labels, pictures = world
-        with pytest.raises(InputError, match="at least two pictures"):
+        with pytest.raises(InputError, match="give two or more images"):
             explained(layer(self.position()[:1], 8), pictures[:1], labels[:1])

@@ -24,7 +24,7 @@ def test_similarity_agrees_with_scikit_learn_across_pictures_and_timesteps():
         ours = found.isel(timestep=step).transpose("sample", "y", "x")
         assert ours.values.ravel() == pytest.approx(expected.ravel(), abs=1e-6)
     assert float(found.isel(sample=1, y=1, x=3).min()) == pytest.approx(1)
-    with pytest.raises(InputError, match="sample 2 of 2"):
+    with pytest.raises(InputError, match="sample=2; choose 0 to 1"):
         similarity_to_point(layer(values), 1, 1, sample=2)
 
 
@@ -81,5 +81,5 @@ def test_agreement_between_grids_is_on_the_finer():
     fine = layer(np.kron([[0, 1], [2, 3]], np.ones((3, 3), int))[None, ..., None]).isel(channel=0)
     assert agreement(coarse, fine)["ari"] == agreement(fine, coarse)["ari"] == 1
     assert agreement(coarse, fine.copy(data=fine.values % 2))["ari"] < 0.6
-    with pytest.raises(InputError, match="give the same ones"):
+    with pytest.raises(InputError, match="give groups of the same images"):
         agreement(coarse, fine.isel(sample=[0, 0]))

@@ -80,7 +80,7 @@ class TestEveryMiou:
         spoilt[:6] = 255
         expected = every_miou(labels[6:], truth[6:], 4)
         assert every_miou(labels, spoilt, 4, ignore=255) == expected
-        with pytest.raises(InputError, match="truth runs from 0 to 255; it goes from 0 to 3"):
+        with pytest.raises(InputError, match="truth runs from 0 to 255; give numbers from 0 to 3"):
             every_miou(labels, spoilt, 4)
 
     def test_classes_that_do_not_occur_do_not_count(self, random_pair):
@@ -95,10 +95,10 @@ class TestEveryMiou:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (np.zeros((12, 14), int), "bring them to one size"),
+            (np.zeros((12, 14), int), "resize one to the other"),
             (np.zeros((12, 15)), "labels of shape .* float64"),
             (np.zeros(180, int), r"labels of shape \(180,\)"),
-            (np.full((12, 15), -1), "labels runs from -1 to -1; it goes from 0 up"),
+            (np.full((12, 15), -1), "labels runs from -1 to -1; give numbers from 0 up"),
         ],
     )
     def test_refuses_other_arrays(self, random_pair, labels, message):

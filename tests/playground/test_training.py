@@ -148,7 +148,7 @@ def test_interrupted_and_continued_gives_identical_weights(
     held = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(task, "loss", interrupt)
-        with pytest.raises(KeyboardInterrupt, match="continues"):
+        with pytest.raises(KeyboardInterrupt, match="resumes"):
             start(tmp_path / "model")
     assert signal.getsignal(number) == held
     assert calls == 2

@@ -110,5 +110,5 @@ def test_differences_elsewhere_count_less():
 
 @pytest.mark.parametrize(("how", "elsewhere"), [("max", 1.0), ("none", 1.5), ("none", -0.1)])
 def test_unknown_ways_to_balance_are_refused(how, elsewhere):
-    with pytest.raises(InputError, match="choices"):
+    with pytest.raises(InputError, match="choose how from"):
         balanced(maps([[[1, 1]]]), masks_of([[[1, 0]]]), how, elsewhere)

@@ -140,8 +140,8 @@ def test_refusals_of_a_recording():
     run = recorded([TRUTH])
     with pytest.raises(InputError, match="timestep 5 was not recorded; choices"):
         diffseg_recorded(run, 5)
-    with pytest.raises(InputError, match="sample 2 of 2"):
+    with pytest.raises(InputError, match="sample=2; choose 0 to 1"):
         diffseg_recorded(run, 281, sample=2)
     del run["mid_block/attn0"]["key"]
-    with pytest.raises(InputError, match="no self-attention; record them"):
+    with pytest.raises(InputError, match="no queries and keys of any self-attention; record them"):
         diffseg_recorded(run, 281)

@@ -20,11 +20,11 @@ class TestOneHot:
 
     def test_refuses_labels_out_of_range_and_floats(self):
         low_res = xr.DataArray([[0, 4]], dims=("source_y", "source_x"))
-        with pytest.raises(InputError, match="labels run from 0 to 4; with masks=4: 0 to 3"):
+        with pytest.raises(InputError, match="labels run from 0 to 4; masks=4 allows 0 to 3"):
             one_hot(low_res, 4)
         with pytest.raises(InputError, match="labels run from -4"):
             one_hot(-low_res, 4)
-        with pytest.raises(InputError, match="labels are integers"):
+        with pytest.raises(InputError, match="give integers"):
             one_hot(low_res * 1.0, 5)
 
 
@@ -78,16 +78,16 @@ class TestAsMasks:
             (np.zeros(16, int), r"masks of shape \(16,\)"),
             (np.zeros((1, 1, 4, 4)), r"masks of shape \(1, 1, 4, 4\)"),
             (np.zeros((0, 0), int), r"masks of shape \(0, 0\)"),
-            (np.zeros((0, 4, 4)), "no masks in an array"),
-            (np.zeros((4, 4)), r"labels \(h, w\) are integers, not float64.*mask\[None\]"),
-            (np.eye(4, dtype=bool), "labels .* not bool"),
-            (np.eye(4, dtype=int) - 1, r"labels are \[-1, 0\], but number from 0"),
-            (2 * np.eye(4, dtype=int), r"labels are \[0, 2\], but number from 0"),
+            (np.zeros((0, 4, 4)), "has no masks; give at least one"),
+            (np.zeros((4, 4)), r"labels \(h, w\) have type float64; give integers.*mask\[None\]"),
+            (np.eye(4, dtype=bool), "labels .* have type bool"),
+            (np.eye(4, dtype=int) - 1, r"labels are \[-1, 0\]; number them from 0"),
+            (2 * np.eye(4, dtype=int), r"labels are \[0, 2\]; number them from 0"),
             (np.stack([np.eye(4), np.zeros((4, 4))]), "mask 1 is empty"),
-            (np.full((1, 4, 4), np.nan), "masks of float64 with values outside"),
-            (np.full((1, 4, 4), np.inf), "masks of float64 with values outside"),
-            (np.full((1, 4, 4), -0.1), "masks of float64 with values outside"),
-            (np.full((1, 4, 4), 255, np.uint8), "masks of uint8 with values outside"),
+            (np.full((1, 4, 4), np.nan), "masks of float64 have values outside"),
+            (np.full((1, 4, 4), np.inf), "masks of float64 have values outside"),
+            (np.full((1, 4, 4), -0.1), "masks of float64 have values outside"),
+            (np.full((1, 4, 4), 255, np.uint8), "masks of uint8 have values outside"),
             (np.full((1, 4, 4), "a"), "masks of <U1"),
         ],
     )

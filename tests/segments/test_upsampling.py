@@ -167,7 +167,7 @@ class TestGuidedFilter:
     @pytest.mark.parametrize("bad", [{"radius": 0}, {"epsilon": 0}, {"epsilon": np.nan}])
     def test_refuses_settings_out_of_range(self, disc, bad):
         _, picture, masks = disc
-        with pytest.raises(InputError, match="radius is at least 1"):
+        with pytest.raises(InputError, match="choose radius >= 1"):
             guided_filter(masks, picture, **bad)
 
 
@@ -193,7 +193,7 @@ def test_refuses_arrays_without_positions_and_other_dimensions(masks, low_res, p
     with pytest.raises(InputError, match="masks has dims"):
         bilinear_masks(low_res, pixels, pixels)
     features = masks.rename(mask="channel")
-    with pytest.raises(InputError, match="expected 'mask' and 5 of 'channel'"):
+    with pytest.raises(InputError, match="give 'mask' and 5 of 'channel'"):
         bilinear_features(
             features, xr.DataArray(np.zeros((3, 4)), dims=("mask", "channel")), [1], [1]
         )

@@ -35,9 +35,9 @@ class TestMaskPool:
         assert mask_pool(labels, coarse)[:, 0].values.tolist() == [0, 0.25, 0.75, 1]
 
     def test_refusals(self):
-        with pytest.raises(InputError, match="they go from 0 up"):
+        with pytest.raises(InputError, match="number them from 0 up"):
             mask_pool(LABELS - 1, pixels())
-        with pytest.raises(InputError, match="expected finite values"):
+        with pytest.raises(InputError, match="not finite; give finite"):
             mask_pool(LABELS, pixels()[0])
         with pytest.raises(InputError, match="expected integers"):
             mask_pool(LABELS * 1.0, pixels())
@@ -75,7 +75,7 @@ class TestNameSegments:
         found = name_segments(LABELS, embed, np.eye(3), ["r", "g", "b"], picture=picture)
         again = name_segments(LABELS, picture[::2, ::2] / 255.0, np.eye(3), ["r", "g", "b"])
         xr.testing.assert_identical(found, again)
-        with pytest.raises(InputError, match="needs picture="):
+        with pytest.raises(InputError, match="picture is missing"):
             name_segments(LABELS, embed, np.eye(3), ["r", "g", "b"])
 
     def test_refuses_texts_of_another_space(self):
@@ -115,5 +115,5 @@ class TestNameByAttention:
     def test_refusals(self):
         with pytest.raises(InputError, match="give each word its tokens"):
             name_by_attention(LABELS, self.maps(), ["tree"])
-        with pytest.raises(InputError, match=r"tokens \[9\] of 4"):
+        with pytest.raises(InputError, match=r"tokens \[9\]; choose from 0 to 3"):
             name_by_attention(LABELS, self.maps(), ["tree"], tokens=[[9]])
