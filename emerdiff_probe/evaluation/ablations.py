@@ -131,7 +131,7 @@ FROZEN: Final = name(BASELINES, METHOD)
 
 
 def ablated(model: StableDiffusion, config: EmerDiffConfig, masks: int = SEGMENTS) -> Method:
-    """Return a method that segments an image by every setting of every table, and by the baseline."""
+    """Return a method that segments by every setting of every table, and by the baseline."""
     every = {
         name(table, label): setting
         for table, settings in tables(model, config, masks).items()

@@ -93,7 +93,7 @@ class Journal:
                 raise ValueError("it is no object")
         except ValueError as error:
             raise StoreError(
-                f"'{path}' is damaged in its first line ({error}); delete it to begin anew"
+                f"'{path}' is damaged in its first line ({error}); delete it to start again"
             ) from error
         return head, lines
 

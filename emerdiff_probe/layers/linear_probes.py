@@ -44,8 +44,8 @@ class ProbeScores:
         control: Accuracy of the same probe, trained and tested on labels shuffled over all
             locations.
         chance: Accuracy of always answering the most frequent class of the training images.
-        by_class: Share of each class's locations that the probe read correctly (recall), from 0 to 1,
-            by the class's number.
+        by_class: Share of each class's locations that the probe read correctly (recall), from 0
+            to 1, by the class's number.
         pictures: Number of images.
         points: Number of locations.
     """

@@ -133,7 +133,7 @@ def _claim(work: Path, asked: dict[str, Any]) -> None:
             before = dict(json.loads(begun.read_text()))
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"'{begun}' is damaged ({error}), so that nobody knows what the training was begun "
+                f"'{begun}' is damaged ({error}), so it is unknown what the training was begun "
                 "with; choose another work folder, or delete it if the settings are the same"
             ) from error
         check_unchanged(before, asked, f"the training in '{work}'", "another work folder")
