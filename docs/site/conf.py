@@ -21,6 +21,7 @@ exclude_patterns = [".*", "build", "constraints", "demo", "dist", "emerdiff_prob
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "api",
@@ -31,7 +32,7 @@ extensions = [
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_heading_anchors = 3
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 suppress_warnings = ["mystnb.unknown_mime_type"]  # plotly's, beside which there is a picture
 
 autodoc_typehints_format = "short"

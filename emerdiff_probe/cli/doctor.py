@@ -1,4 +1,4 @@
-"""`emerdiff-probe doctor`."""
+"""Define `emerdiff-probe doctor`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def doctor(
     device: Device = None,
     dtype: RunDtype = None,
 ) -> None:
-    """Say of a model what can be recorded, what that costs, and whether it changes its images.
+    """Report what can be recorded of a model, what that costs, and whether it changes images.
 
     Draws one small image four times, in [b]--steps[/b] steps each. Ends with exit code 1 if
     recording changes the image, or if nothing can be recorded.
@@ -100,7 +100,7 @@ def _image(found: Any) -> str:
 
 
 def _verdict(found: Any) -> tuple[str, bool]:
-    """The last line, and whether it is good."""
+    """Return the last line of the report, and whether it is good."""
     failing = int((found.sites["why_not"] != "").sum())
     if failing == len(found.sites):
         return "Nothing can be recorded of this model; the reason is above.", False

@@ -196,9 +196,7 @@ def coco_stuff(
     Source: Caesar, Uijlings and Ferrari, CVPR 2018 (arXiv 1612.03716).
     """
     if classes not in (27, 171):
-        raise InputError(
-            f"classes={classes}; COCO-Stuff has 171 classes or 27 groups, so choose one"
-        )
+        raise InputError(f"classes={classes}; choose 171, or 27 for the groups of COCO-Stuff")
     root = local(root)
     images = _one_of(root / split, root / "images" / split)
     labels = _one_of(root / "stuffthingmaps_trainval2017" / split, root / "annotations" / split)

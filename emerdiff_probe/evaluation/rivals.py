@@ -1,4 +1,4 @@
-"""Rivals: other methods in the same model, colour alone, networks without training."""
+"""Provide rivals: other methods in the same model, colour alone, untrained networks."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ __all__ += ["shuffled", "superpixels", "texture", "untrained"]
 Labels = NDArray[np.int16]
 
 _STRIDE: Final = 100
-"""Of the timesteps that TRACE compares, as in its paper."""
+"""Distance of the timesteps that TRACE compares, as in its paper."""
 
 _DIFFSEG: Final = 300
-"""The timestep that DiffSeg's paper reads; the nearest that is recorded is taken."""
+"""Timestep that DiffSeg's paper reads; the nearest recorded one is taken."""
 
 
 def other_methods(
@@ -55,10 +55,10 @@ def other_methods(
     Falcon find the number of segments themselves.
 
     Args:
-        model: Whose insides are read.
+        model: Model to read.
         picture: Image, uint8 (y, x, rgb).
-        segments: How many, for Falcon.
-        config: Of the run, and where features are read.
+        segments: Number of segments, for Falcon.
+        config: Settings of the run, and the site and timestep of features.
     """
     made_as = {"steps": config.steps, "inversion": config.inversion}
     run = invert(model, picture, seed=config.seed, progress=False, **made_as)
@@ -239,6 +239,6 @@ def _skimage(module: str) -> Any:
         import skimage.segmentation
     except ImportError:
         raise ProbeError(
-            "these baselines need scikit-image: pip install 'emerdiff-probe[test]'"
+            "these baselines need scikit-image; run pip install 'emerdiff-probe[test]'"
         ) from None
     return getattr(skimage, module)

@@ -35,7 +35,7 @@ def attention(
     of: Stream = "image",
     to: Stream | None = None,
 ) -> xr.DataArray:
-    """What an attention's locations, or tokens, look at, from its recorded queries and keys.
+    """Return what an attention's locations, or tokens, look at, from recorded queries and keys.
 
     This is the softmax over all keys of q k / sqrt(channels of a head) (Vaswani et al. 2017, eq.
     1), in float32, with the mask of keys that the UNet was given, if any. It is as exact as the
@@ -47,24 +47,24 @@ def attention(
             It may be left out with ``token``: the result is then the mean over the heads of all
             recorded attentions to the text, on the finest of their grids, whose locations take the
             nearest one of a coarser grid.
-        token: Of an attention to a text: how much of their attention locations pay to this word or
-            phrase, in any script, in which the pieces of a word and the times it occurs are added
-            up; or a position. A text that has no such word gives NaN. With ``of="text"``: only
-            what this word looks at, the mean over its pieces.
+        token: Word or phrase in any script, or position of a token, in an attention to a text:
+            return how much of their attention locations pay to it. The pieces of a word and its
+            repetitions are added up; a text without the word gives NaN. With ``of="text"``: return
+            only what this word looks at, the mean over its pieces.
         location: Position (y, x) in pixels of the picture: return only what the nearest location
             looks at.
         head: Number of the head, from 0; by default all are returned, each for itself.
-        of: Whose queries, those of the "image" or, in a joint attention, those of the "text".
-        to: Whose keys. A joint attention has both, whose probabilities add up to 1 together, so
-            choose one; others have keys of one stream alone.
+        of: Stream of the queries: "image" or, in a joint attention, "text".
+        to: Stream of the keys: "image" or "text". A joint attention has both, and their
+            probabilities together add up to 1, so choose one; leave it out for other attentions,
+            which have keys of one stream only.
 
     Returns:
         Probabilities, float32, with dims (sample[, guidance], timestep, head, y, x) followed by
-        ``token``, or by ``key_y`` and ``key_x`` (pixels, as y and x) in self-attention, less the
+        ``token``, or in self-attention by ``key_y`` and ``key_x`` (pixels, as y and x), without the
         dims that were chosen from. They add up to 1 over the keys. Queries of a text have ``token``
-        in place of y and x, and look at ``key_token``. Nothing is computed before it is asked for,
-        and then one timestep and head at a time: the whole matrix of a large grid is large, so
-        choose first.
+        in place of y and x, and look at ``key_token``. Probabilities are computed lazily, one
+        timestep and head at a time; the whole matrix of a large grid is large, so choose first.
 
     Raises:
         SiteError: The recording has no queries and keys of such an attention.
@@ -93,7 +93,7 @@ def attention(
         beside = None if beside is None else beside.isel({HEAD: head})
     if location is not None:
         if of == "text":
-            raise InputError("location is of queries of the image; leave it out with of='text'")
+            raise InputError("location needs queries of the image; leave it out with of='text'")
         query = at(query, *location)
     paid = attention_probabilities(query, key, bias, beside=beside)
     if weights is None:
@@ -107,15 +107,15 @@ def attention(
 def _asked(
     run: xr.DataTree, name: str, of: Stream, to: Stream | None, token: str | int | None
 ) -> Stream | None:
-    """Whose keys are asked for; None of an attention that has those of one stream alone."""
+    """Return the stream of the keys; None for an attention with keys of one stream only."""
     for argument, value in (("of", of), ("to", to)):
         if value is not None and value not in get_args(Stream):
             raise InputError(f"{argument} is {value!r}; choose 'image' or 'text'")
     if not _is_joint(run, name):
         if of == "text" or to is not None:
             raise InputError(
-                f"{name!r} is no joint attention: its queries are of the image, and its keys of "
-                "one stream alone; leave of and to out"
+                f"{name!r} is not a joint attention: its queries come from the image and its keys "
+                "from one stream only; leave of and to out"
             )
         return None
     if to is None and of == "image" and token is not None:
@@ -171,7 +171,7 @@ def _over_attentions(
 def _recorded(
     run: xr.DataTree, path: str, of: Stream, to: Stream | None
 ) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray | None]:
-    """Queries, keys, and of a joint attention the keys beside them."""
+    """Return queries, keys, and for a joint attention the keys of the other stream."""
     ports = ["query" if of == "image" else "text_query", "key"]
     if to is not None:
         ports = [ports[0], *(("key", "text_key") if to == "image" else ("text_key", "key"))]
@@ -183,8 +183,8 @@ def _recorded(
     there = [each for each in dict.fromkeys(there) if Site(each, "query") in known]
     names = [f"'{each}'" for each in wanted]
     raise SiteError(
-        f"this recording has not both {', '.join(names[:-1])} and {names[-1]}; record them, as "
-        f"with sites='{', '.join(map(str, wanted))}'. Of attentions it has both of, "
+        f"this recording lacks {', '.join(names[:-1])} or {names[-1]}; record them with "
+        f"sites='{', '.join(map(str, wanted))}'. Among attentions with all of them, "
         f"{closest(path, there)}"
     )
 

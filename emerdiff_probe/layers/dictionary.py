@@ -1,4 +1,4 @@
-"""Sparse autoencoders: a layer's channels written as few features of a learned dictionary."""
+"""Write a layer's channels as few features of a learned dictionary, a sparse autoencoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEATURE: Final = "feature"
 _RANK: Final = "rank"
 
 _ROWS: Final = 4096
-"""Locations that are encoded at once."""
+"""Number of locations to encode at once."""
 
 _Matrix = NDArray[np.float32]
 _Vector = NDArray[np.float32] | float
@@ -31,14 +31,14 @@ _Vector = NDArray[np.float32] | float
 
 @dataclass(frozen=True)
 class DictionaryFit:
-    """How well a dictionary reconstructs a layer.
+    """Report how well a dictionary reconstructs a layer.
 
     Attributes:
         explained_variance: Share of the variance over locations, all channels together; 1 is a
             perfect reconstruction, 0 no better than the mean, and it can be negative.
-        l0: Features active at a location, on average.
+        l0: Mean number of active features at a location.
         silent: Share of features that are active at no location, from 0 to 1.
-        locations: How many there were.
+        locations: Number of locations.
     """
 
     explained_variance: float
@@ -49,23 +49,24 @@ class DictionaryFit:
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """A sparse autoencoder of one site: features, and the direction that each stands for.
+    """Hold a sparse autoencoder of one site: features, and the direction of each.
 
     A location x has activations ``a = (x - input_bias) @ encoder + encoder_bias`` where they are
     above the threshold, else 0; with ``k`` only the k largest of them. The location is
     reconstructed as ``a @ decoder + decoder_bias``. `Dictionary.load` reads one from a file.
 
     Attributes:
-        encoder: (channel, feature).
-        decoder: (feature, channel).
-        encoder_bias: (feature,); by default 0.
-        decoder_bias: (channel,); by default 0.
-        input_bias: (channel,), subtracted before encoding; by default 0.
-        threshold: (feature,) or a number, 0 or more; 0 is a ReLU, others a JumpReLU.
-        k: How many features a location has at most (TopK); by default any number.
+        encoder: Weights of the encoder (channel, feature).
+        decoder: Weights of the decoder (feature, channel).
+        encoder_bias: Bias of the encoder (feature,); by default 0.
+        decoder_bias: Bias of the decoder (channel,); by default 0.
+        input_bias: Values subtracted before encoding (channel,); by default 0.
+        threshold: Threshold of each feature (feature,), or one number, 0 or more; 0 is a ReLU,
+            other values are a JumpReLU.
+        k: Largest number of active features at a location (TopK); by default any number.
 
     Raises:
-        InputError: Shapes that do not fit each other, or values that are not finite.
+        InputError: Shapes do not fit each other, or values are not finite.
 
     >>> dictionary = Dictionary(np.eye(3), np.eye(3))
     >>> dictionary.encode([[2.0, -1.0, 0.5]])
@@ -83,7 +84,7 @@ class Dictionary:
     def __post_init__(self) -> None:
         encoder = np.asarray(self.encoder, np.float32)
         if encoder.ndim != 2:
-            raise InputError(f"encoder has shape {encoder.shape}; expected (channel, feature)")
+            raise InputError(f"encoder has shape {encoder.shape}; give (channel, feature)")
         channels, features = encoder.shape
         shapes = {
             "encoder": (channels, features),
@@ -98,8 +99,8 @@ class Dictionary:
             values = np.full(shape, values) if values.size == 1 and len(shape) == 1 else values
             if values.shape != shape or not np.isfinite(values).all():
                 raise InputError(
-                    f"{name} has shape {values.shape}; beside an encoder of {channels} channels "
-                    f"and {features} features it has {shape}, all of them finite"
+                    f"{name} has shape {values.shape}; for an encoder of {channels} channels "
+                    f"and {features} features give {shape}, all of it finite"
                 )
             object.__setattr__(self, name, values)
         if np.min(self.threshold) < 0:
@@ -117,39 +118,39 @@ class Dictionary:
     ) -> Dictionary:
         """Read a sparse autoencoder from a safetensors file, or the folder that has one.
 
-        Layouts known: SAELens (standard, topk, jumprelu), dictionary_learning, EleutherAI's
-        sparsify, and OpenAI's, which the autoencoders of SDXL Turbo and Flux share. Settings are
-        taken from the ``cfg.json`` or ``config.json`` beside the file, if there is one.
+        Known layouts are those of SAELens (standard, topk, jumprelu), dictionary_learning,
+        EleutherAI's sparsify, and OpenAI, which the autoencoders of SDXL Turbo and Flux share.
+        Settings are read from ``cfg.json`` or ``config.json`` beside the file, if there is one.
 
         Args:
-            path: The file, or its folder.
-            k: How many features a location has at most, where the file does not tell.
-            subtract_bias: Whether the decoder's bias is subtracted before encoding, where the
-                file does not tell.
+            path: File, or its folder.
+            k: Largest number of active features at a location, if the file does not say.
+            subtract_bias: Whether the decoder's bias is subtracted before encoding, if the file
+                does not say.
 
         Raises:
-            InputError: There is no such file, or it has tensors or settings of an unknown kind.
-            ConfigError: The file leaves open what the arguments are for.
+            InputError: The file does not exist, or has tensors or settings of an unknown kind.
+            ConfigError: The file leaves a setting open that an argument must give.
         """
         return cls(**read_dictionary(path, k, subtract_bias))
 
     @property
     def channels(self) -> int:
-        """How many channels its site has."""
+        """Return the number of channels of its site."""
         return self.encoder.shape[0]
 
     def __len__(self) -> int:
-        """How many features it has."""
+        """Return the number of features."""
         return self.encoder.shape[1]
 
     def encode(self, points: ArrayLike) -> _Matrix:
         """Return the activations of features.
 
         Args:
-            points: (..., channel).
+            points: Values at locations (..., channel).
 
         Returns:
-            (..., feature), 0 or more.
+            Activations (..., feature), 0 or more.
         """
         inputs: _Matrix = np.asarray(points, np.float32) - self.input_bias
         found: _Matrix = np.asarray(inputs @ self.encoder + self.encoder_bias, np.float32)
@@ -160,10 +161,10 @@ class Dictionary:
         return found
 
     def decode(self, activations: ArrayLike) -> _Matrix:
-        """Return what activations stand for, (..., channel).
+        """Return the values that activations stand for (..., channel).
 
         Args:
-            activations: (..., feature).
+            activations: Activations of features (..., feature).
         """
         decoded: _Matrix = np.asarray(activations, np.float32) @ self.decoder + self.decoder_bias
         return decoded
@@ -172,12 +173,12 @@ class Dictionary:
         """Return the activation of every feature at every location.
 
         Args:
-            values: Of the site that the dictionary was trained on, with channel as a dim, and
-                head, which becomes part of it.
+            values: Values of the site that the dictionary was trained on, with channel as a dim; a
+                head dim is joined with it.
 
         Returns:
-            ``activation``, the dims of values with feature in place of channel; read when it is
-            needed, where values are.
+            ``activation``, with the dims of values, but feature in place of channel; lazy where
+            values are.
 
         Raises:
             InputError: Values have another number of channels.
@@ -189,12 +190,12 @@ class Dictionary:
         """Return the features that are most active at each location.
 
         Args:
-            values: As `features` takes them.
-            count: How many.
+            values: Values as `features` takes them.
+            count: Number of features for each location.
 
         Returns:
-            ``feature`` and ``activation``, the dims of values with rank in place of channel, the
-            most active first; feature -1 where fewer are active.
+            ``feature`` and ``activation``, with the dims of values, but rank in place of channel,
+            the most active first; feature is -1 where fewer are active.
 
         Raises:
             InputError: Values have another number of channels.
@@ -217,7 +218,7 @@ class Dictionary:
         )
 
     def reconstruct(self, values: xr.DataArray) -> xr.DataArray:
-        """Return values as the dictionary's features make them, with the dims of values.
+        """Return values as the dictionary reconstructs them, with the same dims.
 
         Heads are joined into one channel axis.
         """
@@ -229,8 +230,8 @@ class Dictionary:
         """Return how well the dictionary reconstructs values, block by block.
 
         Args:
-            values: With y, x, channel, and perhaps sample, timestep, head, and guidance, of which
-                the half with the prompt is taken.
+            values: Values with y, x, channel, and perhaps sample, timestep, head and guidance; of
+                the last, the half with the prompt is taken.
 
         Raises:
             InputError: Values have another number of channels, or are not finite.
@@ -257,10 +258,10 @@ class Dictionary:
         )
 
     def direction(self, feature: int) -> xr.DataArray:
-        """Return what one unit of a feature adds to a location, (channel,), for `Steer` or a dot.
+        """Return what one unit of a feature adds to a location (channel,), such as for `Steer`.
 
         Raises:
-            ConfigError: There is no such feature.
+            ConfigError: The feature does not exist.
         """
         number = checks.integer("feature", feature, 0, len(self) - 1)
         return xr.DataArray(self.decoder[number], dims=CHANNEL, attrs={FEATURE: number})
@@ -268,7 +269,7 @@ class Dictionary:
     def _check(self, values: xr.DataArray) -> None:
         if values.sizes.get(CHANNEL) != self.channels:
             raise InputError(
-                f"values have dims {dict(values.sizes)}, and the dictionary is of {self.channels} "
+                f"values have sizes {dict(values.sizes)}, and the dictionary has {self.channels} "
                 "channels; give the site that it was trained on"
             )
 
@@ -280,7 +281,7 @@ class Dictionary:
         sizes: tuple[int, ...],
         dtype: Any = np.float32,
     ) -> xr.DataArray:
-        """A function of locations, applied lazily where values are lazy."""
+        """Apply a function of locations, lazily where values are lazy."""
         values = joined_heads(one_array(values))
         self._check(values)
         if values.chunks:  # one timestep at a time: there are more features than channels

@@ -1,4 +1,4 @@
-"""Files of sparse autoencoders: the layouts of the libraries that train them, read as one."""
+"""Read files of sparse autoencoders, in the layouts of the libraries that train them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["read_dictionary"]
 _Array = NDArray[np.float32]
 _Settings = Mapping[str, Any]
 
-# What each tensor is called; those of torch's Linear are the transpose of the others.
+# Names of each tensor; those of torch's Linear are the transpose of the others.
 _ENCODER: Final = ("W_enc", "encoder.weight")
 _DECODER: Final = ("W_dec", "decoder.weight")
 _ENCODER_BIAS: Final = ("b_enc", "encoder.bias", "latent_bias")
@@ -33,7 +33,7 @@ _STATISTICS: Final = (
     "num_batches_not_active",
     "n_forward_passes_since_fired",
 )
-"""Of training; they change no answer."""
+"""Settings of the training, which change no answer."""
 _KNOWN: Final = {
     *_ENCODER, *_DECODER, *_ENCODER_BIAS, *_DECODER_BIAS, *_THRESHOLD, *_STATISTICS, "k",
 }  # fmt: skip
@@ -49,7 +49,7 @@ _ALLOWED: Final[dict[str, tuple[Any, ...]]] = {
     "transcode": (False, None),
     "skip_connection": (False, None),
 }
-"""Settings that change answers, and their values that are known here."""
+"""Settings that change answers, and the values that are supported."""
 _DTYPES: Final[dict[str, Any]] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BOOL": np.bool_,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
@@ -65,8 +65,8 @@ def read_dictionary(
     settings = _settings(file.parent)
     if unknown := sorted(set(tensors) - _KNOWN):
         raise InputError(
-            f"'{file}' has tensors {', '.join(unknown)}, which no autoencoder with a ReLU, TopK or "
-            "JumpReLU has that is known here; give its arrays to ep.Dictionary yourself"
+            f"'{file}' has tensors {', '.join(unknown)}, which no supported autoencoder with a "
+            "ReLU, TopK or JumpReLU has; give its arrays to ep.Dictionary yourself"
         )
     encoder, decoder = _matrix(tensors, _ENCODER, file), _matrix(tensors, _DECODER, file).T
     # W_enc is (channel, feature) and W_dec (feature, channel), unlike the weights of Linear.
@@ -86,7 +86,7 @@ def read_dictionary(
     subtracted = _subtracted(tensors, settings, subtract_bias)
     if subtracted is None and decoder_bias.any():
         raise ConfigError(
-            f"'{file}' does not tell whether the decoder's bias is subtracted before encoding; "
+            f"'{file}' does not say whether the decoder's bias is subtracted before encoding; "
             "choose subtract_bias=True or False, as its training had it (apply_b_dec_to_input in "
             "SAELens)"
         )
@@ -98,7 +98,7 @@ def read_dictionary(
 
 
 def _file(path: Path) -> Path:
-    """The safetensors file that a path means."""
+    """Return the safetensors file that a path names."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if len(files) != 1:
         names = ", ".join(each.name for each in files) or "none"
@@ -110,12 +110,12 @@ def _file(path: Path) -> Path:
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, _Array]]:
-    """Name and values of each tensor; NumPy has no bfloat16, which is the half of a float32."""
+    """Yield name and values of each tensor; bfloat16, which NumPy lacks, becomes float32."""
     try:
         entries = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise InputError(
-            f"'{file}' is no safetensors file ({first_line(error)}); save the autoencoder's "
+            f"'{file}' is not a safetensors file ({first_line(error)}); save the autoencoder's "
             "state_dict with safetensors.torch.save_file"
         ) from error
     for name, entry in entries:
@@ -130,7 +130,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, _Array]]:
 
 
 def _settings(folder: Path) -> _Settings:
-    """What lies beside the file; dictionary_learning nests what its trainer was given."""
+    """Read the settings beside the file; dictionary_learning nests those of its trainer."""
     path = next((folder / name for name in _CONFIGS if (folder / name).is_file()), None)
     if path is None:
         return {}
@@ -138,12 +138,12 @@ def _settings(folder: Path) -> _Settings:
         found = json.loads(path.read_text())
         settings = {**found, **(found.get("trainer") or {})}
     except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"'{path}' is no settings in JSON: {first_line(error)}") from error
+        raise InputError(f"'{path}' does not hold settings in JSON: {first_line(error)}") from error
     for name, allowed in _ALLOWED.items():
         if name in settings and settings[name] not in allowed:
             choices = ", ".join(str(each) for each in allowed if each)
             raise InputError(
-                f"'{path}' says {name}={settings[name]!r}, and the autoencoders known here have "
+                f"'{path}' says {name}={settings[name]!r}, but supported autoencoders have "
                 f"{choices or 'none'}; give your own arrays to ep.Dictionary"
             )
     return settings
@@ -159,7 +159,7 @@ def _matrix(tensors: Mapping[str, _Array], names: tuple[str, ...], file: Path) -
 
 
 def _one_of(tensors: Mapping[str, _Array], names: tuple[str, ...], file: Path) -> Any:
-    """The tensor that has one of several names; None where there is none."""
+    """Return the tensor that has one of several names; None where there is none."""
     there = [name for name in names if name in tensors]
     if len(there) > 1:
         raise InputError(f"'{file}' has {' and '.join(there)}, which mean the same; keep one")
@@ -169,7 +169,7 @@ def _one_of(tensors: Mapping[str, _Array], names: tuple[str, ...], file: Path) -
 def _subtracted(
     tensors: Mapping[str, _Array], settings: _Settings, asked: bool | None
 ) -> bool | None:
-    """Whether the decoder's bias is subtracted before encoding; None where nothing tells."""
+    """Return whether the decoder's bias is subtracted before encoding; None where nothing says."""
     if asked is not None:
         return checks.flag("subtract_bias", asked)
     if "apply_b_dec_to_input" in settings:
@@ -185,7 +185,7 @@ def _subtracted(
 def _activation(
     tensors: Mapping[str, _Array], settings: _Settings, asked: int | None, file: Path
 ) -> dict[str, Any]:
-    """The threshold and k of an autoencoder."""
+    """Return the threshold and k of an autoencoder."""
     arguments = settings.get("activation_fn_kwargs") or {}
     told = [
         tensors["k"].item() if "k" in tensors else None,
@@ -195,7 +195,7 @@ def _activation(
     number = asked if asked is not None else next((each for each in told if each is not None), None)
     kinds = {str(settings.get(name, "")) for name in ("architecture", "activation_fn_str")}
     if number is None and ("topk" in kinds or "latent_bias" in tensors):
-        raise ConfigError(f"'{file}' is a TopK autoencoder and does not tell its k; give k=")
+        raise ConfigError(f"'{file}' is a TopK autoencoder and does not say its k; give k=")
     threshold = tensors.get("threshold")
     if "log_threshold" in tensors:
         threshold = np.exp(tensors["log_threshold"])

@@ -1,4 +1,4 @@
-"""The softmax of attention, from queries and keys as they were multiplied."""
+"""Compute the softmax of attention, from queries and keys as they were multiplied."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ def attention_probabilities(
     *,
     beside: xr.DataArray | None = None,
 ) -> xr.DataArray:
-    """The softmax over all keys of q k / sqrt(channels), lazily and in float32.
+    """Return the softmax over all keys of q k / sqrt(channels), lazily and in float32.
 
     Args:
-        query: With dims ``channel``, and ``y`` and ``x``, or ``token``.
-        key: With a dim ``channel``, and ``token`` or ``y`` and ``x``, which are then called
-            ``key_y`` and ``key_x``; of a token that asks tokens, ``key_token``. All other dims are
-            shared with the queries.
-        bias: Added to the scores before the softmax, as masks are; dims of the keys without
-            ``channel``, of which those that it has not count as equal.
-        beside: Further keys that the same softmax is over, as those of the other stream of a joint
-            attention; what is paid to them is left out.
+        query: Queries, with ``channel``, and ``y`` and ``x`` or ``token``.
+        key: Keys, with ``channel``, and ``token`` or ``y`` and ``x``. In the result ``y`` and ``x``
+            are called ``key_y`` and ``key_x``, and ``token`` is called ``key_token`` if queries
+            have tokens, too. All other dims are shared with the queries.
+        bias: Bias added to the scores before the softmax, such as a mask; its dims are among those
+            of the keys without ``channel``, and it is the same along those it lacks.
+        beside: Other keys that share the softmax, such as those of the other stream of a joint
+            attention; the attention paid to them is left out.
 
     Returns:
-        Dims of the query without ``channel``, ``head`` before places, then those of the keys.
+        Probabilities, with the dims of the query without ``channel``, ``head`` before locations,
+        then those of the keys.
 
     >>> query = xr.DataArray([[0.0, 0.0]], dims=("head", "channel"))
     >>> key = xr.DataArray([[[1.0, 0.0], [0.0, 1.0]]], dims=("head", "token", "channel"))
@@ -81,7 +82,7 @@ def attention_probabilities(
 
 
 def _renamed(keys: xr.DataArray, query: xr.DataArray) -> xr.DataArray:
-    """What is of keys, with names of dims that the queries have not."""
+    """Rename the dims of keys, so that they differ from those of the queries."""
     names = {Y: KEY_Y, X: KEY_X}
     if TOKEN in query.dims:
         names[TOKEN] = KEY_TOKEN
@@ -91,9 +92,9 @@ def _renamed(keys: xr.DataArray, query: xr.DataArray) -> xr.DataArray:
 
 
 def _in_pieces(values: xr.DataArray, whole: Sequence[str]) -> xr.DataArray:
-    """One timestep and head in a piece, so that no more of the matrix is ever held at once."""
+    """Chunk by timestep and head, so that no more of the matrix is ever held at once."""
     pieces = {dim: -1 if dim in (*whole, CHANNEL) else 1 for dim in values.dims}
-    # Not the array itself, whose coordinates would be cut, too.
+    # Chunk the variable: chunking the array would cut its coordinates, too.
     return values.copy(data=values.variable.chunk(pieces).data)
 
 
@@ -105,7 +106,7 @@ def _softmax(
     keys: int,
     biased: bool,
 ) -> NDArray[np.float32]:
-    """Return that of queries (..., places, channel) over keys (..., keys, channel)."""
+    """Return the softmax of queries (..., places, channel) over keys (..., keys, channel)."""
     rows, columns = query.shape[query.ndim - 1 - places : -1], key.shape[key.ndim - 1 - keys : -1]
     q = query.reshape(*query.shape[: query.ndim - 1 - places], math.prod(rows), -1)
     k = key.reshape(*key.shape[: key.ndim - 1 - keys], math.prod(columns), -1)

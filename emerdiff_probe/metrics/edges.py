@@ -1,4 +1,4 @@
-"""Edges with a strength against the truth's boundaries: F at the best threshold, ODS and OIS."""
+"""Score edges with a strength against true boundaries: F at the best threshold, ODS and OIS."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _SHARE_OF_DIAGONAL: Final = 0.0075
 
 @dataclass(frozen=True, eq=False)
 class EdgeCounts:
-    """Edge pixels that were found, at each threshold, in one picture or many.
+    """Hold counts of edge pixels that were found, at each threshold, in one image or many.
 
-    Add those of pictures: ``edge_counts(...) + edge_counts(...)``.
+    Add the counts of images: ``edge_counts(...) + edge_counts(...)``.
 
     Attributes:
-        thresholds: (threshold,).
-        matched: Pairs of a found and a true edge pixel, (picture, threshold).
-        found: Edge pixels at or above the threshold, (picture, threshold).
-        true: Edge pixels of the truth, (picture,).
+        thresholds: Thresholds (threshold,).
+        matched: Number of pairs of a found and a true edge pixel (picture, threshold).
+        found: Number of edge pixels at or above the threshold (picture, threshold).
+        true: Number of edge pixels of the truth (picture,).
     """
 
     thresholds: NDArray[np.float64]
@@ -45,22 +45,24 @@ class EdgeCounts:
 
     def __add__(self, other: EdgeCounts) -> EdgeCounts:
         if not np.array_equal(self.thresholds, other.thresholds):
-            raise InputError("these were counted at other thresholds; give both the same number")
+            raise InputError(
+                "the counts have different thresholds; count both with the same number"
+            )
         parts = (
             (getattr(self, name), getattr(other, name)) for name in ("matched", "found", "true")
         )
         return EdgeCounts(self.thresholds, *(np.concatenate(each) for each in parts))
 
     def ods(self) -> Score:
-        """Return F at the one threshold that is best for all pictures (optimal data set scale)."""
+        """Return F at the one threshold that is best for all images (optimal data set scale)."""
         return Score(float(self._f_of_sums().max()), "ODS")
 
     def best_threshold(self) -> float:
-        """Return the threshold that `ods` has; of equally good ones the smallest."""
+        """Return the threshold of `ods`; the smallest wins a tie."""
         return float(self.thresholds[self._f_of_sums().argmax()])
 
     def ois(self) -> Score:
-        """Return F with the best threshold of each picture (optimal image scale)."""
+        """Return F with the best threshold of each image (optimal image scale)."""
         best = _f(self.matched, self.found, self.true[:, None]).argmax(1)[:, None]
         matched, found = (np.take_along_axis(each, best, 1).sum() for each in
                           (self.matched, self.found))  # fmt: skip
@@ -79,21 +81,22 @@ def edge_counts(
     ignore: int | None = None,
     thin: bool = True,
 ) -> EdgeCounts:
-    """Return how many edge pixels of a picture are right, at each of many thresholds.
+    """Count the edge pixels of an image that are right, at each of many thresholds.
 
     Each found pixel is matched to at most one true pixel within ``tolerance``, so that a thick edge
-    does not count several times; as many pairs as can be are made.
+    does not count several times. The number of pairs is the largest possible.
 
     Args:
-        edges: Strength of each pixel, from 0 to 1, (y, x); see `edges_of` for segments.
-        truth: Segments or classes, whose boundaries are the truth.
-        thresholds: How many, between 0 and 1.
-        tolerance: In pixels (Euclid); by default 0.75 % of the diagonal.
-        ignore: A value of the truth; edges to and within it do not count.
-        thin: Thin edges to lines at each threshold, which needs scikit-image.
+        edges: Strength of the edge at each pixel (y, x), from 0 to 1; see `edges_of` for segments.
+        truth: Segments or classes (y, x), whose boundaries are the truth.
+        thresholds: Number of thresholds between 0 and 1.
+        tolerance: Largest distance of a pair in pixels (Euclidean); by default 0.75 % of the
+            diagonal.
+        ignore: Value of the truth to leave out; edges to it and within it do not count.
+        thin: Whether to thin edges to lines at each threshold, which needs scikit-image.
 
     Raises:
-        InputError: Strengths outside of 0 to 1, or of another size than the truth.
+        InputError: Strengths are outside 0 to 1, or have another size than the truth.
 
     Source: Martin, Fowlkes and Malik, IEEE TPAMI 26(5), 2004; ODS and OIS by Arbelaez et al., IEEE
     TPAMI 33(5), 2011, whose matching also makes the sum of distances small.
@@ -132,14 +135,14 @@ def _strengths(edges: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
     if values.shape != shape or not ((values >= 0) & (values <= 1)).all():
         span = f"{values.min():.3g} to {values.max():.3g}" if values.size else "nothing"
         raise InputError(
-            f"edges have shape {values.shape} and run from {span}; beside this truth they have "
-            f"{shape}, and run from 0 to 1"
+            f"edges have shape {values.shape} and run from {span}; for this truth give shape "
+            f"{shape} and values from 0 to 1"
         )
     return values
 
 
 def _pairs(found: _Bits, true: cKDTree | None, reach: float) -> int:
-    """How many found pixels can have a true pixel of their own within reach."""
+    """Return the number of found pixels that can each have a true pixel within reach."""
     places = np.argwhere(found)
     if true is None or not len(places):
         return 0
@@ -151,7 +154,7 @@ def _pairs(found: _Bits, true: cKDTree | None, reach: float) -> int:
 
 
 def _f(matched: Any, found: Any, true: Any) -> Any:
-    """The harmonic mean of precision and recall; 1 where there is nothing to find."""
+    """Return the harmonic mean of precision and recall; 1 where there is nothing to find."""
     both = np.asarray(found + true, np.float64)
     return np.divide(2 * matched, both, out=np.ones_like(both), where=both > 0)
 

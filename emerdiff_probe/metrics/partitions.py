@@ -101,16 +101,16 @@ def foreground_adjusted_rand(
 ) -> Score:
     """Return the ARI of the pixels that the truth gives to objects (FG-ARI).
 
-    How the background is divided does not count, and neither does where objects end towards it.
+    Neither the division of the background counts, nor where objects end towards it.
 
     Args:
-        labels: Segments.
-        truth: Objects, each instance with a number of its own.
-        background: Values of the truth that are no objects.
-        ignore: A value of the truth whose pixels do not count.
+        labels: Segment of each pixel.
+        truth: Object of each pixel; each instance has a number of its own.
+        background: Values of the truth that are not objects.
+        ignore: Value of the truth whose pixels do not count.
 
     Returns:
-        1 for the same objects, about 0 by chance.
+        Score from -0.5 to 1: 1 for the same objects, about 0 by chance.
 
     Raises:
         InputError: The truth has no object.
@@ -133,17 +133,17 @@ def mean_best_overlap(
 ) -> Score:
     """Return the IoU of each true segment with the segment that fits it best, averaged (mBO).
 
-    A segment may be the best of several. It rises with the number of segments as long as they
-    divide what the truth divides.
+    A segment can be the best for several true ones. The score rises with the number of segments as
+    long as they divide what the truth divides.
 
     Args:
-        labels: Segments.
-        truth: Segments (instances, for mBO_i) or classes (mBO_c).
-        background: Values of the truth that are not averaged over.
-        ignore: A value of the truth whose pixels do not count.
+        labels: Segment of each pixel.
+        truth: Segment of each pixel (instances, for mBO_i) or class (mBO_c).
+        background: Values of the truth to leave out of the mean.
+        ignore: Value of the truth whose pixels do not count.
 
     Returns:
-        From 0 to 1.
+        Score from 0 to 1.
 
     Raises:
         InputError: The truth has nothing but background.

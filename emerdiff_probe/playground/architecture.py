@@ -121,7 +121,7 @@ def tokenizer(texts: Iterable[str], sizes: Sizes) -> CLIPTokenizer:
 
 
 def _words(texts: Iterable[str]) -> set[str]:
-    """The words of texts, in letters of which each stands for one byte."""
+    """Return the words of texts, in letters that each stand for one byte."""
     as_bytes = ByteLevel(add_prefix_space=False, use_regex=False)
     words = {word for text in texts for word in words_of(text)}
     return {letters for word in words for letters, _ in as_bytes.pre_tokenize_str(word)}

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer and text encoder, made and read alike by transformers 4 and 5.
+"""Make and read CLIP's tokenizer and text encoder in the same way in transformers 4 and 5.
 
 transformers 5 saves a tokenizer as one file, and a text encoder's weights without the
 ``text_model.`` before their names. transformers 4 finds no tokenizer there, and gives the text
@@ -47,10 +47,10 @@ def clip_tokenizer(
 
     Args:
         vocabulary: Number of each token.
-        merges: Pairs of tokens that make one, the first first.
-        **settings: As in ``tokenizer_config.json``.
+        merges: Pairs of tokens that are merged into one, in order of priority.
+        **settings: Settings as in ``tokenizer_config.json``.
     """
-    # Arguments of the class differ between transformers 4 and 5; files are read by both.
+    # Arguments of the class differ between transformers 4 and 5, but both read the files.
     with tempfile.TemporaryDirectory() as folder:
         pairs = [" ".join(pair) for pair in merges]
         (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary))
@@ -65,7 +65,8 @@ def newer_parts(folder: str | Path) -> dict[str, Any]:
     """Return the parts of a pipeline's folder that transformers 4 misreads, if it is installed.
 
     Args:
-        folder: As diffusers saves it. Anything else, such as a hub id, has no such parts.
+        folder: Folder of a pipeline saved by diffusers. Anything else, such as a hub id, has no
+            such parts.
 
     Returns:
         Tokenizers and text encoders by name, in the dtype they are stored in.

@@ -1,4 +1,4 @@
-"""Falcon: latent locations grouped by one K-way normalised cut, without eigenvectors."""
+"""Group latent locations by one K-way normalised cut, without eigenvectors (Falcon)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ _ENOUGH: Final = 0.1
 
 @dataclass(frozen=True)
 class FalconConfig:
-    """What Falcon leaves to choose.
+    """Hold the settings of Falcon.
 
     Attributes:
-        power: Of the similarities (alpha; chosen by data set in the paper; 4.5 is that of others
-            who wrote it anew).
-        inertia: How much better another group is before a location changes, at first, as a share
-            of the largest gain (tau_0; our choice).
-        iterations: At most; it ends earlier when no location changes.
-        seed: Of the k-means that it begins with (our choice: the start could not be read).
+        power: Exponent of the similarities (alpha; the paper chooses it for each data set, and 4.5
+            is that of another implementation).
+        inertia: Advantage that another group must at first have before a location changes, as a
+            share of the largest gain (tau_0; our choice).
+        iterations: Largest number of iterations; it ends earlier when no location changes.
+        seed: Seed of the k-means that it starts with (our choice, as we could not read the paper's
+            start).
     """
 
     power: float = 4.5
@@ -55,23 +56,23 @@ class FalconConfig:
 def falcon(
     features: xr.DataArray, segments: int, config: FalconConfig = FalconConfig()
 ) -> xr.DataArray:
-    """Return latent locations in as many groups as asked for, by a K-way normalised cut.
+    """Group latent locations into as many groups as asked for, by a K-way normalised cut.
 
-    The graph is DiffCut's. Groups begin as those of k-means; all locations then move at once to
-    where the cut's gradient is largest, with an inertia that grows until the cut is better.
+    The graph is DiffCut's, and the first groups are those of k-means. All locations then move at
+    once to where the cut's gradient is largest, with an inertia that grows until the cut is better.
 
     Args:
-        features: As `emerdiff_probe.layers.normalised` takes them.
-        segments: K; a group that loses all its locations is left out. The paper guesses it from
-            eigenvalues.
-        config: How.
+        features: Features of one image, as `emerdiff_probe.layers.normalised` takes them.
+        segments: Number of groups, K; a group that loses all its locations is left out. The paper
+            estimates K from eigenvalues.
+        config: Settings of the cut.
 
     Returns:
-        ``low_res`` (source_y, source_x), int16, numbered by first appearance, as
-        `emerdiff_probe.layers.cluster` gives it.
+        ``low_res`` (source_y, source_x), int16, numbered by first appearance, like that of
+        `emerdiff_probe.layers.cluster`.
 
     Raises:
-        InputError: Unusable features, or settings out of range.
+        InputError: The features cannot be used, or a setting is out of range.
 
     Source: Zhang et al., ICLR 2026 (Falcon; first as arXiv 2504.05613, with another solver), read
     in summaries; steps of the inertia are ours.
@@ -86,12 +87,12 @@ def falcon(
 def kway_cut(
     weights: _Floats, labels: NDArray[np.integer], config: FalconConfig = FalconConfig()
 ) -> NDArray[np.int64]:
-    """Return labels whose normalised cut is no worse than that of the given ones.
+    """Return labels whose normalised cut is no worse than that of the given labels.
 
     Args:
-        weights: (node, node), symmetric, >= 0.
-        labels: (node,), from 0.
-        config: How; ``power`` and ``seed`` have no part in it.
+        weights: Weights of the edges (node, node), symmetric, >= 0.
+        labels: Group of each node (node,), from 0.
+        config: Settings of the cut; ``power`` and ``seed`` are not used.
     """
     degrees = weights.sum(1)
     groups = int(labels.max()) + 1
@@ -117,20 +118,20 @@ def association(weights: _Floats, labels: NDArray[np.integer]) -> float:
 
 
 def _gains(weights: _Floats, degrees: _Floats, labels: NDArray[np.integer], groups: int) -> _Floats:
-    """The gradient of the association by each node's share in each group, (node, group)."""
+    """Return the gradient of the association by each node's share in each group (node, group)."""
     members = np.eye(groups)[labels]
     to_groups = weights @ members
     inside, volumes = (members * to_groups).sum(0), members.T @ degrees
     safe = np.where(volumes > 0, volumes, 1)
     found: _Floats = 2 * (to_groups / safe - degrees[:, None] * members * (inside / safe**2))
-    # What is empty stays empty, and who is like nothing stays where it is.
+    # An empty group stays empty, and a node without similar ones stays where it is.
     return np.where((volumes > 0) | (members > 0), found, -np.inf)
 
 
 def _moved(
     weights: _Floats, gains: _Floats, labels: NDArray[np.integer], inertia: float
 ) -> NDArray[np.int64] | None:
-    """Labels after one step that makes the association larger; None where none does."""
+    """Return labels after one step that increases the association; None where none does."""
     before = association(weights, labels)
     reward = inertia * float(np.abs(gains[np.isfinite(gains)]).max() or 1)
     own = (np.arange(len(labels)), labels)

@@ -1,4 +1,4 @@
-"""TRACE: edges where neighbours' self-attention differs, at the timestep where it changes most."""
+"""Find edges where the self-attention of neighbours differs (TRACE), a rival method."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ _TINY: Final = 1e-12
 
 
 def mean_attention(layers: Sequence[NDArray[Any]]) -> _Maps:
-    """Return self-attention maps of all layers as one: interpolated to the largest grid, averaged.
+    """Average the self-attention maps of all layers, interpolated to the largest grid.
 
     Args:
-        layers: (y, x, attended y, attended x), each map summing to 1, averaged over heads.
+        layers: Maps of each layer (y, x, attended y, attended x), averaged over heads; each map
+            sums to 1.
 
     Returns:
-        (y, x, attended y, attended x), float32; each map sums to 1. Interpolation is bilinear over
-        attending and attended locations (our choice).
+        Maps (y, x, attended y, attended x), float32; each map sums to 1. Interpolation is bilinear
+        over attending and attended locations (our choice).
 
     Raises:
-        InputError: No layer, or one whose attending and attended locations differ.
+        InputError: There is no layer, or a layer's attending and attended locations differ.
 
     Source: Jo et al., ICLR 2026 (TRACE, arXiv 2503.07982), section 3.1.
     """
@@ -47,7 +48,7 @@ def mean_attention(layers: Sequence[NDArray[Any]]) -> _Maps:
     for maps in layers:
         height, width = maps.shape[:2]
         if maps.shape != (height, width) * 2:
-            raise InputError(f"attention of shape {maps.shape}; expected (y, x, y, x)")
+            raise InputError(f"attention has shape {maps.shape}; give (y, x, y, x)")
         if (height, width) != (rows, columns):
             down, across = (
                 linear_weights(pixel_centres(few, many), pixel_centres(many, many))
@@ -61,11 +62,11 @@ def mean_attention(layers: Sequence[NDArray[Any]]) -> _Maps:
 
 
 def attention_change(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """Return the Kullback-Leibler divergence of attention maps, the mean over locations, in nats.
+    """Return the mean Kullback-Leibler divergence of attention maps over locations, in nats.
 
     Args:
-        before: At the timestep with less noise, (y, x, attended y, attended x).
-        after: At the next one with more noise.
+        before: Maps at the timestep with less noise (y, x, attended y, attended x).
+        after: Maps at the next timestep, with more noise.
 
     Source: Jo et al., ICLR 2026 (arXiv 2503.07982), eq. 1: D(SA(X_t_prev) || SA(X_t)).
     """
@@ -75,14 +76,15 @@ def attention_change(before: NDArray[Any], after: NDArray[Any]) -> float:
 def boundary_divergence(attention: NDArray[Any]) -> NDArray[np.float64]:
     """Return how differently the opposite neighbours of each location attend (ABDiv), in nats.
 
-    The divergence of the lower from the upper neighbour's map plus that of the right from the left
-    one's. At the border a location stands in for its missing neighbour (our choice).
+    It is the divergence of the lower neighbour's map from the upper one's, plus that of the right
+    one's from the left one's. At the border a location stands in for its missing neighbour (our
+    choice).
 
     Args:
-        attention: (y, x, attended y, attended x), each map summing to 1.
+        attention: Maps (y, x, attended y, attended x); each map sums to 1.
 
     Returns:
-        (y, x), 0 or more.
+        Divergence (y, x), 0 or more.
 
     Source: Jo et al., ICLR 2026 (arXiv 2503.07982), eq. 2.
     """
@@ -94,11 +96,11 @@ def boundary_divergence(attention: NDArray[Any]) -> NDArray[np.float64]:
 def edge_components(edges: xr.DataArray) -> xr.DataArray:
     """Return the regions that edges separate, as labels (y, x), int16 from 0.
 
-    Pixels whose edge is more than one standard deviation above the mean separate; regions are
-    connected by sides, and a separating pixel goes to the nearest region.
+    Pixels whose edge is more than one standard deviation above the mean separate regions. Regions
+    are connected along sides, and a separating pixel joins the nearest region.
 
     Args:
-        edges: Strengths (y, x).
+        edges: Strength of the edge at each pixel (y, x).
 
     Source: Jo et al., ICLR 2026 (arXiv 2503.07982), sections 3.4 (the threshold) and 3.5 (connected
     components). The paper then merges regions with masks of another method, which is left out.
@@ -121,26 +123,27 @@ def trace_recorded(
 ) -> xr.Dataset:
     """Return TRACE's edges of a recorded picture, from queries and keys of its self-attentions.
 
-    The timestep is the one whose attention differs most from that of the timestep with less noise
-    before it. The paper takes timesteps 100 apart of an inverted image, without a prompt; its
-    second stage, a network trained on these edges, is not a part of this.
+    The timestep is the one whose attention differs most from that of the preceding timestep, with
+    less noise. The paper takes timesteps 100 apart of an inverted image, without a prompt. Its
+    second stage, a network trained on these edges, is not included.
 
     Args:
-        run: A recording that has ``query`` and ``key`` of self-attentions, as one of the sites
-            ``"*attn1:query, *attn1:key"``.
-        timesteps: To choose from, at least two; by default all that were recorded.
-        sample: Position of the picture.
+        run: Recording with ``query`` and ``key`` of self-attentions, as made with
+            ``sites="*attn1:query, *attn1:key"``.
+        timesteps: Timesteps to choose from, at least two; by default all that were recorded.
+        sample: Position of the picture, from 0.
         attentions: Paths of self-attentions; by default all that were recorded.
 
     Returns:
         ``edges`` (y, x), float32 from 0 to 1, in the picture's own size, interpolated bilinearly;
         ``labels`` (y, x), the regions that they separate, see `edge_components`; ``change``
-        (timestep), in nats, NaN at the least noise; attribute ``timestep``, the one chosen. Of
-        guidance's two halves it is that of the empty prompt.
+        (timestep), in nats, NaN at the least noise; attribute ``timestep``, the one chosen. With
+        guidance, the half of the empty prompt is used.
 
     Raises:
-        SiteError: The recording has not both of an attention.
-        InputError: It has no self-attention, or not this sample or timestep, or fewer than two.
+        SiteError: The recording lacks the queries or the keys of an attention.
+        InputError: It has no self-attention, lacks this sample or timestep, or has fewer than two
+            timesteps.
 
     Source: Jo et al., ICLR 2026 (TRACE, arXiv 2503.07982), sections 3.1 to 3.3.
     """
@@ -183,7 +186,7 @@ def trace_recorded(
 
 
 def _divergence(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    """The Kullback-Leibler divergence of the other maps from the ones, at each location."""
+    """Return the Kullback-Leibler divergence of the other maps from the first, at each location."""
     p, q = (np.maximum(each, _TINY).astype(np.float64) for each in (one, other))
     found: NDArray[np.float64] = (p * np.log(p / q)).sum((-2, -1))
     return found

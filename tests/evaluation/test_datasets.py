@@ -232,7 +232,7 @@ class TestCocoStuff:
         ]  # fmt: skip
 
     def test_refusals(self, root):
-        with pytest.raises(InputError, match="171 classes or 27 groups, not 80"):
+        with pytest.raises(InputError, match="classes=80; choose 171, or 27"):
             coco_stuff(root, 80)
         with pytest.raises(InputError, match="has no picture '7'"):
             coco_stuff(root, keys=["7"])

@@ -123,7 +123,7 @@ def test_a_direction_is_what_a_unit_of_the_feature_adds(recorded):
 
 def test_shapes_that_do_not_fit_are_refused(recorded):
     book, _, values = recorded
-    with pytest.raises(InputError, match="dictionary is of 12 channels; give the site"):
+    with pytest.raises(InputError, match="dictionary has 12 channels; give the site"):
         book.features(values.isel(channel=slice(5)))
     with pytest.raises(InputError, match=r"decoder has shape \(12, 8\)"):
         ep.Dictionary(book.encoder, book.encoder)
@@ -265,7 +265,7 @@ def test_what_a_file_leaves_open_is_asked_for(tmp_path):
     assert ep.Dictionary.load(no_bias, k=2).k == 2
     (tmp_path / "config.json").unlink()
     openai = LAYOUTS["OpenAI, SDXL Turbo"][0](w)
-    with pytest.raises(ConfigError, match="does not tell its k; give k="):
+    with pytest.raises(ConfigError, match="does not say its k; give k="):
         ep.Dictionary.load(saved(tmp_path, openai))
     assert ep.Dictionary.load(tmp_path, k=5).k == 5
 
@@ -282,7 +282,7 @@ def test_half_precision_is_read(tmp_path):
 def test_files_of_other_kinds_are_refused(tmp_path):
     w = weights()
     gated = plain(w) | {"r_mag": w["be"]}
-    with pytest.raises(InputError, match="has tensors r_mag, which no autoencoder"):
+    with pytest.raises(InputError, match="has tensors r_mag, which no supported autoencoder"):
         ep.Dictionary.load(saved(tmp_path, gated))
     with pytest.raises(InputError, match="b_dec and pre_bias, which mean the same"):
         ep.Dictionary.load(saved(tmp_path, plain(w) | {"pre_bias": w["bd"]}))
@@ -293,10 +293,10 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         with pytest.raises(InputError, match=f"says {name}="):
             ep.Dictionary.load(saved(tmp_path, plain(w), {name: value}))
     (tmp_path / "config.json").write_text("[1")
-    with pytest.raises(InputError, match="no settings in JSON"):
+    with pytest.raises(InputError, match="does not hold settings in JSON"):
         ep.Dictionary.load(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"PK\3\4 of torch.save")
-    with pytest.raises(InputError, match="is no safetensors file"):
+    with pytest.raises(InputError, match="is not a safetensors file"):
         ep.Dictionary.load(tmp_path)
     with pytest.raises(InputError, match=r"closest: 'weights\.safetensors'"):
         ep.Dictionary.load(tmp_path / "weight.safetensors")

@@ -127,11 +127,11 @@ def test_what_is_not_said_or_recorded_is_asked_for(recorded):
         ep.attention(run, PATH)
     with pytest.raises(InputError, match="to is 'words'; choose 'image' or 'text'"):
         ep.attention(run, PATH, to="words")
-    with pytest.raises(InputError, match="location is of queries of the image"):
+    with pytest.raises(InputError, match="location needs queries of the image"):
         ep.attention(run, PATH, of="text", to="image", location=(4, 4))
     # Without the text's keys the softmax would be another.
     less = xr.DataTree.from_dict(
         {path: each for path, each in run.to_dict().items() if not path.endswith("text_key")}
     )
-    with pytest.raises(SiteError, match=rf"has not .*{PATH}:text_key.*sites="):
+    with pytest.raises(SiteError, match=rf"lacks .*{PATH}:text_key.*sites="):
         ep.attention(less, PATH, to="image")

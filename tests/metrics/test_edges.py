@@ -102,11 +102,11 @@ def test_labelled_arrays_and_refusals(monkeypatch):
     edges = xr.DataArray(line(9, 1).T, dims=("x", "y"))
     truth = xr.DataArray(HALVES, dims=("y", "x"))
     assert edge_counts(edges, truth, thin=False).ods() == 1
-    with pytest.raises(InputError, match="run from 0 to 2; beside this truth they have"):
+    with pytest.raises(InputError, match="run from 0 to 2; for this truth give"):
         edge_counts(line(9, 2), HALVES)
     with pytest.raises(InputError, match=r"shape \(3, 3\)"):
         edge_counts(np.zeros((3, 3)), HALVES)
-    with pytest.raises(InputError, match="at other thresholds"):
+    with pytest.raises(InputError, match="have different thresholds"):
         edge_counts(edges, HALVES, thin=False) + edge_counts(
             edges, HALVES, thresholds=5, thin=False
         )

@@ -102,7 +102,7 @@ def test_refusals():
     run = objects()
     with pytest.raises(InputError, match="TRACE compares at least two"):
         trace_recorded(run, [281], sample=1)
-    with pytest.raises(InputError, match="sample 2 of 2"):
+    with pytest.raises(InputError, match="sample=2; choose 0 to 1"):
         trace_recorded(run, sample=2)
     with pytest.raises(InputError, match="were not recorded"):
         trace_recorded(run, [5, 281])
