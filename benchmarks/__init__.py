@@ -1,1 +1,1 @@
-"""What docs/results holds, made anew: ``python -m benchmarks``; see the Makefile."""
+"""Make again what docs/results holds, with ``python -m benchmarks``; see the Makefile."""

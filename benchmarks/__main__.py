@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: makes the tables and pictures of docs/results."""
+"""Make the tables and pictures of docs/results: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BENCHMARKS: Final = {
 
 
 def main() -> None:
-    """Runs a benchmark, or goes on with one that was interrupted."""
+    """Run a benchmark, or resume one that was interrupted."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("benchmark", choices=list(BENCHMARKS))
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where tables go")

@@ -1,4 +1,4 @@
-"""The atlas of a model: which layer and timestep carries which kind of semantics."""
+"""Make the atlas of a model: which layer and timestep carries which kind of semantics."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ PANELS: Final = {
     "effective rank": "directions in which features vary",
     "ARI with parts": f"of {SEGMENTS} clusters of all scenes together",
 }
-"""What is shown of every site and timestep, in words."""
+"""Panels of every site and timestep, in words."""
 
 ALIKE: Final = (
     ("probe accuracy", "its control"),
     ("position", "colour", "semantics", "semantics only"),
 )
-"""Panels whose colours mean the same."""
+"""Panels that share one colour scale."""
 
 COMPARED: Final = 281
-"""Timestep of the picture of CKA."""
+"""Timestep of the figure of CKA."""
 
 
 def benchmark(task: Task) -> None:
-    """The atlas of a model, on validation scenes."""
+    """Make the atlas of a model, on validation scenes."""
     seeds = ATLAS_SEEDS[: task.scenes]
     begun = time.perf_counter()
     found = measured(task.model, seeds)
@@ -119,9 +119,9 @@ Means over timesteps.
 
 
 def sites(model: StableDiffusion) -> list[str]:
-    """What is measured, in the model's order: outputs of blocks and transformers, and the queries.
+    """Return sites to measure, in the model's order: outputs of blocks and transformers, queries.
 
-    Queries are those of the cross-attentions of the upward block that the paper reads.
+    The queries are those of the cross-attentions in the upward block that the paper reads.
     """
     table = model.sites()
     blocks = set(model.sites("blocks").index)
@@ -136,14 +136,14 @@ def _transformer(site: str) -> bool:
 
 
 def measured(model: StableDiffusion, seeds: range) -> xr.Dataset:
-    """Every measure at every site and timestep.
+    """Take every measure at every site and timestep.
 
     Args:
-        model: The model.
-        seeds: Of the scenes.
+        model: Model to measure.
+        seeds: Seeds of the scenes.
 
     Returns:
-        As `emerdiff_probe.layers.atlas` gives it.
+        Dataset as `emerdiff_probe.layers.atlas` returns it.
     """
     subjects = [scene(seed) for seed in seeds]
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +161,7 @@ def measured(model: StableDiffusion, seeds: range) -> xr.Dataset:
 
 
 def _table(found: xr.Dataset) -> pd.DataFrame:
-    """A row for each site and timestep, a column for each panel."""
+    """Return a row for each site and timestep, and a column for each panel."""
     shares = found["explained"]
     columns = {
         "probe accuracy": found["probe_accuracy"],
@@ -186,7 +186,7 @@ def _table(found: xr.Dataset) -> pd.DataFrame:
 
 
 def _largest(table: pd.DataFrame) -> pd.DataFrame:
-    """Where each measure is largest."""
+    """Return where each measure is largest."""
     rows = []
     for name in PANELS:
         best = table.loc[table[name].idxmax()]
@@ -203,7 +203,7 @@ def _largest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chart(table: pd.DataFrame) -> go.Figure:
-    """A panel of colours and numbers for each measure, sites from the first to the last."""
+    """Draw a panel of colours and numbers for each measure, sites from the first to the last."""
     columns = 4
     figure = make_subplots(
         -(-len(PANELS) // columns),

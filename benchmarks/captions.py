@@ -1,9 +1,9 @@
-"""Does the model draw what a caption says? A small network that knows the scenes is asked.
+"""Measure whether a model draws what a caption says, as a small classifier sees it.
 
-It learns from scenes, where the truth is known of every pixel, of which kind of thing a place is
-and which colour the caption gives that thing, and then looks at pictures drawn from prompts. What
-it reaches on unseen scenes, shown through the same autoencoder, bounds what it can tell of drawn
-ones.
+The classifier learns from scenes, whose truth is known for every pixel: the kind of thing at a
+location, and the colour that the caption gives that thing. It then looks at pictures drawn from
+prompts. Its accuracy on unseen scenes, shown through the same autoencoder, limits what it can tell
+about drawn ones.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ __all__ = [
 
 COLOUR_NAMES: Final = tuple(COLOURS)
 STEPS: Final = 25
-"""Of drawing a picture."""
+"""Number of steps of drawing a picture."""
 
 _BATCH: Final = 16
 
 
 class Classifier(nn.Module):
-    """Of which kind and colour each place of a picture is: a small U-Net, 32 x 32 places."""
+    """Classify the kind and colour at each of 32 x 32 locations, by a small U-Net."""
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()
-        # Halved four times, from 128 to 8 places a side, and back to 32.
+        # Halved four times, from 128 to 8 locations a side, and back to 32.
         sizes = (width, 2 * width, 4 * width, 4 * width)
         self.down = nn.ModuleList(
             _layer(before, after, stride=2) for before, after in itertools.pairwise((3, *sizes))
@@ -60,10 +60,10 @@ class Classifier(nn.Module):
         self.colours = nn.Conv2d(sizes[1], len(COLOURS), 1)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of what is to be seen where.
+        """Return logits of what is visible where.
 
         Args:
-            pictures: uint8 (batch, 3, 128, 128).
+            pictures: Pictures, uint8 (batch, 3, 128, 128).
 
         Returns:
             Logits of kinds (batch, 1 + kind, 32, 32), those of no thing first, and of colours
@@ -84,15 +84,15 @@ def _layer(before: int, after: int, stride: int = 1) -> nn.Module:
 
 
 class Examples(NamedTuple):
-    """Scenes as a model's autoencoder shows them, and what is to be seen in them.
+    """Hold scenes as a model's autoencoder shows them, and what is visible in them.
 
     Attributes:
-        pictures: uint8 (scene, 3, 128, 128).
-        kinds: float32 (scene, kind), 1 where a kind is seen.
-        colours: int64 (scene, kind), the index of the kind's colour; -1 where the kind is not
-            seen, or seen in several colours.
-        kind_at: int64 (scene, 32, 32), 1 + the index of the kind that is there; 0 for no thing.
-        colour_at: int64 (scene, 32, 32), the index of that thing's colour, -1 for no thing.
+        pictures: Pictures, uint8 (scene, 3, 128, 128).
+        kinds: Whether each kind is visible, float32 (scene, kind), 1 or 0.
+        colours: Index of each kind's colour, int64 (scene, kind); -1 where the kind is not visible,
+            or visible in several colours.
+        kind_at: Kind at each location, int64 (scene, 32, 32), as 1 + its index; 0 for no thing.
+        colour_at: Index of that thing's colour, int64 (scene, 32, 32); -1 for no thing.
     """
 
     pictures: Tensor
@@ -103,9 +103,9 @@ class Examples(NamedTuple):
 
 
 def examples(model: StableDiffusion, seeds: Sequence[int]) -> Examples:
-    """Renders scenes and passes them through a model's autoencoder.
+    """Render scenes and pass them through a model's autoencoder.
 
-    The classifier is to know the traces that the autoencoder leaves, or it would judge those.
+    The classifier must know the traces that the autoencoder leaves, or it would judge those.
     """
     pictures, kinds, colours, places = [], [], [], []
     for seed in tqdm(seeds, desc="scenes", unit="scene"):
@@ -126,7 +126,7 @@ def examples(model: StableDiffusion, seeds: Sequence[int]) -> Examples:
 
 
 def _places(each: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Kind and colour at every fourth pixel."""
+    """Return kind and colour at every fourth pixel."""
     kind = np.zeros(each.instances.shape, np.int64)
     colour = np.full(each.instances.shape, -1, np.int64)
     for thing in each.things:
@@ -137,17 +137,17 @@ def _places(each: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def train_classifier(known: Examples, *, epochs: int = 10, seed: int = 0) -> Classifier:
-    """Trains on examples, half of the batches mirrored; in bfloat16, as models are trained here.
+    """Train on examples, half of the batches mirrored; in bfloat16, as models are trained here.
 
     Args:
-        known: To learn from; at least one batch of 16.
-        epochs: How often each is seen.
-        seed: Of weights and order.
+        known: Examples to learn from; at least one batch of 16.
+        epochs: Number of times that each is seen.
+        seed: Seed of weights and order.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         classifier = Classifier()
-        # Most places are of no thing.
+        # Most locations show no thing.
         weights = torch.ones(1 + len(KINDS))
         weights[0] = 0.5
         optimizer = torch.optim.AdamW(classifier.parameters(), 2e-3)
@@ -174,8 +174,8 @@ def judge(classifier: Classifier, unseen: Examples) -> dict[str, float]:
     """Measure how well a classifier recognises things in pictures outside its training set.
 
     Returns:
-        Shares in [0, 1]: of kinds that are there in one colour those ``kind seen``, ``colour seen``
-        (the likeliest colour is the true one) and ``both seen``; of kinds that are not there those
+        Shares in [0, 1]. Among kinds that are there in one colour: ``kind seen``, ``colour seen``
+        (the most likely colour is the true one) and ``both seen``. Among kinds that are not there:
         ``seen without being there``.
     """
     there, likeliest = _seen(classifier, unseen.pictures)
@@ -197,11 +197,12 @@ def follow(
     seeds: Sequence[int],
     guidance: float,
 ) -> pd.DataFrame:
-    """Draws every kind in every colour and asks a classifier what it sees.
+    """Draw every kind in every colour and ask a classifier what it sees.
 
     Returns:
-        A row for each picture: ``kind``, ``colour``, ``seed``, and whether the classifier sees
-        the kind (``kind seen``), finds the colour asked for likeliest (``colour seen``), and both.
+        Table with a row for each picture: ``kind``, ``colour``, ``seed``, and whether the
+        classifier sees the kind (``kind seen``), finds the requested colour most likely (``colour
+        seen``), and both.
     """
     asked = list(itertools.product(seeds, KINDS, COLOUR_NAMES))
     rows = []
@@ -231,7 +232,7 @@ def prompt_for(kind: str, colour: str) -> str:
 
 
 def draw(model: StableDiffusion, prompt: str, *, seed: int, guidance: float) -> Tensor:
-    """One picture from a prompt: uint8 (1, 3, y, x)."""
+    """Draw one picture from a prompt, uint8 (1, 3, y, x)."""
     side = model.image_size
     condition = model.condition(prompt, guidance)
     *_, last = sample(model, condition, steps=STEPS, seed=seed, height=side, width=side)
@@ -239,7 +240,7 @@ def draw(model: StableDiffusion, prompt: str, *, seed: int, guidance: float) -> 
 
 
 def _seen(classifier: Classifier, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each kind is there, and the index of its likeliest colour: (batch, kind) both."""
+    """Return whether each kind is there, and its most likely colour's index, both (batch, kind)."""
     there, likeliest = [], []
     for batch in pictures.split(64):
         kinds, colours = classifier(batch)

@@ -1,4 +1,4 @@
-"""The bundled model's card: how it was made, what it draws, what it can't do."""
+"""Write the bundled model's card: how it was made, what it draws, what it cannot do."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ PROMPTS: Final = (
     "an empty landscape , purple hills , green grass , at noon",
     "a house , a black sky , a yellow moon , dark green grass , at night",
 )
-"""Short ones as people write them, long ones as captions are."""
+"""Prompts: short ones as people write them, and long ones like captions."""
 
 _COLUMNS: Final = 8
 
 PARTS: Final = {"autoencoder": "autoencoder", "text_encoder": "text encoder", "denoiser": "UNet"}
-"""The trained parts, in the order of their training."""
+"""Trained parts, in the order of their training."""
 
 
 def autoencoder_psnr(model: StableDiffusion, seeds: range) -> NDArray[np.float64]:
-    """How well the autoencoder rebuilds scenes, in decibels, one value a scene."""
+    """Return how well the autoencoder rebuilds scenes, in decibels, one value for each scene."""
     values = []
     for seed in seeds:
         image = torch.from_numpy(scenes.scene(seed).image / 255.0).float().permute(2, 0, 1)[None]
@@ -72,7 +72,7 @@ def autoencoder_psnr(model: StableDiffusion, seeds: range) -> NDArray[np.float64
 
 
 def curves(record: dict[str, Any]) -> go.Figure:
-    """Loss by time of every part's training, of a model's ``training.json``."""
+    """Draw the loss over time of every part's training, from a model's ``training.json``."""
     figure = make_subplots(1, len(PARTS), subplot_titles=list(PARTS.values()))
     for column, part in enumerate(PARTS, start=1):
         points = pd.DataFrame(record[part]["curve"])
@@ -111,15 +111,15 @@ def write_card(
     reference: dict[str, float],
     psnr: NDArray[np.float64],
 ) -> None:
-    """Writes ``README.md``, ``curves.png`` and ``samples.webp`` into a model's folder.
+    """Write ``README.md``, ``curves.png`` and ``samples.webp`` into a model's folder.
 
     Args:
-        folder: With the model's ``training.json``.
-        model: The model of that folder.
-        guidance: Of the samples.
-        followed: From `captions.follow`.
-        reference: From `captions.judge`.
-        psnr: From `autoencoder_psnr` on test scenes.
+        folder: Folder with the model's ``training.json``.
+        model: Model of that folder.
+        guidance: Guidance of the samples.
+        followed: Table from `captions.follow`.
+        reference: Shares from `captions.judge`.
+        psnr: Decibels from `autoencoder_psnr` on test scenes.
     """
     record = json.loads((folder / "training.json").read_text())
     reports.draw(folder / "curves.png", curves(record))
@@ -205,7 +205,7 @@ The autoencoder rebuilds {len(psnr)} test scenes with {mean:.2f} [{low:.2f}, {hi
 
 
 def benchmark(task: Task) -> None:
-    """The bundled model's card, in its own folder."""
+    """Write the bundled model's card into its own folder."""
     guidance = EmerDiffConfig.for_model(task.model).guidance
     known = captions.examples(task.model, TRAIN[500_000 : 500_000 + 60 * task.scenes])
     classifier = captions.train_classifier(known)

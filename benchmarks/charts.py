@@ -1,4 +1,4 @@
-"""What the results are drawn with: scores with intervals, heat maps, scenes beside each other."""
+"""Draw results: scores with intervals, heat maps, scenes side by side."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHARTED: Final = ("parts_miou", "objects_miou", "boundary_f", "ari")
 
 
 def chart(scores: pd.DataFrame, title: str) -> go.Figure:
-    """Mean scores with 95 % intervals: one panel a metric, one row a method."""
+    """Draw mean scores with 95 % intervals: a panel for each metric, a row for each method."""
     methods = list(scores["method"].unique())
     figure = make_subplots(
         1, len(CHARTED), subplot_titles=[METRICS[name] for name in CHARTED], shared_yaxes=True
@@ -59,7 +59,7 @@ def chart(scores: pd.DataFrame, title: str) -> go.Figure:
 
 
 def heatmap(table: pd.DataFrame, title: str, colour_title: str) -> go.Figure:
-    """A table of numbers as colours with the numbers in them."""
+    """Draw a table of numbers as colours with the numbers in them."""
     figure = go.Figure(
         go.Heatmap(
             z=table.to_numpy(),
@@ -78,11 +78,11 @@ def heatmap(table: pd.DataFrame, title: str, colour_title: str) -> go.Figure:
 
 
 def contact_sheet(scenes: Sequence[Scene], columns: int = 6) -> Image.Image:
-    """Pictures in rows, each row above the labels of its parts in colours.
+    """Draw pictures in rows, each row above the labels of its parts in colours.
 
     Args:
-        scenes: As many as fill the rows.
-        columns: Pictures in a row.
+        scenes: Scenes, as many as fill the rows.
+        columns: Number of pictures in a row.
     """
     colours = palette(len(PARTS))
     rows = []
@@ -94,9 +94,9 @@ def contact_sheet(scenes: Sequence[Scene], columns: int = 6) -> Image.Image:
 
 
 def gallery(subjects: Sequence[tuple[Scene, dict[str, Segments]]]) -> go.Figure:
-    """Scenes side by side with what methods make of them.
+    """Draw scenes side by side with their segmentations by several methods.
 
-    Every segment has the colour of the part that most of its pixels are of, so that a segment of
+    Every segment has the colour of the part that most of its pixels belong to, so that a segment of
     the right kind has the truth's colour.
 
     Args:

@@ -1,4 +1,4 @@
-"""A model as large as Stable Diffusion v1 with random weights, for what a call of it costs."""
+"""Build a model as large as Stable Diffusion v1 with random weights, to measure its costs."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ UNET: Final[dict[str, Any]] = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
 }
-"""The UNet's configuration, as published with Stable Diffusion v1.4: 860 million parameters."""
+"""Configuration of the UNet, as published with Stable Diffusion v1.4: 860 million parameters."""
 
 AUTOENCODER: Final = (128, 256, 512, 512)
-"""Channels of its autoencoder."""
+"""Numbers of channels of its autoencoder."""
 
 
 def stable_diffusion_1(
     dtype: torch.dtype, autoencoder: tuple[int, ...] = AUTOENCODER
 ) -> StableDiffusion:
-    """Its UNet and autoencoder with random weights, and a small text encoder of its width.
+    """Return its UNet and autoencoder with random weights, and a small text encoder of its width.
 
     Args:
-        dtype: Of all parts.
-        autoencoder: Its channels; fewer where pictures are not what is measured.
+        dtype: Type of all parts.
+        autoencoder: Numbers of channels of the autoencoder; fewer where pictures are not measured.
     """
     text = Sizes(text_width=UNET["cross_attention_dim"], text_layers=1, text_length=77)
     words = architecture.tokenizer(["a red house"], text)

@@ -1,4 +1,4 @@
-"""What engines cost and how far they are from the literal one."""
+"""Measure what engines cost, and how far they are from the literal one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _FACTORS: Final = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def variants(trajectory: Trajectory) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Engines with their settings, by name; the first is what the others are compared with."""
+    """Return engines with their settings, by name; the others are compared with the first."""
     later = trajectory.timesteps[len(trajectory.timesteps) // 2]
     return {
         "literal": ("literal", {}),
@@ -78,10 +78,11 @@ def variants(trajectory: Trajectory) -> dict[str, tuple[str, dict[str, Any]]]:
 def compare(
     model: StableDiffusion, config: EmerDiffConfig, seeds: list[int], journal: Journal
 ) -> pd.DataFrame:
-    """Every variant on the same masks of the same scenes, in one run.
+    """Run every variant on the same masks of the same scenes, in one run.
 
     Returns:
-        A row for each scene and variant: ``denoising`` and ``whole`` (with decoding) seconds,
+        Table with a row for each scene and variant: ``denoising`` and ``whole`` (with decoding)
+        seconds,
         UNet ``calls`` and their ``rows``, ``same`` (share of pixels with the literal label),
         ``correlation`` of signed responses with the literal ones (not a number in latents), and
         ``parts_miou``.
@@ -120,7 +121,7 @@ def compare(
             )
         return rows
 
-    # One at a time: seconds are compared.
+    # One at a time, as seconds are compared.
     return journal.table({str(seed): seed for seed in seeds}, compared)
 
 
@@ -132,15 +133,16 @@ def costs(
     *,
     at_once: bool = False,
 ) -> pd.DataFrame:
-    """What every engine costs, in seconds and in floating-point operations.
+    """Measure what every engine costs, in seconds and in floating-point operations.
 
     Args:
-        model: The denoiser.
-        trajectory: Its timesteps include t_m.
-        masks: Shape (mask, source_y, source_x).
-        config: Settings.
-        at_once: Counts operations while it takes the time. Counting takes some milliseconds a
-            call, which is nothing beside a large model's seconds; else engines run twice.
+        model: Denoiser.
+        trajectory: Trajectory whose timesteps include t_m.
+        masks: Weights (mask, source_y, source_x).
+        config: Settings of the method.
+        at_once: Whether to count operations and take the time in one run. Counting takes some
+            milliseconds for each call, which is little beside a large model's seconds; otherwise
+            engines run twice.
 
     Returns:
         By engine: UNet ``calls`` and their ``rows``; for denoising alone and for the whole with
@@ -150,7 +152,7 @@ def costs(
     """
 
     def timed(engine: Engine, counter: FlopCounterMode) -> tuple[float, float, int]:
-        """Seconds until all is denoised and until all is decoded, and operations of the first."""
+        """Return seconds until all is denoised and until decoded, and operations of the first."""
         begun = time.perf_counter()
         modulated = engine(model, trajectory, masks, config)
         denoised = time.perf_counter() - begun
@@ -186,7 +188,7 @@ def costs(
 
 
 def full_size(dtype: torch.dtype) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What engines cost at Stable Diffusion v1's size: random weights, two masks, 15 steps.
+    """Measure engines at Stable Diffusion v1's size: random weights, two masks, 15 steps.
 
     Returns:
         `costs`, and of its autoencoder and of a tiny one (AutoencoderTiny as published) the
@@ -199,7 +201,7 @@ def full_size(dtype: torch.dtype) -> tuple[pd.DataFrame, pd.DataFrame]:
     timesteps = model.schedule.timesteps(config.steps)
     timesteps = tuple(t for t in timesteps if t <= config.modulation_timestep)
     trajectory = noise_trajectory(model, model.condition(), timesteps, 0, (512, 512))
-    # As of a photograph, of which the inversion has made them.
+    # Like the latents of a photograph, which inversion has computed.
     trajectory = trajectory.completed(model)
     halves = torch.zeros(2, 16, 16)
     halves[0, :, :8], halves[1, :, 8:] = 1, 1
@@ -220,14 +222,14 @@ def full_size(dtype: torch.dtype) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _run_and_masks(
     model: StableDiffusion, picture: NDArray[np.uint8], config: EmerDiffConfig
 ) -> tuple[Run, xr.DataArray]:
-    """An inverted picture, and clusters of its features."""
+    """Return an inverted picture, and clusters of its features."""
     run, config = made_for(model, Photo(picture), config)
     features = run.features(config.feature_site, config.feature_timestep)
     return run, low_resolution_masks(features, SEGMENTS, config)
 
 
 def linearity(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd.DataFrame:
-    """How far responses to single masks grow with lambda, and how far they add up.
+    """Measure how far responses to single masks grow with lambda, and how far they add up.
 
     Returns:
         By strength: ``proportional``, the correlation with the responses at the least strength;
@@ -248,7 +250,7 @@ def linearity(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd.D
 
 
 def derivatives(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd.DataFrame:
-    """The adjoint engine against finite differences of the literal one.
+    """Compare the adjoint engine with finite differences of the literal one.
 
     Returns:
         By strength of the differences: ``correlation`` and relative ``error`` of the derivatives
@@ -261,7 +263,7 @@ def derivatives(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd
     for target, (y, x) in zip(targets, corners, strict=True):
         target[:, int(y * height), int(x * width)] = 1 / 3
     ours = gradients(model, run.trajectory, targets, config)
-    # The locations that move these pixels most: others' derivatives are rounding.
+    # The locations that move these pixels most, as derivatives of others are mere rounding.
     places = ours.abs().sum(0).flatten().argsort(descending=True)[:8]
     masks = torch.eye(ours[0].numel())[places].reshape(-1, *ours.shape[1:])
     adjoint = ours.flatten(1)[:, places].numpy()
@@ -278,10 +280,10 @@ def derivatives(model: StableDiffusion, config: EmerDiffConfig, seed: int) -> pd
 
 
 def answers(responses: xr.Dataset) -> pd.DataFrame:
-    """How long stored responses take to answer, in milliseconds; medians of five.
+    """Measure how long stored responses take to answer, in milliseconds; medians of five.
 
-    Those given, of single locations, and 64 components of them with 8 bits, enlarged to 512 x 512
-    pixels, as a page or a widget would hold Stable Diffusion's.
+    It compares the given responses of single locations with 64 components of them in 8 bits,
+    enlarged to 512 x 512 pixels, as a page or a widget would hold those of Stable Diffusion.
     """
     low_rank = compress(responses, rank=64, bits=8).drop_vars(["picture", "error"])
     centres = {dim: pixel_centres(512, responses.sizes[dim]) for dim in (Y, X)}
@@ -314,14 +316,14 @@ def answers(responses: xr.Dataset) -> pd.DataFrame:
 
 
 def relative(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores from `compare` with times as shares of the literal engine's on the same scene."""
+    """Return scores from `compare`, with times as shares of the literal engine's on each scene."""
     times = ["denoising", "whole"]
     literal = scores[scores["variant"] == "literal"].set_index("seed")[times]
     return scores.assign(**(scores[times] / literal.loc[scores["seed"]].values))
 
 
 def trade_off(scores: pd.DataFrame) -> go.Figure:
-    """Agreement with the literal engine against speed, a point for each variant."""
+    """Draw agreement with the literal engine against speed, a point for each variant."""
     means = relative(scores).groupby("variant", sort=False).mean(numeric_only=True)
     speed = 1 / means["whole"]
     figure = go.Figure()
@@ -348,14 +350,14 @@ def trade_off(scores: pd.DataFrame) -> go.Figure:
 
 @contextmanager
 def _counted(model: Denoiser) -> Iterator[list[int]]:
-    """Rows of every UNet call; counted where the noise comes out, which no engine leaves out."""
+    """Count rows of every UNet call, where the noise comes out, which no engine leaves out."""
     rows: list[int] = []
     with hooked(model.unet, {Site("conv_out"): lambda output: rows.append(len(output))}):
         yield rows
 
 
 def _operations() -> FlopCounterMode:
-    """Counts floating-point operations, also those of the attention kernel for CPUs."""
+    """Count floating-point operations, including those of the attention kernel for CPUs."""
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)
@@ -398,7 +400,7 @@ def _correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> floa
 
 
 def benchmark(task: Task) -> None:
-    """What engines cost and how far they are from the literal one."""
+    """Measure what engines cost, and how far they are from the literal one."""
     config = EmerDiffConfig.for_model(task.model)
     seeds = list(ENGINE_SEEDS[: task.scenes])
     about = dataclasses.asdict(config)

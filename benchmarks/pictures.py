@@ -1,4 +1,4 @@
-"""The pictures of the README."""
+"""Make the pictures of the README."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["benchmark"]
 
 
 def benchmark(task: Task) -> None:
-    """A scene, and its segmentation as `views.overview` shows it."""
+    """Draw a scene, and its segmentation as `views.overview` shows it."""
     images = task.out.parent / "images"
     picture = scene(EXAMPLE_SEED).image
     Image.fromarray(picture).save(images / "example.png")

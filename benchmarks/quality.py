@@ -1,4 +1,4 @@
-"""EmerDiff beside what others make of the same masks, its nulls, and how stable it is."""
+"""Compare EmerDiff with baselines on the same masks, nulls and rivals; measure its stability."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ SHOWN: Final = (
     "k-means, colour + position",
     "k-means, local texture",
 )
-"""Methods in the picture of examples."""
+"""Methods in the figure of examples."""
 
 
 def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
-    """The method, its baselines on the same low-resolution masks, its nulls, and its rivals.
+    """Return the method, its baselines on the same low-resolution masks, its nulls, and its rivals.
 
     - "without injection", and the baselines nearest, bilinear masks, bilinear features, guided
       filter, which use no modulation;
@@ -72,7 +72,7 @@ def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
             f"{name} UNet, trained masks": segmented(network, subject, masks, config)
             for name, network in networks.items()
         }
-        # Embeddings are those of the masks, whoever moved the pixels.
+        # Embeddings are those of the masks, whichever network moved the pixels.
         found = {name: Segments(ds["labels"].values, embeddings) for name, ds in again.items()}
         found |= from_the_same_masks(result, config)
         alone = rivals.decoder_alone(model, subject.image, result["masks"])
@@ -95,7 +95,7 @@ def quality(model: StableDiffusion, config: EmerDiffConfig) -> Segmentor:
 
 
 def stability(model: StableDiffusion, config: EmerDiffConfig, seeds: range) -> Segmentor:
-    """The method again with other seeds: of k-means alone, and of the inversion's noise alone."""
+    """Return the method with other seeds: of k-means only, and of the inversion's noise only."""
 
     def segmentor(subject: Scene) -> dict[str, Segments]:
         result = segmented(model, subject, SEGMENTS, config)
@@ -120,7 +120,7 @@ def stability(model: StableDiffusion, config: EmerDiffConfig, seeds: range) -> S
 def segmented(
     model: StableDiffusion, subject: Scene, masks: int | ArrayLike, config: EmerDiffConfig
 ) -> xr.Dataset:
-    """A scene's segmentation, by the faster engine where that gives the same."""
+    """Segment a scene, by the faster engine where the result is the same."""
     return segment(
         model,
         Photo(subject.image),
@@ -132,12 +132,12 @@ def segmented(
 
 
 def true_masks(subject: Scene) -> NDArray[np.integer]:
-    """The exact parts of a scene, numbered from 0 without a gap, at image resolution."""
+    """Return the exact parts of a scene (y, x), numbered from 0 without a gap."""
     return np.unique(subject.parts, return_inverse=True)[1].reshape(subject.parts.shape)
 
 
 def reassigned(result: xr.Dataset, config: EmerDiffConfig) -> Segments:
-    """The pixels of a segmentation given anew to its masks, balanced as ``config`` says."""
+    """Assign the pixels of a segmentation to its masks again, balanced as ``config`` says."""
     return _assigned(result["difference"], result, config)
 
 
@@ -148,7 +148,7 @@ def _assigned(difference: xr.DataArray, result: xr.Dataset, config: EmerDiffConf
 
 
 def benchmark(task: Task) -> None:
-    """The method beside baselines, nulls and rivals, on test scenes."""
+    """Compare the method with baselines, nulls and rivals, on test scenes."""
     config = EmerDiffConfig.for_model(task.model)
     seeds = QUALITY_SEEDS[: task.scenes]
     fewer = seeds[: max(task.scenes * 2 // 5, 1)]

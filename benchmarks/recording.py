@@ -1,4 +1,4 @@
-"""What recording costs: time beside a bare run and beside other ways, and memory."""
+"""Measure what recording costs: time compared with a bare run and other ways, and memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ += ["full_size", "peak", "race", "table", "ways"]
 PROMPT: Final = Prompt("a red house", seed=0)
 
 EVERY: Final = "*, !*:skip"
-"""Sites that all ways can see: skips are no module's output."""
+"""Sites that all ways can see; skips are not the output of any module."""
 
 BARE: Final = "nothing recorded"
 ALL: Final = "all sites to Zarr"
@@ -51,11 +51,11 @@ QUERIES: Final = "*attn2:query"
 """Sites of the recording at full size."""
 
 Way = Callable[[Path], int]
-"""Draws a prompt and keeps something of it, perhaps in a new folder; gives the bytes kept."""
+"""Function that draws a prompt, keeps something, maybe in a folder, and returns the bytes kept."""
 
 
 def ways(model: StableDiffusion, steps: int) -> dict[str, Way | None]:
-    """Ways of recording a run; None where what a way needs is not installed.
+    """Return ways of recording a run; None where what a way needs is not installed.
 
     Each draws the same prompt to its picture. A recording includes all that a call of `record`
     does: listing sites, making the store, and waiting until all is written.
@@ -131,7 +131,7 @@ def _bytes(tensors: list[Tensor]) -> int:
 def _hooks(
     model: StableDiffusion, names: list[str], keep: Callable[[Tensor], None]
 ) -> Iterator[None]:
-    """Forward hooks as anyone would write them, apart from our taps."""
+    """Install forward hooks as anyone would write them, without our taps."""
 
     def hook(_: Any, __: Any, output: Any) -> None:
         keep(output if isinstance(output, Tensor) else output[0])
@@ -147,7 +147,7 @@ def _hooks(
 
 @contextmanager
 def _traced(model: StableDiffusion, names: list[str], kept: list[Tensor]) -> Iterator[None]:
-    """The UNet within nnsight, each call a trace that saves what all sites give."""
+    """Wrap the UNet in nnsight; each call is a trace that saves the tensors of all sites."""
     from nnsight import NNsight
 
     unet = model.unet
@@ -173,16 +173,16 @@ def _traced(model: StableDiffusion, names: list[str], kept: list[Tensor]) -> Ite
 
 
 def race(ways: Mapping[str, Way | None], rounds: int) -> pd.DataFrame:
-    """Times ways in turn, so that what else the machine does meets all of them.
+    """Time ways in turn, so that other load on the machine affects all of them alike.
 
     Returns:
-        A row for each round and way: ``round``, ``way``, ``seconds`` and ``bytes`` kept.
+        Table with a row for each round and way: ``round``, ``way``, ``seconds`` and ``bytes`` kept.
 
     Raises:
-        CaptureError: A way that is to keep something kept nothing.
+        CaptureError: A way that should keep something kept nothing.
     """
     rows = []
-    # The first round is to warm up.
+    # The first round only warms up.
     for number in range(rounds + 1):
         for name, way in ways.items():
             if way is None:
@@ -199,7 +199,7 @@ def race(ways: Mapping[str, Way | None], rounds: int) -> pd.DataFrame:
 
 
 def table(timed: pd.DataFrame, ways: Mapping[str, Way | None]) -> pd.DataFrame:
-    """Medians over rounds, as text: seconds, and their ratio to a bare run of the same round."""
+    """Return medians over rounds, as text: seconds, and their ratio to a bare run of the round."""
     ratios = _ratios(timed)
     rows = {}
     for name, way in ways.items():
@@ -226,7 +226,7 @@ def _ratios(timed: pd.DataFrame) -> pd.DataFrame:
 
 
 def chart(timed: pd.DataFrame) -> go.Figure:
-    """Ratios to a bare run: bars of medians, dots of rounds."""
+    """Draw ratios to a bare run: bars of medians, dots of rounds."""
     ratios = _ratios(timed)
     ratios = ratios[ratios.median().sort_values().index]
     figure = go.Figure(go.Bar(x=ratios.median(), y=ratios.columns, orientation="h", width=0.6))
@@ -241,15 +241,17 @@ def chart(timed: pd.DataFrame) -> go.Figure:
 
 
 def costs(model: StableDiffusion, few: int, many: int, rounds: int) -> tuple[float, float]:
-    """Tell what a recording to Zarr costs once from what it costs a step.
+    """Separate what a recording to Zarr costs once from what it costs for each step.
 
     Args:
         model: The model.
         few, many: Two numbers of steps.
-        rounds: In which a bare run and a recording take turns, at each number.
+        rounds: Number of rounds in which a bare run and a recording take turns, at each number of
+            steps.
 
     Returns:
-        Seconds a recording, and seconds a step, beside the bare run: the line through the medians.
+        Seconds for a recording, and seconds for a step, more than a bare run: the line through the
+        medians.
     """
     more = []
     for steps in (few, many):
@@ -261,14 +263,14 @@ def costs(model: StableDiffusion, few: int, many: int, rounds: int) -> tuple[flo
 
 
 def peak(model: str, dtype: str, steps: int, way: str = ALL) -> int:
-    """Return the most bytes that a process held in memory in which a run went one of the `ways`."""
+    """Return the most bytes that a process held in memory while it ran one of the `ways`."""
     code = f"from benchmarks.recording import alone; alone({model!r}, {dtype!r}, {steps}, {way!r})"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(child.stdout.split()[-1])
 
 
 def alone(name: str, dtype: Literal["float32", "bfloat16"], steps: int, way: str) -> None:
-    """Go one of the `ways` and print the most bytes that this process ever held."""
+    """Run one of the `ways` and print the most bytes that this process ever held."""
     chosen = ways(of_unet(load(name, dtype=dtype)), steps)[way]
     assert chosen is not None  # nobody asks for what is not installed
     with tempfile.TemporaryDirectory() as folder:
@@ -286,7 +288,7 @@ def _high_water() -> int:
 
 
 def full_size(dtype: torch.dtype, steps: int = 3) -> dict[str, float]:
-    """Records the queries of all cross-attentions of a UNet as large as Stable Diffusion v1's.
+    """Record the queries of all cross-attentions of a UNet as large as Stable Diffusion v1's.
 
     Its weights are random; text encoder and autoencoder are small.
 
@@ -327,7 +329,7 @@ def full_size(dtype: torch.dtype, steps: int = 3) -> dict[str, float]:
 
 
 def benchmark(task: Task) -> None:
-    """What recording costs, beside a bare run and other ways."""
+    """Measure what recording costs, compared with a bare run and other ways."""
     steps, dtype = min(task.scenes, 50), str(task.model.dtype).removeprefix("torch.")
     raced = ways(task.model, steps)
     timed = race(raced, rounds=3)

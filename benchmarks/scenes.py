@@ -1,4 +1,4 @@
-"""How hard the scenes are: what colour, texture, position and an untrained network make of them."""
+"""Measure how hard scenes are: scores of colour, texture, position and an untrained network."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from emerdiff_probe.segments import bilinear_features, bilinear_masks, embedding
 __all__ = ["benchmark", "world"]
 
 GRID: Final = 16
-"""Cells along a side of the grid that the method reads features on."""
+"""Number of cells along a side of the grid that the method reads features on."""
 
 CELL: Final = SIZE // GRID
-"""Pixels along a side of such a cell."""
+"""Number of pixels along a side of such a cell."""
 
 
 def world(model: StableDiffusion) -> Segmentor:
@@ -66,7 +66,7 @@ def world(model: StableDiffusion) -> Segmentor:
 
 
 def _on_the_grid(subject: Scene) -> dict[str, Segments]:
-    """Cluster what the cells of the features' grid hold, and take the true classes of most."""
+    """Cluster the cells of the features' grid, and take their most frequent true classes."""
     cells = (GRID, CELL, GRID, CELL)
 
     def averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,7 +123,7 @@ def _bilinear_features(model: StableDiffusion, subject: Scene, config: EmerDiffC
 
 
 def benchmark(task: Task) -> None:
-    """How hard the scenes are."""
+    """Measure how hard the scenes are."""
     seeds = WORLD_SEEDS[: task.scenes]
     both = [(seed, subset) for subset in (False, True) for seed in seeds]
     scores = run(world(task.model), both, task.journal("scenes"), processes=task.processes)

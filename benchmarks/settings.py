@@ -1,4 +1,4 @@
-"""Settings of the method compared on validation scenes: where to read, where and how to shift."""
+"""Compare settings of the method on validation scenes: where to read, where and how to shift."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ELSEWHERE: Final = (1.0, 0.5, 0.2, 0.05)
 
 
 def feature_sites(model: StableDiffusion) -> list[Site]:
-    """Where features could be read: of every transformer, queries of both attentions and output."""
+    """Return sites for features: queries of both attentions, and output, of each transformer."""
     found = []
     for name, _ in model.unet.named_modules():
         if name.endswith((".attn1", ".attn2")):
@@ -64,19 +64,19 @@ def compare_features(
     *,
     processes: int = 1,
 ) -> pd.DataFrame:
-    """How well clusters of features, interpolated bilinearly, match the parts of scenes.
+    """Measure how well clusters of features, interpolated bilinearly, match the parts of scenes.
 
-    No modulation takes part, so this is cheap; what is best here is what masks are made of.
+    No modulation takes part, so this is cheap; masks are then made from the best features.
 
     Args:
-        model: The model.
-        config: How pictures are inverted.
-        seeds: Of the scenes.
-        journal: Scenes that it holds are not computed again.
-        processes: Scenes at the same time.
+        model: Model to measure.
+        config: Settings of the inversion.
+        seeds: Seeds of the scenes.
+        journal: Journal of finished scenes, which are not computed again.
+        processes: Number of scenes to run at the same time.
 
     Returns:
-        A row for each scene, site, timestep and normalisation, with majority-class mIoU.
+        Table with a row for each scene, site, timestep and normalisation, with majority-class mIoU.
     """
     sites = feature_sites(model)
 
@@ -114,10 +114,11 @@ def _bilinear_miou(low_res: xr.DataArray, subject: Scene) -> float:
 
 
 def shift_grid(model: StableDiffusion, config: EmerDiffConfig) -> list[EmerDiffConfig]:
-    """What is compared: cross-attentions at four strengths, then timesteps at that of ``config``.
+    """Return settings to compare: cross-attentions at four strengths, then other timesteps.
 
-    The self-attention of the same layer would give the same: under injection the cross-attention
-    after it gives what it always gives, and the shift passes it by on the residual path.
+    Timesteps are compared at the strength of ``config``. The self-attention of the same layer would
+    give the same result: under injection the cross-attention after it is unchanged, and the shift
+    passes it on the residual path.
     """
     level = config.modulation_site.rpartition(".attentions.")[0]
     sites = [
@@ -139,7 +140,7 @@ def shift_grid(model: StableDiffusion, config: EmerDiffConfig) -> list[EmerDiffC
 
 
 def best_sigma(shifts: pd.DataFrame) -> pd.DataFrame:
-    """Means over scenes with the paper's argmax, at the sigma that is best for each config."""
+    """Return means over scenes with the paper's argmax, at the best sigma for each config."""
     plain = shifts[(shifts["balance"] == "none") & (shifts["elsewhere"] == 1)]
     keys = ["site", "timestep", "strength"]
     means = plain.groupby([*keys, "sigma"], sort=False)[
@@ -150,7 +151,7 @@ def best_sigma(shifts: pd.DataFrame) -> pd.DataFrame:
 
 
 def balances(clusters: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
-    """Means over scenes by balance and elsewhere, at the best sigma, for both kinds of masks."""
+    """Return means over scenes by balance and elsewhere, at the best sigma, for both masks."""
     keys = ["balance", "elsewhere"]
     columns: dict[str, pd.Series] = {}
     for name, table in (("clusters", clusters), ("true masks", exact)):
@@ -170,22 +171,22 @@ def compare_shifts(
     exact: bool = False,
     processes: int = 1,
 ) -> pd.DataFrame:
-    """Scores of whole segmentations by site, timestep and strength of the shift.
+    """Score whole segmentations by site, timestep and strength of the shift.
 
-    Every run's difference maps are also filtered and balanced in all ways that are on offer, which
-    costs no denoising.
+    Every run's difference maps are also filtered and balanced in all available ways, which costs no
+    denoising.
 
     Args:
-        model: The model.
-        configs: Each is run on each scene.
-        seeds: Of the scenes.
-        journal: What it holds is not computed again.
-        exact: Uses the true parts as low-resolution masks in place of clusters.
-        processes: Segmentations at the same time.
+        model: Model to measure.
+        configs: Settings, each run on each scene.
+        seeds: Seeds of the scenes.
+        journal: Journal of finished parts, which are not computed again.
+        exact: Whether to use the true parts as low-resolution masks, in place of clusters.
+        processes: Number of segmentations to run at the same time.
 
     Returns:
-        A row for each config, scene, sigma, balance and elsewhere: scores, and the strength
-        divided by the root mean square of the site.
+        Table with a row for each config, scene, sigma, balance and elsewhere: scores, and the
+        strength divided by the root mean square of the site.
     """
 
     def compared(piece: tuple[int, EmerDiffConfig]) -> list[Row]:
@@ -228,7 +229,7 @@ def compare_shifts(
 
 
 def benchmark(task: Task) -> None:
-    """Which settings are best on validation scenes."""
+    """Find the best settings on validation scenes."""
     config = EmerDiffConfig.for_model(task.model)
     seeds = list(SETTINGS_SEEDS[: task.scenes])
     features = compare_features(
@@ -257,7 +258,7 @@ def benchmark(task: Task) -> None:
         task.journal("settings-shifts", **about),
         processes=task.processes,
     )
-    # All filters and balances are compared at once, so it does not matter which is chosen.
+    # All filters and balances are compared at once, so any can be chosen here.
     compared = ("sigma", "balance", "elsewhere")
     whole = {k: v for k, v in dataclasses.asdict(config).items() if k not in compared}
     chosen, exact = (

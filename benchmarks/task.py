@@ -1,4 +1,4 @@
-"""What benchmarks share: a model, where their results go, and which scenes each of them may use."""
+"""Define what benchmarks share: a model, folders for results, and the scenes each may use."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ __all__ = ["ATLAS_SEEDS", "ENGINE_SEEDS", "EXAMPLE_SEED", "QUALITY_SEEDS"]
 __all__ += ["SETTINGS_SEEDS", "WORLD_SEEDS", "Task"]
 
 SETTINGS_SEEDS: Final = VALIDATION[:100]
-"""Settings are chosen on the first of these; no other result uses them."""
+"""Seeds of the scenes on which settings are chosen; no other result uses them."""
 
 # 600 to 700 are those of `emerdiff_probe.evaluation.failures`.
 ENGINE_SEEDS: Final = VALIDATION[200:300]
 EXAMPLE_SEED: Final = VALIDATION[843]
-"""The first with one house, one tree and nothing else, both whole and large: as in notebooks."""
+"""Seed of the first scene with only one house and one tree, both whole and large."""
 ATLAS_SEEDS: Final = VALIDATION[400:500]
 WORLD_SEEDS: Final = VALIDATION[1000:1100]
 QUALITY_SEEDS: Final = range(TEST_START + 100_000, TEST_START + 100_100)
-"""Scenes that nothing was chosen on."""
+"""Seeds of scenes on which nothing was chosen."""
 
 
 class Task(NamedTuple):
-    """What a benchmark needs.
+    """Hold what a benchmark needs.
 
     Attributes:
-        model: That is measured.
+        model: Model to measure.
         out: Folder for tables and pictures.
-        kept: Folder for rows so far.
-        scenes: How many.
-        processes: How many scenes at the same time.
-        full_size: Whether engines are measured at Stable Diffusion v1's size too.
+        kept: Folder for finished rows.
+        scenes: Number of scenes.
+        processes: Number of scenes to run at the same time.
+        full_size: Whether to measure engines at Stable Diffusion v1's size, too.
     """
 
     model: StableDiffusion
@@ -45,6 +45,6 @@ class Task(NamedTuple):
     full_size: bool = False
 
     def journal(self, name: str, **identity: object) -> Journal:
-        """The rows so far of a part of a benchmark."""
+        """Return the journal of rows so far, for a part of a benchmark."""
         about = {"model": self.model.weights, "dtype": str(self.model.dtype), **identity}
         return Journal(self.kept / f"{name}.jsonl", {"segments": SEGMENTS, **about})

@@ -463,7 +463,7 @@ def test_evaluating_refuses_before_a_model_is_loaded(refuse):
     assert missing.exit_code == 1
     assert "give it with --root" in missing.stderr
     nothing = refuse("evaluate", "--dataset", "coco-stuff-27", "--root", "nowhere")
-    assert "none of these folders is there" in nothing.stderr
+    assert "none of these folders exists" in nothing.stderr
 
 
 # The command itself

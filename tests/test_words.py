@@ -13,13 +13,11 @@ PACKAGE = ROOT / "emerdiff_probe"
 LATER = {"emerdiff", "interventions", "models", "recording", "store", "taps", "views", "widgets"}
 FILES = [
     path
-    for path in sorted(PACKAGE.rglob("*.py"))
+    for path in sorted([*PACKAGE.rglob("*.py"), *ROOT.glob("benchmarks/*.py")])
     if path.parent != PACKAGE and LATER.isdisjoint(path.relative_to(ROOT).parts)
 ]
 PAGES = sorted(
-    page
-    for page in ROOT.glob("docs/**/*.md")
-    if {"results", "decisions"}.isdisjoint(page.relative_to(ROOT).parts)
+    page for page in ROOT.glob("docs/**/*.md") if "results" not in page.relative_to(ROOT).parts
 )
 
 WORDS = re.compile(r"\b(anew|goes on|likest|has not|nobody knows)\b", re.IGNORECASE)

@@ -125,7 +125,7 @@ def test_a_drawing_can_be_inverted_like_a_photograph(model):
     assert json.loads(result.attrs["inversion"])["method"] == "edit_friendly"
     rebuilt = result["reconstruction"].values * 255
     assert 0 < np.abs(rebuilt - result["picture"].values).mean() < 12
-    with pytest.raises(ConfigError, match="no prompt is denoised with the empty prompt"):
+    with pytest.raises(ConfigError, match="images and latents are denoised with the empty prompt"):
         segment(model, config=None, condition="prompt")
 
 
