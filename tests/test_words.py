@@ -20,7 +20,9 @@ PAGES = sorted(
     page for page in ROOT.glob("docs/**/*.md") if "results" not in page.relative_to(ROOT).parts
 )
 
-WORDS = re.compile(r"\b(anew|goes on|likest|has not|nobody knows)\b", re.IGNORECASE)
+WORDS = re.compile(
+    r"\b(anew|goes on|likest|nobody knows|has not (a|all|any|both|its|the|this))\b", re.IGNORECASE
+)
 OPENING = re.compile(r"(Of|What|How)\b")
 ARGUMENT = re.compile(r"^\s+[`*\w, ]+: (Of)\b", re.MULTILINE)
 
