@@ -197,7 +197,7 @@ CAPABILITIES: Final[Mapping[str, Callable[[Subject], None]]] = {
     **{f"segment, {engine}": _segment(engine) for engine in ENGINES},
     "respond": _respond,
 }
-"""What is tried, each with its controls."""
+"""Checks to try, each with its controls."""
 
 
 def tried(subject: Subject, capability: str) -> str:
@@ -234,7 +234,7 @@ def refused() -> dict[str, str]:
 
 
 def benchmark(task: Task) -> None:
-    """What each family can do."""
+    """Measure what each family can do."""
     scores = table()
     sentences = list(dict.fromkeys(each for each in scores.to_numpy().ravel() if each != WORKS))
     short = scores.map(lambda each: each if each == WORKS else f"no ({sentences.index(each) + 1})")

@@ -28,10 +28,10 @@ def dataset_of(
     """Return a data set.
 
     Args:
-        name: Which.
+        name: Name of the data set.
         root: Its folder; scenes have none.
         split: Part of ADE20K or COCO-Stuff; by default the validation part.
-        first_seed: Of scenes.
+        first_seed: First of scenes.
         count: Only so many pictures; by default all, of scenes 100.
 
     Raises:

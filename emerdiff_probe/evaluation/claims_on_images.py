@@ -25,7 +25,7 @@ _FAMILIES: Final = "models of one layout can be compared, since settings name la
 
 
 class Operations(NamedTuple):
-    """What one image costs, by count.
+    """Count what one image costs.
 
     Attributes:
         rows: Rows of UNet calls.
@@ -75,13 +75,13 @@ def benchmark_images(
     processes: int = 1,
     skip: bool = False,
 ) -> None:
-    """Tests the claims on a data set and writes claims.md, claims.csv and pictures.
+    """Test the claims on a data set and writes claims.md, claims.csv and pictures.
 
     Args:
-        models: Of one layout; the first gives the settings.
+        models: Models of one layout; the first gives the settings.
         dataset: The images and their truth.
         out: Folder for the table.
-        kept: Folder for what is done so far; the same call goes on with it, and one with more
+        kept: Folder for finished parts; the same call resumes from it, and one with more
             images or models computes only those.
         masks: K, where it is not what is changed.
         processes: Images at the same time.

@@ -140,7 +140,7 @@ def plain_folder(root: Path) -> Dataset:
             raise ValueError("two classes have the same value")
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
-            f"'{table}' cannot be read ({error!r}); its columns are name,index or "
+            f"'{table}' cannot be read ({error!r}); give columns name,index or "
             "name,red,green,blue, with whole numbers, and a row for each class, in UTF-8"
         ) from error
     decode = partial(_from_colours if coloured else _from_values, known=values)
