@@ -109,3 +109,11 @@ def test_nothing_heavy_is_imported_for_them():
     code = "import emerdiff_probe, sys; print({'xarray', 'pandas', 'torch'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "set()\n"
+
+
+def test_recorded_arrays_plot_themselves(monkeypatch):
+    """With what the notebooks need installed xarray's own plots work, too."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    values = recording().ep.site("mid_block").isel(sample=0, timestep=0, channel=0)
+    drawn = values.plot()
+    np.testing.assert_array_equal(drawn.get_array().reshape(values.shape), values)

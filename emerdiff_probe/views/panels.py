@@ -221,7 +221,7 @@ def pixel_map(
 
 
 def picture(pixels: NDArray[np.uint8], extent: Extent) -> go.Image:
-    """Pixels, (y, x, rgb), over the whole of the picture, whatever their number."""
+    """Pixels, (y, x, rgb) or greys (y, x), over the whole of the picture, whatever their number."""
     source = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
     return go.Image(source=source, hoverinfo="skip", **cells(extent, *pixels.shape[:2]))
 
