@@ -60,7 +60,7 @@ docs: $(STAMP)  ## the documentation site, build/docs/index.html; warnings are e
 test: lint docs  ## lint, the site, all tests, and all notebooks against their stored outputs
 	$(PYTEST) -n 2 --dist loadfile $(PYTEST_FLAGS)
 ifneq ($(NOTEBOOKS),)
-	$(PYTEST) -n 2 --dist loadfile -p tests.conftest --nbval notebooks \
+	PLOTLY_RENDERER=plotly_mimetype $(PYTEST) -n 2 --dist loadfile -p tests.conftest --nbval notebooks \
 	    --nbval-sanitize-with notebooks/sanitize.cfg $(PYTEST_FLAGS)
 endif
 
@@ -71,7 +71,7 @@ fuzz: $(STAMP)  ## many random inputs at every door (FUZZ_INPUTS=1000, FUZZ_SEED
 
 # In a container one is root, which JupyterLab wants to be told.
 lab: $(STAMP)  ## JupyterLab on the first notebook
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_quickstart.ipynb
+	PLOTLY_RENDERER=plotly_mimetype $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_quickstart.ipynb
 
 notebooks: $(STAMP)  ## run the notebooks and store their outputs
 	CUDA_VISIBLE_DEVICES= $(BIN)/python notebooks/run.py $(NOTEBOOKS)

@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 
 WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 STATIC: Final = {"image/png", "text/html"}
+STARTUP: Final = Path(__file__).with_name("startup.py").resolve()
 FOLDER: Final = re.compile(r"(?m)^/\S*/(?=[^/\s]+:\d+: \w*Warning)")
 
 
@@ -51,6 +52,7 @@ def run(path: Path) -> None:
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
+        extra_arguments=[f"--IPKernelApp.exec_files={STARTUP}"],
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     notebook.metadata.pop("widgets", None)

@@ -45,7 +45,8 @@ class ProbeScores:
             locations.
         chance: Accuracy of always answering the most frequent class of the training images.
         by_class: Share of each class's locations that the probe read correctly (recall), from 0
-            to 1, by the class's number.
+            to 1, by the class's number. Locations count whose class was among those trained on; a
+            class that a single image has is left out, since nothing can read it in other images.
         pictures: Number of images.
         points: Number of locations.
     """
@@ -120,7 +121,9 @@ def linear_probe(
     model = classifier or make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     shuffled = random.permutation(classes)
     right = {name: np.zeros(len(classes), bool) for name in ("accuracy", "control", "chance")}
+    known = np.zeros(len(classes), bool)
     for train, test in picture_folds(pictures, folds):
+        known[test] = np.isin(classes[test], classes[train])
         for name, truth in (("accuracy", classes), ("control", shuffled)):
             right[name][test] = _right(model, matrix, truth, train, test)
         values, frequency = np.unique(classes[train], return_counts=True)
@@ -128,8 +131,8 @@ def linear_probe(
     return ProbeScores(
         **{name: float(each.mean()) for name, each in right.items()},
         by_class={
-            int(each): float(right["accuracy"][classes == each].mean())
-            for each in np.unique(classes)
+            int(each): float(right["accuracy"][known & (classes == each)].mean())
+            for each in np.unique(classes[known])
         },
         pictures=len(np.unique(pictures)),
         points=len(classes),

@@ -121,7 +121,7 @@ def opened(address: Address) -> zarr.Group:
         check_whole(metadata)
         check_nodes(metadata, VALUES)
         for name in ("config", "model", "versions"):
-            if not isinstance(json.loads(metadata["attributes"][name]), dict):
+            if not isinstance(json.loads(metadata["attributes"].get(name, "{}")), dict):
                 raise ValueError(f"its attribute {name!r} is no JSON of names and values")
         return zarr.open_group(_store(address), path=folder, mode="r", use_consolidated=True)
 

@@ -71,7 +71,7 @@ def _check_array(path: str, node: Mapping[str, Any], *, labels: bool) -> None:
         )
     if node.get("storage_transformers"):
         raise ValueError(f"{path!r} has storage transformers; none are read")
-    shape, names = _sizes(path, node.get("shape")), node.get("dimension_names")
+    shape, names = _sizes(path, node.get("shape")), node.get("dimension_names") or []
     if not isinstance(names, list) or len(names) != len(shape):
         raise ValueError(f"{path!r} has no name for each dim")
     if labels and math.prod(shape) > _MOST_LABELS:

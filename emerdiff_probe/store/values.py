@@ -50,7 +50,7 @@ def mark_of(sample: int, block: int) -> str:
 
 def dims_of(array: Any) -> tuple[str, ...]:
     """Names of an array's dims."""
-    return tuple(array.metadata.dimension_names)
+    return tuple(array.metadata.dimension_names or ())
 
 
 def values_of(

@@ -108,7 +108,7 @@ def panels(
     """
     height, width = extent
     down, across = grid
-    left = _LEFT + (min(7 * max(map(len, rows)), 180) + 20 if rows else 0)
+    left = _LEFT + (7 * min(max(map(len, rows)), 20) + 10 if rows else 0)
     right = _BAR if scales else 30
     side = min(side, (_WIDEST - left - right - _GAP * (across - 1)) // across)
     tall = round(side * min(max(height / width, 0.4), 2))

@@ -49,6 +49,15 @@ class TestLinearProbe:
             here = cells.ravel() == each
             assert scores.by_class[each] == pytest.approx((predicted[here] == each).mean())
 
+    def test_a_class_of_a_single_picture_has_no_recall(self):
+        values, labels, _ = read(0.2)
+        labels = labels.copy()
+        labels[2, :2, :2] = 9
+        scores = linear_probe(values, labels)
+        assert 9 not in scores.by_class
+        assert set(scores.by_class) == set(np.unique(labels)) - {9}
+        assert scores.points == 6 * 36, "its places count against the accuracy"
+
     def test_what_only_a_picture_has_in_itself_is_not_read(self):
         """Features that name the picture, and labels that follow from it: memory reads nothing."""
         pictures = np.arange(6)[:, None, None]

@@ -243,11 +243,14 @@ def test_folders_are_loaded_and_others_refused_before_their_weights(tmp_path):
     assert loaded.family == "stable-diffusion-3"
     index = {
         "wan": (
-            {"_class_name": "WanPipeline", "transformer": ["x", "WanTransformer3DModel"]},
+            {"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]},
             "films",
         ),
         "cascade": (
-            {"_class_name": "StableCascadeDecoderPipeline", "decoder": ["x", "StableCascadeUNet"]},
+            {
+                "_class_name": "StableCascadeDecoderPipeline",
+                "decoder": ["diffusers", "StableCascadeUNet"],
+            },
             "Cascade",
         ),
         "ddpm": (
@@ -256,7 +259,7 @@ def test_folders_are_loaded_and_others_refused_before_their_weights(tmp_path):
         ),
         "empty": ({"_class_name": "SomethingPipeline"}, "SomethingPipeline has no unet"),
         "dit": (
-            {"_class_name": "FluxPipeline", "transformer": ["x", "FluxTransformer2DModel"]},
+            {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]},
             "FluxPipeline has no vae, text_encoder",
         ),
     }

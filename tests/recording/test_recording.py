@@ -223,7 +223,7 @@ def test_latents_are_recorded_as_the_photographs_that_they_are_of(model):
     )
     assert np.array_equal(ep.site(again, "mid_block")[0], ep.site(ours, "mid_block")[1])
     assert again["source"].item().startswith("latents 'car' ")
-    with pytest.raises(InputError, match=r"\(3, 32, 32\); those of this model have 4 channels"):
+    with pytest.raises(InputError, match=r"\(3, 32, 32\); for this model give 4 channels"):
         ep.record(model, ep.Latents(np.zeros((3, 32, 32))), **QUIET)
     with pytest.raises(InputError, match="multiples of 4"):
         ep.record(model, ep.Latents(np.zeros((4, 30, 32))), **QUIET)

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser import chromium
 from tests.jupyterlab import SHOTS, Lab, jupyterlab
@@ -116,7 +117,7 @@ def test_sites_are_filtered_by_typing_and_by_menus(lab):
     shown.root.get_by_label("pattern").fill("*attn2*")
     shown.root.get_by_label("pattern").press("Enter")
     shown.root.get_by_text("2 of 4 sites").wait_for()
-    assert shown.root.locator("tbody tr").count() == 2
+    expect(shown.root.locator("tbody tr")).to_have_count(2)
     assert lab.ask("browser.pattern") == "*attn2*"
     shown.root.get_by_label("level").select_option("8")
     shown.root.get_by_text("1 of 4 sites").wait_for()
@@ -134,11 +135,11 @@ def test_branches_of_sites_open_and_are_ticked(lab):
     shown = Shown(lab, "sites")
     tree = shown.root.locator(".ep-tree")
     branch = tree.get_by_role("checkbox", name="mid_block", exact=True)
-    assert branch.is_checked()
+    expect(branch).to_be_checked()
     branch.click()
     shown.root.get_by_text("2 of 4 sites").wait_for()
     assert lab.ask("browser.selection[0]") == "up_blocks.1:out"
-    assert not branch.is_checked()
+    expect(branch).not_to_be_checked()
     tree.locator("summary").first.click()
     tree.get_by_role("checkbox", name=":out").first.click()
     shown.root.get_by_text("3 of 4 sites").wait_for()
