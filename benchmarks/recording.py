@@ -155,6 +155,8 @@ def _traced(model: StableDiffusion, names: list[str], kept: list[Tensor]) -> Ite
     envoys = [within.get(Site.parse(name).module) for name in names]
 
     class Traced:
+        _orig_mod = unet  # whose layout is known
+
         def __getattr__(self, name: str) -> Any:
             return getattr(unet, name)
 
