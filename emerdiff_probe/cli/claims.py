@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from emerdiff_probe.cli.datasets import DatasetName, dataset_of
-from emerdiff_probe.cli.options import Device, Dtype
+from emerdiff_probe.cli.options import Device, Dtype, Root, Split
 from emerdiff_probe.cli.report import reported
 from emerdiff_probe.errors import InputError
 
@@ -32,14 +32,8 @@ def claims(
         DatasetName | None,
         typer.Option(help="Images to test on.", show_default="scenes that nothing else used"),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the data set.", show_default="none, as scenes have none"),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Part of ADE20K or COCO-Stuff.", show_default="the validation part"),
-    ] = None,
+    root: Root = None,
+    split: Split = None,
     count: Annotated[
         int | None,
         typer.Option(min=2, help="Only so many images.", show_default="all; 40 scenes"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from emerdiff_probe.cli.datasets import DatasetName, dataset_of
-from emerdiff_probe.cli.options import MODELS, Device, RunDtype, Seed
+from emerdiff_probe.cli.options import MODELS, Device, Root, RunDtype, Seed, Split
 from emerdiff_probe.cli.report import reported, say
 from emerdiff_probe.paths import made_at_once
 
@@ -19,14 +19,8 @@ def evaluate(
     dataset: Annotated[
         DatasetName, typer.Option(help="What to score on; see below.", show_default=False)
     ],
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the data set.", show_default="none, as scenes have none"),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Part of ADE20K or COCO-Stuff.", show_default="the validation part"),
-    ] = None,
+    root: Root = None,
+    split: Split = None,
     first_seed: Annotated[
         int, typer.Option(min=0, help="Seed of the first scene; the default starts the test split.")
     ] = 1_100_000,

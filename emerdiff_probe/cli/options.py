@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -14,9 +15,11 @@ __all__ = [
     "Dtype",
     "Guidance",
     "NegativePrompt",
+    "Root",
     "RunDtype",
     "Seed",
     "Side",
+    "Split",
     "Steps",
 ]
 
@@ -41,6 +44,14 @@ Device: TypeAlias = Annotated[
 RunDtype: TypeAlias = Annotated[
     Dtype | None,
     typer.Option(help="Type to run in.", show_default="float16 on cuda, else float32"),
+]
+Root: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the data set.", show_default="none, as scenes have none"),
+]
+Split: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="Part of ADE20K or COCO-Stuff.", show_default="the validation part"),
 ]
 Steps: TypeAlias = Annotated[
     int | None,

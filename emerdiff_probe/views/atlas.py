@@ -13,7 +13,7 @@ from emerdiff_probe.schema import TIMESTEP
 from emerdiff_probe.timesteps import labels
 from emerdiff_probe.timesteps import text as short
 from emerdiff_probe.views.colours import DIVERGING, SEQUENTIAL
-from emerdiff_probe.views.panels import site_text, text, title
+from emerdiff_probe.views.panels import heading_layout, site_text, text, title
 
 __all__ = ["atlas"]
 
@@ -85,14 +85,7 @@ def atlas(values: xr.DataArray, *, limits: tuple[float, float] | None = None) ->
     )
     figure.update_layout(
         template="plotly_white",
-        title={
-            "text": title(f"{name} by site{when}", ""),
-            "font_size": 14,
-            "x": 0,
-            "y": 1,
-            "yanchor": "top",
-            "pad": {"t": 14, "l": 14},
-        },
+        title=heading_layout(title(f"{name} by site{when}", "")),
         width=left + wide * len(columns) + 110,
         height=60 + 26 * len(sites) + below,
         margin={"l": left, "r": 110, "t": 50, "b": below + 10},

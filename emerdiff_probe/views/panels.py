@@ -21,8 +21,10 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 __all__ = [
+    "WIDEST",
     "as_bytes",
     "cells",
+    "heading_layout",
     "panels",
     "pixel_map",
     "picture",
@@ -42,7 +44,7 @@ _LINE: Final = 14
 _LEFT: Final = 60
 _BELOW: Final = 50
 _BAR: Final = 110  # for a colour bar
-_WIDEST: Final = 860
+WIDEST: Final = 860
 """Pixels across the output of a notebook in JupyterLab at 1280 pixels, with its side bar open."""
 
 
@@ -83,6 +85,16 @@ def title(head: str, rest: str, width: int = 110) -> str:
     return "<br>".join([f"<b>{text(head)}</b>", *map(text, lines)])
 
 
+def heading_layout(heading: str) -> dict[str, Any]:
+    """Return plotly's settings for a heading, which may be HTML; see `title`.
+
+    It stands at the upper edge: at a share of the height it would run into the panels of a low
+    figure.
+    """
+    at = {"x": 0, "y": 1, "yanchor": "top", "pad": {"t": 14, "l": 14}}
+    return {"text": heading, "font_size": 14, **at}
+
+
 def panels(
     extent: Extent,
     grid: tuple[int, int] = (1, 1),
@@ -110,7 +122,7 @@ def panels(
     down, across = grid
     left = _LEFT + (7 * min(max(map(len, rows)), 20) + 10 if rows else 0)
     right = _BAR if scales else 30
-    side = min(side, (_WIDEST - left - right - _GAP * (across - 1)) // across)
+    side = min(side, (WIDEST - left - right - _GAP * (across - 1)) // across)
     tall = round(side * min(max(height / width, 0.4), 2))
     wrapped = [textwrap.wrap(name, max(side // 6, 20)) for name in titles]
     above = _TITLE + _LINE * (max(map(len, wrapped)) - 1) if wrapped else _TITLE * bool(columns)
@@ -132,15 +144,7 @@ def panels(
     )
     figure.update_annotations(font_size=11)
     figure.update_layout(
-        # At a share of the height it would run into the panels of a low figure.
-        title={
-            "text": heading,
-            "font_size": 14,
-            "x": 0,
-            "y": 1,
-            "yanchor": "top",
-            "pad": {"t": 14, "l": 14},
-        },
+        title=heading_layout(heading),
         template="plotly_white",
         margin=margin,
         modebar_orientation="v",

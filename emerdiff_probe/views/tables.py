@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.views.colours import SEQUENTIAL
-from emerdiff_probe.views.panels import text, title
+from emerdiff_probe.views.panels import WIDEST, heading_layout, text, title
 
 __all__ = ["table"]
 
 _CELL: Final = 84  # pixels on the screen
 _ROW: Final = 27
-_WIDEST: Final = 860
 
 
 def table(
@@ -32,7 +31,7 @@ def table(
     Args:
         numbers: Rows and columns by name; a series is one column. Cells that are no number are
             blank.
-        heading: Of the figure.
+        heading: Heading of the figure.
         digits: Decimals that are written; pointing at a cell tells more.
         scale: Which numbers share a scale of colours: "all", those of a "column", as of measures
             that cannot be compared, or those of a "row".
@@ -53,7 +52,7 @@ def table(
         raise InputError(f"a table of shape {cells.shape} has no number to show")
     columns, rows = ([_named(each) for each in axis] for axis in (frame.columns, frame.index))
     left = 24 + 7 * min(max(map(len, rows)), 48)
-    wide = min(max(_CELL, 8 * max(map(len, columns))), (_WIDEST - left - 20) // len(columns))
+    wide = min(max(_CELL, 8 * max(map(len, columns))), (WIDEST - left - 20) // len(columns))
     tilted = wide < 7 * max(map(len, columns))
     above = 30 + 22 * bool(heading) + (4 * max(map(len, columns)) if tilted else 0)
     figure = go.Figure(
@@ -78,10 +77,7 @@ def table(
     )
     figure.update_layout(
         template="plotly_white",
-        title={
-            "text": title(heading, "") if heading else "",
-            **{"font_size": 14, "x": 0, "y": 1, "yanchor": "top", "pad": {"t": 14, "l": 14}},
-        },
+        title=heading_layout(title(heading, "") if heading else ""),
         width=left + wide * len(columns) + 20,
         height=above + _ROW * len(rows) + 20,
         margin={"l": left, "r": 20, "t": above, "b": 20},
