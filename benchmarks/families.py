@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -65,7 +66,7 @@ class Subject:
     """A small pipeline, and a picture that it draws.
 
     Attributes:
-        pipeline: It.
+        pipeline: The pipeline.
         block: A block with a site of its own.
     """
 
@@ -161,7 +162,8 @@ def _load(subject: Subject) -> None:
 def _record(subject: Subject) -> None:
     run = subject.run
     tree = run.record(subject.block, dtype="float32", progress=False)
-    values = ep.site(tree, subject.block)  # type: ignore[arg-type]
+    assert isinstance(tree, xr.DataTree)  # no plan was asked for
+    values = ep.site(tree, subject.block)
     back = run.replay(ep.Replace(subject.block, values), progress=False)
     _expect(np.array_equal(back.picture, run.picture), "own values change a run")
 

@@ -34,7 +34,7 @@ _PROMPT: Final = "a photograph of a house"
 
 @dataclass(frozen=True)
 class Method:
-    """What EmerDiff would use of a model.
+    """Hold the settings that EmerDiff would start from with a model.
 
     Attributes:
         config: Its settings; None where there are none to start from.
@@ -47,7 +47,7 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """What was found.
+    """Hold the findings of `examine`.
 
     Attributes:
         sites: The model's table of sites, with the columns ``why_not``, which is empty for those
@@ -56,7 +56,7 @@ class Examination:
         repeats: Whether two equal calls of the bare pipeline give equal images.
         unchanged: Whether an image is the same to the last bit with sites recorded: "blocks" by
             `emerdiff_probe.probe`, and all that can be.
-        seconds: Of one sampling step, the median: "bare", "blocks" and "all" sites recorded.
+        seconds: Median time of one sampling step: "bare", "blocks" and "all" sites recorded.
         method: What EmerDiff would use.
     """
 
@@ -68,12 +68,12 @@ class Examination:
 
     @property
     def well(self) -> bool:
-        """Whether every site can be recorded, and recording changes nothing."""
+        """Return whether every site can be recorded, and recording changes nothing."""
         return self.harmless and not self.sites["why_not"].any()
 
     @property
     def harmless(self) -> bool:
-        """Whether recording changes nothing; of a pipeline that repeats nothing nobody knows."""
+        """Return whether recording changes nothing; False where equal calls differ anyway."""
         return self.repeats and all(self.unchanged.values())
 
 
@@ -85,7 +85,7 @@ def examine(model: PipelineModel, *, steps: int = 4, seed: int = 0) -> Examinati
     Args:
         model: From `emerdiff_probe.load`.
         steps: Sampling steps of each image, 2 or more; the first is not timed.
-        seed: Of the image's noise.
+        seed: Seed of the image's noise.
 
     Raises:
         ModelError: The bare pipeline cannot draw.
@@ -120,10 +120,10 @@ class _Watch:
     """Does with the tensor of each site what recording does, keeps none, and notes what fails.
 
     Attributes:
-        shapes: Of every site of the model, for one row.
+        shapes: Shape of every site of the model, for one row.
         reasons: Why a site cannot be recorded.
         fired: How often each site has fired.
-        bytes: Of a site in one call, in the dtype of recordings.
+        bytes: Size of each site in one call, in the dtype of recordings.
     """
 
     shapes: dict[Site, tuple[int, ...]]

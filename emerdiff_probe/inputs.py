@@ -375,7 +375,7 @@ def damage_told(what: str) -> Iterator[None]:
             raise InputError(f"{what} cannot be read: {error}") from error
         raise InputError(
             f"{what} cannot be decoded ({first_line(error)}); it may be cut short or damaged. "
-            "Save it anew as PNG or JPEG"
+            "Save it again as PNG or JPEG"
         ) from error
 
 

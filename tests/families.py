@@ -31,21 +31,13 @@ from transformers import (
 
 from emerdiff_probe import scenes
 from emerdiff_probe.playground import architecture
-from emerdiff_probe.playground.settings import Sizes
+from tests.checkpoints import TINY
 
 __all__ = ["FAMILIES", "flux", "pixart", "stable_diffusion_3", "unconditional"]
 
-_SIZES = Sizes(
-    autoencoder_channels=(8, 8, 8),
-    denoiser_channels=(12, 24, 24),
-    head_width=12,
-    text_width=24,
-    text_layers=1,
-)
-
 
 def _tokenizer() -> Any:
-    return architecture.tokenizer([" ".join(scenes.CAPTION_WORDS)], _SIZES)
+    return architecture.tokenizer([" ".join(scenes.CAPTION_WORDS)], TINY)
 
 
 def _autoencoder(channels: int, **options: Any) -> AutoencoderKL:

@@ -234,7 +234,7 @@ class EmerDiffConfig(RunSettings):
         """Return the settings with t_f and t_m moved to the nearest of a run's timesteps.
 
         Args:
-            timesteps: Of the run.
+            timesteps: Timesteps of the run.
         """
         nearest = {
             name: min(timesteps, key=lambda each: abs(each - getattr(self, name)))

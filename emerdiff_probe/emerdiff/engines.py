@@ -66,7 +66,7 @@ def engine_named(name: str) -> Engine:
 
 
 def one_by_one(run: Run, config: EmerDiffConfig) -> bool:
-    """Whether the literal engine alone computes the branches of a run.
+    """Return whether only the literal engine can compute the branches of a run.
 
     So it is where the run was replayed under interventions, where nothing is injected, and in
     transformers, whose attention is not computed for several branches at once.

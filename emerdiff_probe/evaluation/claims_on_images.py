@@ -75,7 +75,7 @@ def benchmark_images(
     processes: int = 1,
     skip: bool = False,
 ) -> None:
-    """Test the claims on a data set and writes claims.md, claims.csv and pictures.
+    """Test the claims on a data set and write claims.md, claims.csv and pictures.
 
     Args:
         models: Models of one layout; the first gives the settings.

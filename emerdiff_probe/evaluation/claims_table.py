@@ -84,7 +84,7 @@ Scores = dict[str, dict[str, NDArray[np.float64]]]
 def benchmark(
     models: Sequence[StableDiffusion], out: Path, kept: Path, scenes: int, processes: int
 ) -> None:
-    """Tests the claims on scenes and writes claims.md, claims.csv and claims.png.
+    """Test the claims on scenes and write claims.md, claims.csv and claims.png.
 
     Args:
         models: Models to test on. The first gives the settings, and is used to look into failures;

@@ -26,7 +26,7 @@ class EditFeature(SiteEdit):
     ``times`` and ``add``.
 
     Attributes:
-        dictionary: Of this site.
+        dictionary: Dictionary that was trained on this site.
         feature: Its number, from 0.
         to: The activation at every location; 0 takes the feature away.
         times: A factor of the activation, so that only locations that have the feature change.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What a call of a network is given.
+    """Hold what a call of a network is given.
 
     Attributes:
         latents: Shape (row, channel, y, x), unpacked.
@@ -46,7 +47,7 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a network that is not a plain UNet reads beside latents and timestep.
+    """Hold what a transformer reads beside latents and timestep.
 
     Attributes:
         text: Shape (row, token, channel).
@@ -130,8 +131,13 @@ def default_latents(network: nn.Module) -> tuple[int, int, int, int]:
 def _by_name(
     own: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]
 ) -> dict[str, Any]:
-    names = list(inspect.signature(type(own).forward).parameters)[1:]
-    return dict(zip(names, arguments, strict=False)) | dict(named)
+    return dict(zip(_names(type(own).forward), arguments, strict=False)) | dict(named)
+
+
+@functools.cache
+def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of a method's arguments, which are asked for in every call."""
+    return tuple(inspect.signature(forward).parameters)[1:]
 
 
 def _timestep(call: Mapping[str, Any], layout: Layout) -> float:
@@ -169,7 +175,7 @@ def network_arguments(
         network: Its class has a layout.
         latents: As the network reads them, in its dtype, (row, channel, y, x), not packed.
         timestep: In the scheduler's unit.
-        reading: Of as many rows.
+        reading: Text and guidance, with as many rows.
     """
     own, layout = unwrapped(network), layout_of(network)
     call = {
@@ -242,4 +248,4 @@ _FURTHER: Final[Mapping[str, Callable[[Any, Tensor, Reading], dict[str, Any]]]] 
     "stable-diffusion-3": _stable_diffusion_3,
     "flux": _flux,
 }
-"""What a family's calls have beside latents, timestep and text, by the layout's name."""
+"""Further arguments of a family's calls, by the layout's name."""

@@ -10,7 +10,7 @@ import diffusers
 import torch
 
 from emerdiff_probe.errors import ModelError
-from emerdiff_probe.models.layouts import LAYOUTS, layout_named
+from emerdiff_probe.models.layouts import ATTRIBUTES, OTHER_ATTRIBUTES, layout_named
 
 __all__ = ["DTYPE", "attribute_in", "of_one_dtype", "pipeline_index", "quiet_transformers"]
 
@@ -28,7 +28,7 @@ def pipeline_index(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         folder: Path, or a hub id.
-        options: Of loading, of which those for the hub are used.
+        options: Options of loading; those for the hub are used.
     """
     from diffusers import DiffusionPipeline
 
@@ -42,18 +42,17 @@ def attribute_in(index: Mapping[str, Any], name: str) -> str:
 
     Args:
         index: From `pipeline_index`.
-        name: Of the model, for messages.
+        name: Name of the model, for messages.
 
     Raises:
-        ModelError: It has none that is known, or not what runs need; says why in a sentence.
+        ModelError: It has no known network, or lacks a part that runs need.
     """
     kind = index.get("_class_name", "pipeline")
-    attributes = dict.fromkeys(layout.attribute for layout in LAYOUTS)
-    found = [each for each in attributes if index.get(each) not in _NONE]
+    found = [each for each in ATTRIBUTES if index.get(each) not in _NONE]
     if not found:
-        parts = [each for each in ("prior", "decoder", "unet_1") if index.get(each) not in _NONE]
-        for part in parts:
-            layout_named(index[part][1])  # refused with its reason, if there is one
+        for part in OTHER_ATTRIBUTES:
+            if index.get(part) not in _NONE:
+                layout_named(index[part][1])  # refused with its reason, if there is one
         raise ModelError(
             f"{name}: a {kind} has no unet and no transformer, so there is nothing to look into"
         )

@@ -17,8 +17,10 @@ from torch import nn
 from emerdiff_probe.errors import ModelError, closest
 
 __all__ = [
+    "ATTRIBUTES",
     "IMAGE",
     "LAYOUTS",
+    "OTHER_ATTRIBUTES",
     "TEXT",
     "Layout",
     "Part",
@@ -42,7 +44,7 @@ class Part:
         path: Pattern of the modules' paths, which matches the whole.
         streams: In the order of the module's output.
         joint: Whether they lie one behind the other in a single tensor, and are not a tuple.
-        multiplied: Of an attention: the streams that are multiplied together, in their order.
+        multiplied: Streams that an attention multiplies together, in their order.
     """
 
     kind: str
@@ -54,12 +56,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a class of networks looks like.
+    """Describe a class of networks.
 
     Attributes:
-        name: Of the family.
-        attribute: Of pipelines, where the network is.
-        classes: Of networks, by name.
+        name: Name of the family.
+        attribute: Attribute of pipelines that holds the network.
+        classes: Names of the network's classes.
         parts: Modules with sites of their own; the first pattern that matches a path counts.
         latents: Name of the argument with the latents.
         text: Name of the argument with the encoded prompt; None where the network reads none.
@@ -97,7 +99,7 @@ class Layout:
 
     @property
     def is_unet(self) -> bool:
-        """Whether the network works on maps of several resolutions, and not on tokens."""
+        """Return whether the network works on maps of several resolutions, not on tokens."""
         return self.patch == 0
 
     def part(self, path: str) -> Part | None:
@@ -217,6 +219,12 @@ LAYOUTS: Final = (
 )
 """All that are known."""
 
+ATTRIBUTES: Final = tuple(dict.fromkeys(layout.attribute for layout in LAYOUTS))
+"""Names under which pipelines have a network that has a layout."""
+
+OTHER_ATTRIBUTES: Final = ("prior", "decoder", "unet_1")
+"""Names under which they have one of those that are refused."""
+
 _VIDEO: Final = "it draws films, and the dims of recordings have no time"
 _REFUSED: Final[Mapping[str, str]] = {
     r"StableCascadeUNet|WuerstchenPrior|PaellaVQModel": (
@@ -273,11 +281,11 @@ def network_of(model: Any) -> Any:
     """
     if isinstance(model, nn.Module):
         return model
-    for attribute in dict.fromkeys(layout.attribute for layout in LAYOUTS):
+    for attribute in ATTRIBUTES:
         network = getattr(model, attribute, None)
         if isinstance(network, nn.Module):
             return network
-    for name in ("prior", "decoder", "unet_1"):
+    for name in OTHER_ATTRIBUTES:
         if isinstance(part := getattr(model, name, None), nn.Module):
             layout_of(part)  # refused with its reason, if there is one
     raise ModelError(
@@ -291,7 +299,7 @@ def joint_attentions(network: nn.Module, paths: Iterable[str]) -> list[str]:
 
     Args:
         network: Its class has a layout.
-        paths: Of modules.
+        paths: Paths of modules.
     """
     parts = {path: layout_of(network).part(path) for path in paths}
     return [path for path, part in parts.items() if part is not None and TEXT in part.multiplied]

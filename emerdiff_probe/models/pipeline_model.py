@@ -1,4 +1,4 @@
-"""What all models have that are made of a diffusers pipeline: autoencoder, sizes and sites."""
+"""Base of all models made of a diffusers pipeline: guidance, autoencoder, sizes and sites."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from emerdiff_probe.models.catalogue import catalogue, chosen
 from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.identity import unet_weights
 from emerdiff_probe.models.layouts import layout_of, unwrapped
+from emerdiff_probe.models.locks import exclusively
 from emerdiff_probe.models.modes import evaluating
 from emerdiff_probe.models.schedule import Schedule
 
@@ -27,7 +28,7 @@ class PipelineModel(ABC):
     """A pipeline's denoising network, autoencoder and text encoders, taken as they are.
 
     Args:
-        pipeline: Of diffusers.
+        pipeline: Pipeline of diffusers.
         network: Its UNet or transformer.
         name: How it was asked for; part of every dataset's provenance.
 
@@ -42,6 +43,10 @@ class PipelineModel(ABC):
     size_multiple: int
     _widens = False
     """Whether the autoencoder leaves the range of float16."""
+    _reads_guidance = False
+    """Whether the scale of guidance is an input of the network, as of distilled models."""
+    _usual_guidance = ""
+    """A hint on the scale of guidance, for messages."""
 
     def __init__(self, pipeline: Any, network: Any, name: str) -> None:
         self.name = name
@@ -72,9 +77,55 @@ class PipelineModel(ABC):
     def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
         """Encodes a prompt, as the pipeline does."""
 
-    @abstractmethod
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """The predicted noise, of the latents' shape."""
+        """Return the predicted noise, with gradients where the latents ask for them.
+
+        Waits while another thread records or intervenes.
+
+        Args:
+            latents: x_t, float32, shape (sample, channel, y, x).
+            timestep: t.
+            condition: Encoded text. With guidance the network sees twice the samples, the
+                unconditional ones first.
+
+        Returns:
+            float32, of the latents' shape.
+        """
+        with (
+            exclusively(self.unet),
+            evaluating(self.unet),
+            torch.set_grad_enabled(latents.requires_grad),
+        ):
+            eps = self._noise(latents, timestep, condition)
+            if condition.halves == 1:
+                return eps
+            without, with_text = eps.chunk(2)
+            return without + condition.guidance * (with_text - without)
+
+    @abstractmethod
+    def _noise(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+        """Return the noise that the network predicts in every row of one call."""
+
+    def _is_guided(self, prompt: Prompt, guidance: float) -> bool:
+        """Return whether guidance takes two texts.
+
+        Raises:
+            InputError: It is below 1, or nothing leads away from the negative prompt.
+        """
+        hint = self._usual_guidance
+        if not guidance >= 1:
+            raise InputError(f"guidance is {guidance}; choose 1 (none) or larger{hint}")
+        guided = guidance > 1 and not self._reads_guidance
+        if prompt.negative_prompt and not guided:
+            raise InputError(
+                f"negative_prompt is {prompt.negative_prompt!r}, and nothing leads away from it: "
+                + (
+                    "this model reads guidance as a number and sees one text"
+                    if self._reads_guidance
+                    else f"guidance is {guidance}; choose a larger one{hint}"
+                )
+            )
+        return guided
 
     @property
     @abstractmethod
@@ -95,12 +146,12 @@ class PipelineModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs; that where it waits may be another, if it is offloaded."""
+        """Return the device that the network runs on; an offloaded one waits elsewhere."""
         return torch.device(self.pipeline._execution_device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in; its weights may be kept in another dtype."""
+        """Return the dtype that the network computes in; weights may be kept in another."""
         network: Any = unwrapped(self.unet)
         dtype: torch.dtype = network.dtype
         return dtype
@@ -207,14 +258,14 @@ class PipelineModel(ABC):
         height: int | None = None,
         width: int | None = None,
     ) -> pd.DataFrame:
-        """What there is to record: a table of the network's sites; nothing is run for it.
+        """List what there is to record in a table of the network's sites; nothing is run for it.
 
         Args:
             pattern: Names of sites separated by commas, with ``*`` for any characters; without a
                 port a name means ``out``, after ``!`` it is left out, and ``*`` is every site.
             kind: Only sites of this kind, or these: "block", "resnet", "self", "cross", ...
             level: Only sites on grids of so many rows, as 16.
-            height: Of the picture in pixels; by default that of the model's training.
+            height: Height of the picture in pixels; by default that of the model's training.
             width: The same.
 
         Returns:
@@ -234,7 +285,7 @@ class PipelineModel(ABC):
 
 
 def _centre_and_scale(autoencoder: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """What is taken from an autoencoder's latents, and what they are then multiplied by."""
+    """Return the mean to subtract from an autoencoder's latents, and the factor that follows."""
     config = autoencoder.config
     mean, deviation = (getattr(config, f"latents_{each}", None) for each in ("mean", "std"))
     if mean is None or deviation is None:

@@ -98,7 +98,7 @@ def check_folder(folder: Path, index: Mapping[str, Any], name: str) -> None:
     """Refuses a folder whose tokenizers have no files; some versions make one from nothing.
 
     Args:
-        folder: Of a pipeline; anything else, such as a hub id, is not looked into.
+        folder: Folder of a pipeline; anything else, such as a hub id, is not looked into.
         index: The parts that it says it has, as ``model_index.json`` names them.
         name: What it is called.
     """

@@ -113,7 +113,7 @@ class Schedule:
         return x * self._norm(timestep) if self.prediction == "flow" else x
 
     def _norm(self, timestep: int) -> float:
-        """Of a flow ``sqrt((1 - s)^2 + s^2)``."""
+        """Return, for a flow, ``sqrt((1 - s)^2 + s^2)``."""
         alpha_bar = self.signal(timestep)
         return 1 / (alpha_bar**0.5 + (1 - alpha_bar) ** 0.5)
 
@@ -188,7 +188,7 @@ def flow_timesteps(scheduler: Any, steps: int, tokens: int, *, even: bool) -> tu
     Args:
         scheduler: The pipeline's, which is left as it is.
         steps: How many.
-        tokens: Of the image, by which some schedulers shift noise levels.
+        tokens: Number of image tokens, by which some schedulers shift noise levels.
         even: Whether the pipeline asks for evenly spaced noise levels before the shift; else the
             scheduler spaces them.
 

@@ -20,7 +20,6 @@ from emerdiff_probe.models.catalogue import (
 )
 from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.folders import DTYPE, of_one_dtype, pipeline_index, quiet_transformers
-from emerdiff_probe.models.locks import exclusively
 from emerdiff_probe.models.modes import evaluating
 from emerdiff_probe.models.pipeline_model import PipelineModel, rows_of
 from emerdiff_probe.models.refusals import check_folder, check_parts, say_unused
@@ -57,12 +56,16 @@ class StableDiffusion(PipelineModel):
         ModelError: A part is missing, or is of a kind that is not known.
     """
 
+    _usual_guidance = ", 7.5 is usual"
+
     def __init__(self, pipeline: Any, name: str) -> None:
         check_parts(pipeline, name)
         super().__init__(pipeline, pipeline.unet, name)
         self.text = _text_encoding(pipeline)
         _ = self.schedule  # refused now, not at the first run
         config = self.unet.config
+        # Latent consistency models take the scale as an input.
+        self._reads_guidance = config.time_cond_proj_dim is not None
         self._is_xl = self._widens = isinstance(self.text, TwoEncoders)
         # The bundled model and those trained like it; how many levels there are tells nothing.
         is_playground = (
@@ -165,18 +168,7 @@ class StableDiffusion(PipelineModel):
                 or the prompt does not fit the model.
         """
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-        if not guidance >= 1:
-            raise InputError(f"guidance is {guidance}; choose 1 (none) or larger, 7.5 is usual")
-        halves = guidance > 1 and not self._reads_guidance
-        if prompt.negative_prompt and not halves:
-            raise InputError(
-                f"negative_prompt is {prompt.negative_prompt!r}, and nothing leads away from it: "
-                + (
-                    "this model reads guidance as a number and sees one text"
-                    if self._reads_guidance
-                    else f"guidance is {guidance}; choose a larger one, 7.5 is usual"
-                )
-            )
+        guided = self._is_guided(prompt, guidance)
         with evaluating(*self.text.parts.values()):
             text, tokens = self._encoded(prompt)
             condition = Condition(
@@ -187,7 +179,7 @@ class StableDiffusion(PipelineModel):
                 pooled=text.pooled,
                 described=prompt.described,
             )
-            if not halves:
+            if not guided:
                 return condition
             empty, tokens = self._unconditional(prompt.negative_prompt)
         return replace(
@@ -196,11 +188,6 @@ class StableDiffusion(PipelineModel):
             unconditional_tokens=tokens,
             unconditional_pooled=empty.pooled,
         )
-
-    @property
-    def _reads_guidance(self) -> bool:
-        """Whether the scale of guidance is an input, as of latent consistency models."""
-        return self.unet.config.time_cond_proj_dim is not None
 
     def _encoded(self, prompt: Prompt) -> tuple[Encoded, tuple[str, ...]]:
         """A prompt as the UNet reads it, and the texts of its tokens."""
@@ -247,28 +234,7 @@ class StableDiffusion(PipelineModel):
         pooled = None if text.pooled is None else text.pooled.to(self.dtype)
         return Encoded(text.embeddings.to(self.dtype), pooled)
 
-    def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """The predicted noise; with gradients where the latents ask for them.
-
-        Waits while another thread records or intervenes.
-
-        Args:
-            latents: x_t, float32, shape (sample, channel, y, x).
-            timestep: t.
-            condition: Encoded text. With guidance the UNet sees twice the samples, the
-                unconditional ones first.
-
-        Returns:
-            float32, of the latents' shape.
-        """
-        with (
-            exclusively(self.unet),
-            evaluating(self.unet),
-            torch.set_grad_enabled(latents.requires_grad),
-        ):
-            return self._predict(latents, timestep, condition)
-
-    def _predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+    def _noise(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
         rows = torch.cat([latents] * condition.halves).to(self.dtype)
         text = rows_of(len(latents), condition.unconditional, condition.embeddings)
         added = None
@@ -287,11 +253,7 @@ class StableDiffusion(PipelineModel):
             added_cond_kwargs=added,
             return_dict=False,
         )[0].float()
-        eps = self.schedule.to_noise(output, torch.cat([latents] * condition.halves), timestep)
-        if condition.halves == 1:
-            return eps
-        without, with_text = eps.chunk(2)
-        return without + condition.guidance * (with_text - without)
+        return self.schedule.to_noise(output, torch.cat([latents] * condition.halves), timestep)
 
     def _guidance_embedding(self, rows: Tensor, guidance: float) -> Tensor | None:
         """The scale of guidance as latent consistency models read it (Luo et al. 2023)."""

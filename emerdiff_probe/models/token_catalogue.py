@@ -26,7 +26,7 @@ def token_sites(
     """Return the sites of a transformer in the order in which they are computed.
 
     Args:
-        copy: Of the network, on the meta device; it keeps hooks, so it is to be thrown away.
+        copy: Copy of the network on the meta device; it keeps hooks, so discard it.
         layout: Its own.
         latents: Shape (1, channel, y, x) of what it is given.
         tokens: Length of a text.
@@ -86,7 +86,7 @@ def _streams(part: Part, output: Any, image: int) -> Iterator[tuple[str, str, Sh
 def _multiplied(
     copy: nn.Module, path: str, part: Part, grid: tuple[int, int], tokens: int, item: int
 ) -> Iterator[Row]:
-    """What an attention multiplies, and what comes of it, of each stream that takes part."""
+    """Yield what an attention multiplies and gives, for each stream that takes part."""
     module: Any = copy.get_submodule(path)
     kind = _attention(copy, path, part)
     widths = {"query": module.to_q, "key": module.to_k, "value": module.to_v, "mix": module.to_v}
@@ -103,7 +103,7 @@ def _multiplied(
 
 
 def _attention(copy: nn.Module, path: str, part: Part) -> str:
-    """What an attention reads: text and image together, the text alone, or its own stream."""
+    """Return what an attention reads: text and image together, the text, or its own stream."""
     if len(part.multiplied) > 1:
         return "joint"
     module: Any = copy.get_submodule(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models.arguments import Reading, network_arguments, network_output
-from emerdiff_probe.models.denoiser import Condition
+from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.folders import DTYPE, of_one_dtype, quiet_transformers
 from emerdiff_probe.models.layouts import layout_of, unwrapped
-from emerdiff_probe.models.locks import exclusively
 from emerdiff_probe.models.modes import evaluating
 from emerdiff_probe.models.pipeline_model import PipelineModel, rows_of
 from emerdiff_probe.models.schedule import flow_timesteps
@@ -41,7 +40,7 @@ class Transformer(PipelineModel):
     network reads; see `emerdiff_probe.models.schedule.Schedule`.
 
     Args:
-        pipeline: Of diffusers, whose transformer has a layout.
+        pipeline: Pipeline of diffusers whose transformer has a layout.
         name: How it was asked for; part of every dataset's provenance.
 
     Raises:
@@ -50,11 +49,12 @@ class Transformer(PipelineModel):
 
     def __init__(self, pipeline: Any, name: str) -> None:
         self.layout = layout_of(pipeline.transformer)
-        self.family = self.layout.name  # type: ignore[assignment]
+        self.family = cast("Family", self.layout.name)
         _check_parts(pipeline, name)
         super().__init__(pipeline, pipeline.transformer, name)
         _ = self.schedule  # refused now, not at the first run
         config: Any = unwrapped(self.unet).config
+        self._reads_guidance = bool(config.get("guidance_embeds"))
         cells = self.layout.cells(config)
         side = config.get("sample_size") or getattr(pipeline, "default_sample_size", 128)
         self.image_size = side * self._factor
@@ -69,7 +69,7 @@ class Transformer(PipelineModel):
         Args:
             folder: Path, or a hub id.
             name: How to call it.
-            dtype: Of all its parts.
+            dtype: Dtype of all its parts.
             **options: For the pipeline's ``from_pretrained``.
         """
         with quiet_transformers():
@@ -127,14 +127,7 @@ class Transformer(PipelineModel):
                 or the prompt does not fit the model.
         """
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-        if not guidance >= 1:
-            raise InputError(f"guidance is {guidance}; choose 1 (none) or larger")
-        halves = guidance > 1 and not self._reads_guidance
-        if prompt.negative_prompt and not halves:
-            raise InputError(
-                f"negative_prompt is {prompt.negative_prompt!r}, and nothing leads away from it: "
-                "guidance is 1, or this model reads it as a number and sees one text"
-            )
+        guided = self._is_guided(prompt, guidance)
         with evaluating(*self.text_parts.values()):
             own = self._given(prompt) or self._encoded(prompt.text, prompt.clip_skip)
             condition = Condition(
@@ -146,7 +139,7 @@ class Transformer(PipelineModel):
                 described=prompt.described,
                 mask=own.mask,
             )
-            if not halves:
+            if not guided:
                 return condition
             empty = self._encoded(prompt.negative_prompt)
         if empty.text.shape != own.text.shape:
@@ -161,12 +154,6 @@ class Transformer(PipelineModel):
             unconditional_pooled=empty.pooled,
             unconditional_mask=empty.mask,
         )
-
-    @property
-    def _reads_guidance(self) -> bool:
-        """Whether the scale of guidance is an input, as of distilled models."""
-        network: Any = unwrapped(self.unet)
-        return bool(network.config.get("guidance_embeds"))
 
     def _encoded(self, text: str, clip_skip: int | None = None) -> _Encoded:
         encode = self.pipeline.encode_prompt
@@ -230,28 +217,7 @@ class Transformer(PipelineModel):
             mask = torch.ones(text.shape[:2], dtype=torch.long, device=self.device)
         return _Encoded(("",) * text.shape[1], text, pooled, mask)
 
-    def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """The predicted noise; with gradients where the latents ask for them.
-
-        Waits while another thread records or intervenes.
-
-        Args:
-            latents: x_t, float32, shape (sample, channel, y, x).
-            timestep: t.
-            condition: Encoded text. With guidance the network sees twice the samples, the
-                unconditional ones first.
-
-        Returns:
-            float32, of the latents' shape.
-        """
-        with (
-            exclusively(self.unet),
-            evaluating(self.unet),
-            torch.set_grad_enabled(latents.requires_grad),
-        ):
-            return self._predict(latents, timestep, condition)
-
-    def _predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
+    def _noise(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
         schedule, count = self.schedule, len(latents)
         rows = torch.cat([latents] * condition.halves)
         reading = Reading(
@@ -263,11 +229,7 @@ class Transformer(PipelineModel):
         read = schedule.as_read(rows, timestep).to(self.dtype)
         output = self.unet(**network_arguments(self.unet, read, timestep, reading))[0]
         output = network_output(self.unet, output, read).float()
-        eps = schedule.to_noise(output, rows, timestep)
-        if condition.halves == 1:
-            return eps
-        without, with_text = eps.chunk(2)
-        return without + condition.guidance * (with_text - without)
+        return schedule.to_noise(output, rows, timestep)
 
 
 def _rows_if(count: int, unconditional: Tensor | None, conditional: Tensor | None) -> Tensor | None:

@@ -42,7 +42,7 @@ class Form:
         guidance: Labels of the parts; none without.
         latents: Shape (channel, y, x).
         tokens: Length of a text.
-        masks: Of the keys of attention, as nested lists, which compare.
+        masks: Masks of the keys of attention, as nested lists, which compare.
     """
 
     key: object

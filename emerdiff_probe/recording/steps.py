@@ -32,7 +32,7 @@ class Call:
         guidance: Labels of the parts of its rows; none where all are samples; None: not known.
         timestep: It is at.
         text: Shape (row, token, channel).
-        masks: Of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
+        masks: Masks of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
         values: Of each leaf, (row[, guidance], ...).
     """
 
@@ -71,7 +71,7 @@ class Step:
         guidance: Labels of the parts; none where there are none.
         timestep: It is at.
         tokens: How long texts are.
-        masks: Of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
+        masks: Masks of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
         values: Of each leaf, (row[, guidance], ...).
     """
 

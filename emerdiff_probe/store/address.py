@@ -148,7 +148,7 @@ def _is_file(address: Address) -> bool:
 
 
 def _store(address: Address) -> Any:
-    """What Zarr reads from."""
+    """Store that Zarr reads from."""
     if is_remote(address):
         return FsspecStore.from_url(os.fspath(address), read_only=True)
     path = local(address)

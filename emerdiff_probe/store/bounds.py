@@ -1,4 +1,4 @@
-"""What the metadata of a store may ask for: a store can be anybody's.
+"""Bounds on what the metadata of a store may ask for: a store can be anybody's.
 
 They are looked at before Zarr sees them: a codec can run code, an array of labels can ask for more
 memory than there is, and the name of an array can lead out of the store.
@@ -21,7 +21,7 @@ VALUES: Final = re.compile(r"(.+/)?value")
 """Arrays of a recording that are read chunk by chunk; all others are labels."""
 
 _CODECS: Final = {"bytes", "crc32c", "sharding_indexed", "vlen-utf8", "zstd"}
-"""What this package writes. None of them runs what it reads."""
+"""Codecs that this package writes. None of them runs what it reads."""
 
 _TYPES: Final = re.compile(r"string|bool|u?int(8|16|32|64)|float(16|32|64)")
 

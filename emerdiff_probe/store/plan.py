@@ -85,8 +85,8 @@ class Plan:
         about: Further provenance, fit for JSON.
         row: Dim of the rows of UNet calls: samples, or "batch" where nothing tells what they are.
         names: Of the samples, by which they are selected; none where they have no names.
-        masks: Of the keys that attention was given, by coordinate, (sample, guidance, key); without
-            guidance (sample, key). The last dim is that of `MASKS`.
+        masks: Masks of the keys that attention was given, by coordinate, (sample, guidance,
+            key); without guidance (sample, key). The last dim is that of `MASKS`.
     """
 
     leaves: tuple[Leaf, ...]

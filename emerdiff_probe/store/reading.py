@@ -75,7 +75,7 @@ def _opened_tree(root: zarr.Group, place: str) -> xr.DataTree:
 
 
 def _root_labels(root: zarr.Group, place: str) -> xr.Dataset:
-    """What the root has of samples and timesteps, and how all was made."""
+    """Return what the root says of samples, timesteps and provenance."""
     labels = {name: (dims_of(array), checked_labels(array, place)) for name, array in root.arrays()}
     # xarray's own note of which variables are coordinates, which here all are.
     attributes = {

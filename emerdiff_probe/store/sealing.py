@@ -73,7 +73,7 @@ def checked_labels(array: Any, place: str) -> NDArray[Any]:
     """Return an array of labels, read from a store.
 
     Args:
-        array: Of Zarr.
+        array: Array of Zarr.
         place: Where the store lies, for messages.
 
     Raises:
@@ -116,7 +116,7 @@ def unsealed(text: bytes) -> dict[str, Any]:
     """Return the metadata of a store.
 
     Args:
-        text: Of its root's file.
+        text: Text of its root's file.
 
     Raises:
         ValueError: It is not that of a store of Zarr 3.

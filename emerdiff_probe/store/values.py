@@ -65,7 +65,7 @@ def values_of(
     """The values of an array, read chunk by chunk when they are needed, in single precision.
 
     Args:
-        array: Of Zarr.
+        array: Array of Zarr.
         path: Where in the store it is, for messages.
         place: Where the store lies, for messages.
         restart: What `restart_of` gave for a recording.
@@ -90,7 +90,7 @@ class _Values:
     """What dask reads from.
 
     Attributes:
-        array: Of Zarr.
+        array: Array of Zarr.
         path: Where in the store it is.
         place: Where the store lies.
         restart: The array of commits of a recording, if there is one.
@@ -135,7 +135,7 @@ class _Values:
             raise self._error(index, f"cannot be read ({first_line(error)}) in") from error
 
     def _complete(self, index: Index, values: NDArray[Any]) -> bool:
-        """Whether all was there: what is recorded is finite, and black pictures have a file."""
+        """Return whether all was there: recorded values are finite, black pictures have a file."""
         if values.dtype.kind == "f":
             return not np.isnan(values).any()
         if values.any():

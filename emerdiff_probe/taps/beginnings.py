@@ -19,7 +19,7 @@ def prefix(unet: nn.Module, path: str) -> Iterator[dict[str, Any]]:
 
     Args:
         unet: The model.
-        path: Of the module.
+        path: Path of the module.
 
     Yields:
         Outputs by path, filled by a call: of the largest modules that are done when it begins.

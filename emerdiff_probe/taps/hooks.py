@@ -167,8 +167,8 @@ class Call:
         timestep: Its t in the scheduler's unit, which need not be whole; None before the first.
         visit: How many calls at the same timestep came right before it: some schedulers call twice
             at one.
-        rows: Of its latents.
-        halves: Guidance halves among its rows, 1 or 2; None where nobody knows.
+        rows: Rows of its latents.
+        halves: Guidance halves among its rows, 1 or 2; None where it is not known.
         seen: Timesteps of all calls so far.
     """
 
@@ -211,7 +211,7 @@ def check_rows(site: Site, tensor: Tensor, rows: int) -> None:
     Args:
         site: Where.
         tensor: Rows first.
-        rows: Of the call's latents.
+        rows: Rows of the call's latents.
 
     Raises:
         CaptureError: It has fewer or more rows.

@@ -25,7 +25,7 @@ __all__ = ["restored_after_errors"]
 def restored_after_errors(model: Any) -> Iterator[None]:
     """Puts attention processors back where a call of a pipeline ends in an error.
 
-    A pipeline's are put back when its call ends. Of a bare UNet nobody knows when a pipeline that
+    A pipeline's are put back when its call ends. A bare UNet does not know when a pipeline that
     calls it is done: processors of perturbed attention that came in the block leave with it.
 
     Args:

@@ -21,7 +21,7 @@ __all__ = ["Stream", "Tokens", "is_multiplied", "stream_at"]
 
 @dataclass
 class Tokens:
-    """How many tokens of an image there are in the call in progress."""
+    """Count the tokens of an image in the call in progress."""
 
     image: int = 0
 
@@ -38,7 +38,7 @@ class Stream:
         site: Where, for errors.
         index: Its place among those that the module gives; None where nothing says.
         joint: Order of the streams that lie in one tensor; none where each has its own.
-        tokens: Of the call in progress.
+        tokens: Tokens of the call in progress.
     """
 
     site: Site
@@ -97,7 +97,7 @@ def stream_at(network: nn.Module, site: Site, tokens: Tokens) -> Stream:
     Args:
         network: Whose site it is.
         site: The site.
-        tokens: Of the call in progress, which somebody notes.
+        tokens: Tokens of the call in progress; who opens the taps notes them.
 
     Raises:
         SiteError: The module gives no text, or multiplies nothing.
@@ -120,7 +120,7 @@ def stream_at(network: nn.Module, site: Site, tokens: Tokens) -> Stream:
 
 
 def is_multiplied(network: nn.Module, site: Site) -> bool:
-    """Whether a site is seen where its attention is multiplied, and not at a projection.
+    """Return whether a site is seen where its attention is multiplied, and not at a projection.
 
     So it is in transformers, which normalise, rotate and join queries and keys; in UNets what is
     projected is what is multiplied, by whichever processor.
