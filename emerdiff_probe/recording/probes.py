@@ -281,14 +281,12 @@ class Recorder:
         if self._open is None and not self._calls:
             self._interventions = active(unet)
         text = text if guidance else text.clone()
-        # Of use to whoever multiplies queries and keys again.
-        of_use = any(name.endswith(":key") for name in self._sites)
+        # Whoever multiplies queries and keys again needs them.
+        has_keys = any(site.port == "key" for site in layout.shapes)
         masks = {
             name: _key_mask(name, mask, parts if guidance else None)
             for name, mask in self._given.masks.items()
-            # Of use to whoever multiplies queries and keys again.
-            if any(site.port == "key" for site in layout.shapes)
-            if of_use
+            if has_keys
         }
         call = Call(caller, guidance, timestep, text, masks, values)
         if self._calls and not call.continues(self._calls):
