@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import random
 import resource
 import shutil
 import subprocess
@@ -177,6 +178,9 @@ def _traced(model: StableDiffusion, names: list[str], kept: list[Tensor]) -> Ite
 def race(ways: Mapping[str, Way | None], rounds: int) -> pd.DataFrame:
     """Time ways in turn, so that other load on the machine affects all of them alike.
 
+    Each round has an order of its own, since a way also pays for what the one before it left
+    behind, such as memory to be returned.
+
     Returns:
         Table with a row for each round and way: ``round``, ``way``, ``seconds`` and ``bytes`` kept.
 
@@ -186,7 +190,8 @@ def race(ways: Mapping[str, Way | None], rounds: int) -> pd.DataFrame:
     rows = []
     # The first round only warms up.
     for number in range(rounds + 1):
-        for name, way in ways.items():
+        for name in random.Random(number).sample(list(ways), len(ways)):
+            way = ways[name]
             if way is None:
                 continue
             with tempfile.TemporaryDirectory() as folder:
@@ -314,7 +319,8 @@ def full_size(dtype: torch.dtype, steps: int = 3) -> dict[str, float]:
         bare, recorded = [], []
         for number in range(2):
             run = folder / str(number)
-            options: dict[str, Any] = {"steps": steps, "store": run, "progress": False}
+            options: dict[str, Any] = {"steps": steps, "guidance": 1, "store": run}
+            options["progress"] = False
             bare.append(seconds(lambda: _draw(model, steps)))
             recorded.append(seconds(functools.partial(record, model, PROMPT, QUERIES, **options)))
         stored = info(run).nbytes
@@ -334,7 +340,7 @@ def benchmark(task: Task) -> None:
     """Measure what recording costs, compared with a bare run and other ways."""
     steps, dtype = min(task.scenes, 50), str(task.model.dtype).removeprefix("torch.")
     raced = ways(task.model, steps)
-    timed = race(raced, rounds=3)
+    timed = race(raced, rounds=9)
     few = max(steps // 10, 1)
     once, step = costs(task.model, few, steps, rounds=3)
     memory = {n: peak(task.model.name, dtype, n) for n in (few, steps)}
