@@ -13,6 +13,7 @@ from emerdiff_probe.views.layers import layers, similarity
 from emerdiff_probe.views.page import page
 from emerdiff_probe.views.pictures import pictures
 from emerdiff_probe.views.segments import low_resolution, overview, segments
+from emerdiff_probe.views.sheets import contact_page, contact_sheet
 from emerdiff_probe.views.tables import table
 from emerdiff_probe.views.trajectory import trajectory
 
@@ -21,6 +22,8 @@ __all__ = [
     "atlas",
     "attention",
     "comparison",
+    "contact_page",
+    "contact_sheet",
     "correspondence",
     "correspondence_page",
     "dendrogram",
