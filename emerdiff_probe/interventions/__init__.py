@@ -1,4 +1,4 @@
-"""Edits of what a model computes: at sites, and of its attention."""
+"""Change what a model computes while it runs: tensors at sites, and attention."""
 
 from emerdiff_probe.interventions.edits import Ablate, Noise, Replace, Scale, Shift, Steer
 from emerdiff_probe.interventions.features import EditFeature

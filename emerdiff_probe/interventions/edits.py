@@ -1,7 +1,8 @@
-"""Interventions on sites: what is done to a model's tensors while it runs, as values.
+"""Edits of the tensors at sites while a model runs.
 
-Each names a site, as recording does. Masks, directions and values may be labelled arrays, from
-memory or from an opened store; see `emerdiff_probe.interventions.labelled`.
+Each edit is a value that names a site, as recording does. Masks, directions and replacement values
+may be labelled arrays, in memory or from an opened store; see
+`emerdiff_probe.interventions.labelled`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ __all__ = ["Ablate", "Noise", "Replace", "Scale", "Shift", "Steer"]
 
 @dataclass(frozen=True, eq=False)
 class Shift(SiteEdit):
-    """Adds the same number to all channels of a location: the paper's ``+ c M``.
+    """Add the same number to all channels of a location: the paper's ``+ c M``.
 
-    At an attention's ``out`` it is the paper's ``f(softmax(.) V) + c M``, at its ``mix``
+    At an attention's ``out`` this is the paper's ``f(softmax(.) V) + c M``, at its ``mix``
     ``f(softmax(.) V + c M)`` (Namekata et al. 2024, section 3.2 and figure 14).
 
     Attributes:
-        strength: c, in units of the site.
+        strength: The number c, in units of the site.
     """
 
     strength: float
@@ -42,19 +43,19 @@ class Shift(SiteEdit):
         self._set("strength", checks.number("strength", self.strength))
 
     def edited(self, tensor: Tensor, call: Call) -> Tensor:
-        """Shifted."""
+        """Return the tensor plus c, weighted by the mask."""
         return tensor + self.strength
 
 
 @dataclass(frozen=True, eq=False)
 class Steer(SiteEdit):
-    """Adds a direction in channels, such as the difference of two mean features.
+    """Add a direction in channel space, such as the difference of two mean features.
 
     Attributes:
-        direction: Of any length but 0, shape (channel,). It is scaled to a root mean square of 1,
-            so that a direction of ones does what `Shift` does. A labelled array may have its heads
-            split, and sample, guidance and timestep: a direction for each.
-        strength: In units of the site.
+        direction: A nonzero vector of any length, shape (channel,). It is scaled to a root mean
+            square of 1, so that a direction of ones acts like `Shift`. A labelled array may have
+            its heads split, and may have dims sample, guidance and timestep for a direction each.
+        strength: The factor of the scaled direction, in units of the site.
     """
 
     direction: Array = field(repr=False)
@@ -65,7 +66,12 @@ class Steer(SiteEdit):
         self._set("strength", checks.number("strength", self.strength))
 
     def edited(self, tensor: Tensor, call: Call) -> Tensor | None:
-        """Moved along the direction."""
+        """Return the tensor moved along the direction.
+
+        Raises:
+            SiteError: The direction has another number of channels than the tensor, or is all
+                zeros.
+        """
         if isinstance(self.direction, xr.DataArray):
             found = direction_at(self.direction, call, len(tensor), self.site)
             if found is None:
@@ -77,8 +83,8 @@ class Steer(SiteEdit):
         sizes = directions.square().mean(-1, keepdim=True).sqrt()
         if directions.shape[1:] != (channels,) or not (sizes > 0).all():
             raise SiteError(
-                f"'{self.site}' has {channels} channels; a direction has that many numbers, not "
-                f"all of them 0, and this one has shape {tuple(directions.shape[1:])}"
+                f"'{self.site}' has {channels} channels, and the direction has shape "
+                f"{tuple(directions.shape[1:])}; give a nonzero vector of {channels} numbers"
             )
         units = directions / sizes
         shape = (-1, channels, 1, 1) if tensor.ndim == 4 else (-1, 1, channels)
@@ -87,10 +93,10 @@ class Steer(SiteEdit):
 
 @dataclass(frozen=True, eq=False)
 class Scale(SiteEdit):
-    """Multiplies by a number.
+    """Multiply by a number.
 
     Attributes:
-        factor: 1 changes nothing.
+        factor: The number to multiply by; 1 changes nothing.
     """
 
     factor: float
@@ -100,16 +106,17 @@ class Scale(SiteEdit):
         self._set("factor", checks.number("factor", self.factor))
 
     def edited(self, tensor: Tensor, call: Call) -> Tensor:
-        """Scaled."""
+        """Return the tensor times the factor."""
         return tensor * self.factor
 
 
 @dataclass(frozen=True, eq=False)
 class Ablate(SiteEdit):
-    """Takes away what a site says: of its place, or altogether.
+    """Remove the information at a site: where it varies between locations, or all of it.
 
     Attributes:
-        how: "zero", or "mean": every location (or token) gets the mean over all of them.
+        how: "zero" sets everything to 0; "mean" gives every location (or token) the mean over all
+            of them.
     """
 
     how: Literal["zero", "mean"] = "zero"
@@ -120,7 +127,7 @@ class Ablate(SiteEdit):
             raise ConfigError(f"how is {self.how!r}; choose 'zero' or 'mean'")
 
     def edited(self, tensor: Tensor, call: Call) -> Tensor:
-        """Ablated."""
+        """Return the tensor with its values replaced by zeros or by their mean over locations."""
         if self.how == "zero":
             return torch.zeros_like(tensor)
         return tensor.mean((2, 3) if tensor.ndim == 4 else 1, keepdim=True).expand_as(tensor)
@@ -128,11 +135,11 @@ class Ablate(SiteEdit):
 
 @dataclass(frozen=True, eq=False)
 class Noise(SiteEdit):
-    """Adds Gaussian noise: at each timestep its own, in every row and every run the same.
+    """Add Gaussian noise: different at each timestep, identical in every row and every run.
 
     Attributes:
-        strength: Standard deviation, in units of the site.
-        seed: Of the noise.
+        strength: The standard deviation, in units of the site.
+        seed: The seed of the noise.
     """
 
     strength: float
@@ -144,8 +151,8 @@ class Noise(SiteEdit):
         self._set("seed", checks.integer("seed", self.seed, 0, checks.MOST_SEED))
 
     def edited(self, tensor: Tensor, call: Call) -> Tensor:
-        """With noise."""
-        # Timesteps that `same` tells apart differ here, too.
+        """Return the tensor with noise added."""
+        # Seed timesteps apart that `same` tells apart.
         number = self.seed * 2**31 + round((call.timestep or 0) * 10_000)
         generator = torch.Generator().manual_seed(number)
         noise = torch.randn(tensor.shape[1:], generator=generator)
@@ -154,15 +161,17 @@ class Noise(SiteEdit):
 
 @dataclass(frozen=True, eq=False)
 class Replace(SiteEdit):
-    """Puts another tensor in the place of a site's: patching.
+    """Replace the tensor of a site by another (activation patching).
 
-    A recorded array goes back as it came, as in ``Replace(site, ep.site(run, site))``: at the
-    timesteps that it has, in order where a scheduler calls twice at one, each half and each sample
-    to its own. What was chosen from it counts, too: of one timestep or one half, the others are
-    left alone (``timesteps=`` says otherwise). Values that were recorded in float16 are rounded.
+    A recorded array is put back where it came from, as in ``Replace(site, ep.site(run, site))``: at
+    its own timesteps (in order, where a scheduler calls twice per timestep), each guidance half and
+    each sample in its own place. If the array was narrowed to one timestep or one half, the others
+    are left alone, unless ``timesteps=`` says otherwise. Values recorded in float16 are rounded to
+    that precision.
 
     Attributes:
-        value: In the site's own shape, of one row or of as many as the call has; or recorded.
+        value: The replacement, in the site's own shape, with one row or as many as the call has; or
+            a recorded array.
     """
 
     value: Array = field(repr=False)
@@ -173,13 +182,13 @@ class Replace(SiteEdit):
             self._set("timesteps", (checks.timestep("timestep", chosen),))
 
     def _chosen(self, dim: str) -> Any:
-        """What was chosen from a dim of a recorded array."""
+        """Return the coordinate that a recorded array was narrowed to along a dim, else None."""
         if not isinstance(self.value, xr.DataArray) or dim in self.value.dims:
             return None
         return self.value.coords[dim].item() if dim in self.value.coords else None
 
     def acts_at(self, timestep: float) -> bool:
-        """Whether there is a value for a timestep."""
+        """Return whether there is a value for a timestep."""
         value = self.value
         if isinstance(value, xr.DataArray) and TIMESTEP in value.dims:
             there: list[float] = value[TIMESTEP].values.tolist()
@@ -192,7 +201,11 @@ class Replace(SiteEdit):
         return super()._half(call) or chosen
 
     def edited(self, tensor: Tensor, call: Call) -> Tensor | None:
-        """The other tensor."""
+        """Return the replacement, or None where there is none for this call.
+
+        Raises:
+            SiteError: The replacement has another shape than the site.
+        """
         if isinstance(self.value, xr.DataArray):
             found = values_at(self.value, call, tensor, self.site)
             if found is None:
@@ -202,7 +215,7 @@ class Replace(SiteEdit):
             value = torch.as_tensor(self.value).to(tensor)
         if value.shape[-tensor.ndim + 1 :] != tensor.shape[1:]:
             raise SiteError(
-                f"'{self.site}' gives {tuple(tensor.shape)}, in whose place {tuple(value.shape)} "
-                "cannot stand; give one of the same shape, with the rows or without"
+                f"'{self.site}' has shape {tuple(tensor.shape)}, and the replacement "
+                f"{tuple(value.shape)}; give one of the same shape, with or without rows"
             )
         return value.expand_as(tensor)

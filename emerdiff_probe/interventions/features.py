@@ -1,4 +1,4 @@
-"""An intervention on what a location means: one feature of a sparse autoencoder, changed alone."""
+"""Edit one feature of a sparse autoencoder at a site."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["EditFeature"]
 
 @dataclass(frozen=True, eq=False)
 class EditFeature(SiteEdit):
-    """Changes the activation of one feature, and leaves all else of a location as it is.
+    """Change the activation of one feature and leave the rest of a location as it is.
 
-    A location x where the feature's activation a becomes b gets x + (b - a) d, with d the
-    feature's direction. What the dictionary does not reconstruct stays. Say one of ``to``,
+    A location x where the feature's activation a becomes b turns into x + (b - a) d, where d is the
+    feature's direction. What the dictionary does not reconstruct stays. Give exactly one of ``to``,
     ``times`` and ``add``.
 
     Attributes:
-        dictionary: Dictionary that was trained on this site.
-        feature: Its number, from 0.
-        to: The activation at every location; 0 takes the feature away.
-        times: A factor of the activation, so that only locations that have the feature change.
-        add: Is added at every location, whatever the activation; may be negative.
+        dictionary: The dictionary, trained on this site.
+        feature: The index of the feature, from 0.
+        to: The new activation at every location; 0 removes the feature.
+        times: A factor for the activation, so that only locations that have the feature change.
+        add: A number, possibly negative, added at every location, whatever the activation.
     """
 
     dictionary: Dictionary = field(repr=False)
@@ -46,18 +46,22 @@ class EditFeature(SiteEdit):
                 if (value := getattr(self, name)) is not None}  # fmt: skip
         if len(said) != 1:
             raise ConfigError(
-                f"{self} says {', '.join(said) or 'nothing'}; say to=, times= or add="
+                f"{self} sets {', '.join(said) or 'nothing'}; set one of to=, times= and add="
             )
         for name, value in said.items():
             self._set(name, checks.number(name, value))
 
     def edited(self, tensor: Tensor, call: Call) -> Tensor:
-        """With the feature changed."""
+        """Return the tensor with the feature's activation changed.
+
+        Raises:
+            SiteError: The site has another number of channels than the dictionary.
+        """
         rows = tensor.movedim(1, -1) if tensor.ndim == 4 else tensor
         if rows.shape[-1] != self.dictionary.channels:
             raise SiteError(
-                f"'{self.site}' has {rows.shape[-1]} channels, and the dictionary is of "
-                f"{self.dictionary.channels}; give the site that it was trained on"
+                f"'{self.site}' has {rows.shape[-1]} channels, and the dictionary has "
+                f"{self.dictionary.channels}; choose the site that it was trained on"
             )
         if self.add is not None:
             change = torch.full_like(rows[..., :1], self.add, dtype=torch.float32)
@@ -69,7 +73,7 @@ class EditFeature(SiteEdit):
         return changed.movedim(-1, 1) if tensor.ndim == 4 else changed
 
     def _activation(self, rows: Tensor) -> Tensor:
-        """As `Dictionary.encode` has it; without TopK nothing but this feature is computed."""
+        """Return the activation as `Dictionary.encode` does; without TopK, only this one."""
 
         def here(values: object) -> Tensor:
             return torch.as_tensor(np.asarray(values)).to(rows)

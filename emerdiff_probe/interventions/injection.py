@@ -1,4 +1,4 @@
-"""Attention injection: queries and keys of one run, kept and given to another."""
+"""Inject attention: keep the queries and keys of one run and use them in another."""
 
 from __future__ import annotations
 
@@ -28,36 +28,40 @@ from emerdiff_probe.timesteps import same
 __all__ = ["AttentionProducts", "InjectAttention", "attention_kept", "products_captured"]
 
 AttentionProducts = Mapping[Site, Tensor]
-"""Queries and keys of all attention modules in one UNet call.
+"""The queries and keys of all attention modules in one network call.
 
-The products QK^T follow from them and would be some 30 times larger in Stable Diffusion v1.
+They determine the products QK^T, which would be some 30 times larger in Stable Diffusion v1.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class InjectAttention:
-    """Computes attention with the queries and keys of another run; values stay the run's own.
+    """Compute attention with the queries and keys of another run and the run's own values.
 
     Attributes:
-        products: By timestep, from `attention_kept`, those of each call at it in order: where a
-            scheduler calls twice at one, each call gets its own. At other timesteps nothing is
-            done. Each row serves as many rows here as the batch is larger.
-        pattern: Which attentions, by path, with ``*`` for any characters, as ``"*attn1"``.
+        products: The queries and keys by timestep, from `attention_kept`: those of each call in
+            order, because some schedulers call twice per timestep. Other timesteps are left alone.
+            If this batch is larger by a factor, each kept row serves that many consecutive rows.
+        pattern: A pattern for the paths of attentions, with ``*`` for any characters, as in
+            ``"*attn1"``.
     """
 
     products: Mapping[float, Sequence[AttentionProducts]] = field(repr=False)
     pattern: str = "*"
 
     def acts_at(self, timestep: float) -> bool:
-        """Whether there are products of a timestep."""
+        """Return whether products of a timestep were kept."""
         return any(same(each, timestep) for each in self.products)
 
     @contextmanager
     def installed(self, unet: nn.Module, call: Call) -> Iterator[Callable[[], int]]:
-        """Works while open.
+        """Inject within the block; yield a function that counts the calls that it took effect in.
 
-        What is multiplied is replaced and all else left to the model's own processors, so that
-        masks, and what an IP-Adapter adds, stay as they are.
+        Only the factors are replaced. The model's own processors do the rest, so that masks and the
+        contribution of an IP-Adapter stay as they are.
+
+        Raises:
+            SiteError: No attention matches the pattern.
         """
         sites = [site for site in product_sites(unet) if fnmatchcase(site.path, self.pattern)]
         if not sites:
@@ -87,20 +91,24 @@ class InjectAttention:
 
 
 def _in_place_of(own: Tensor, known: Tensor, site: Site) -> Tensor:
-    """Queries or keys of another run in the place of a run's own."""
+    """Return the other run's queries or keys, repeated to the rows of the run's own.
+
+    Raises:
+        CaptureError: Their shapes do not fit.
+    """
     repeats, rest = divmod(len(own), len(known))
     if rest or own.shape[1:] != known.shape[1:]:
         raise CaptureError(
-            f"'{site}' gives {tuple(own.shape)}, in whose place {tuple(known.shape)} of the other "
-            "run cannot stand; keep attention in a run of the same size and text length, whose "
-            "rows divide those of this one"
+            f"'{site}' has shape {tuple(own.shape)}, and that of the other run is "
+            f"{tuple(known.shape)}; keep attention in a run of the same size and text length, "
+            "whose number of rows divides that of this one"
         )
     return known.repeat_interleave(repeats, dim=0).to(own)
 
 
 @contextmanager
 def products_captured(unet: nn.Module) -> Iterator[Capture]:
-    """Keeps queries and keys of every attention; ``take()`` after each call gives the products."""
+    """Capture the queries and keys of all attentions; ``take()`` returns them after each call."""
     with capture(unet, product_sites(unet)) as kept:
         yield kept
 
@@ -109,16 +117,16 @@ def products_captured(unet: nn.Module) -> Iterator[Capture]:
 def attention_kept(
     model: Any, timesteps: Collection[float] | None = None
 ) -> Iterator[Mapping[float, Sequence[AttentionProducts]]]:
-    """Keeps queries and keys of every attention at every call, for `InjectAttention`.
+    """Keep the queries and keys of every attention in every call, for `InjectAttention`.
 
     Args:
-        model: From `emerdiff_probe.load`, a diffusers pipeline, or its UNet or transformer.
-        timesteps: Only of these; by default of all, which is about 130 MiB a timestep for Stable
+        model: A model from `emerdiff_probe.load`, a diffusers pipeline, or its UNet or transformer.
+        timesteps: The timesteps to keep; all by default, which takes about 130 MiB each for Stable
             Diffusion v1 in float32.
 
     Yields:
-        Products by timestep, filled as the UNet is called: those of each call at it, in order. Of
-        several runs the last is kept.
+        The products by timestep, filled as the network is called: those of each call, in order. If
+        there are several runs, the last one is kept.
     """
     unet = network_of(model)
     kept: dict[float, list[dict[Site, Tensor]]] = {}
@@ -134,7 +142,7 @@ def attention_kept(
                     return
                 calls = kept.setdefault(timestep, [])
                 if call.visit == 0 and calls and site in calls[0]:
-                    calls.clear()  # of a run before this one
+                    calls.clear()  # products of an earlier run
                 calls.extend({} for _ in range(len(calls), call.visit + 1))
                 calls[call.visit][site] = tensor
 

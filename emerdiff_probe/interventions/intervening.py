@@ -1,4 +1,4 @@
-"""`intervene()`: has interventions work in a model as long as a ``with`` lasts.
+"""Apply interventions to a model within a ``with`` block.
 
 For example::
 
@@ -25,21 +25,21 @@ __all__ = ["Intervention", "acting_at", "intervene"]
 
 
 class Intervention(Protocol):
-    """What `intervene` can do to a UNet."""
+    """A change that `intervene` can make to a network."""
 
     def installed(self, unet: nn.Module, call: Call) -> AbstractContextManager[Callable[[], int]]:
-        """Works while open; gives a function that says how often it has taken effect."""
+        """Apply the change within a block; yield a counter of the times it took effect."""
 
     def acts_at(self, timestep: float) -> bool:
-        """Whether it changes anything at a timestep."""
+        """Return whether it changes anything at a timestep."""
 
 
 def acting_at(
     interventions: Iterable[Intervention], timesteps: Iterable[float]
 ) -> tuple[Intervention, ...]:
-    """Return the interventions that act at one of some timesteps, in order.
+    """Return the interventions that act at one of the given timesteps, in order.
 
-    The others would be refused by `intervene`, since they never take effect there.
+    `intervene` would refuse the others, because they never take effect there.
     """
     timesteps = tuple(timesteps)
     return tuple(each for each in interventions if any(map(each.acts_at, timesteps)))
@@ -52,27 +52,27 @@ def intervene(
     *,
     guided: bool | None = None,
 ) -> Iterator[None]:
-    """Changes what happens inside a model as long as the ``with`` lasts.
+    """Change what happens inside a model within a ``with`` block.
 
-    Of several at one site the later ones see what the earlier ones leave. Blocks may be nested; the
-    model is left as it was found, whatever happens inside.
+    If several interventions act on one site, each sees the result of the ones before it. Blocks may
+    be nested; the model is left as it was found, even after an error.
 
     Args:
-        model: From `emerdiff_probe.load`, a diffusers pipeline, or its UNet or transformer.
-        interventions: One, or several in order.
-        guided: Whether the rows of every UNet call are two halves, without and with the text
-            (classifier-free guidance in one call). Pipelines and models tell it while they run;
-            say it around a loop of your own, whose rows are else all samples.
+        model: A model from `emerdiff_probe.load`, a diffusers pipeline, or its UNet or transformer.
+        interventions: One intervention, or several in order.
+        guided: Whether the rows of every network call are two halves, without and with the text
+            (classifier-free guidance in one call). Pipelines and models report this while they run;
+            set it around a loop of your own, whose rows otherwise all count as samples.
 
     Raises:
-        ModelError: Nothing is known of the network's class.
+        ModelError: The class of the network is unknown.
         SiteError: A site does not exist, or its tensor does not fit an intervention.
-        ConfigError: One is limited to a guidance half, but calls are not guided; or to samples, and
-            the pipeline does not tell which rows are theirs.
-        CaptureError: At the end: the UNet was called, and one of them never took effect.
+        ConfigError: An intervention is limited to a guidance half, but calls are not guided; or to
+            samples, and the pipeline does not report which rows belong to them.
+        CaptureError: At the end: the network was called, but an intervention never took effect.
     """
     unet = network_of(model)
-    layout_of(unet)  # refused before anything is installed
+    layout_of(unet)  # refuse before anything is installed
     wanted = list(interventions) if isinstance(interventions, Iterable) else [interventions]
     with ExitStack() as stack:
         stack.enter_context(restored_after_errors(model))
@@ -90,7 +90,7 @@ def intervene(
 
 @contextmanager
 def _halves(model: Any, guided: bool | None) -> Iterator[Callable[[Tensor], int | None]]:
-    """Gives a function that counts the guidance halves among the rows of a call's latents."""
+    """Yield a function that counts the guidance halves among the rows of a call's latents."""
     if guided is not None:
         yield lambda latents: 2 if guided else 1
         return

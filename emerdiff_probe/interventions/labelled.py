@@ -1,7 +1,7 @@
-"""Labelled arrays as interventions take them: what belongs to one call, in the order of its rows.
+"""Select from labelled arrays what belongs to one network call, in the order of its rows.
 
-A recorded array goes back as it came: by timestep, by guidance half and by sample, with its heads
-split or not, read from its store when the call is made.
+A recorded array is put back where it came from: by timestep, guidance half and sample, with heads
+split or joined. It is read from its store when the call is made.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ _OF_CALLS = {BATCH, GUIDANCE, SAMPLE, TIMESTEP}
 
 
 def values_at(values: xr.DataArray, call: Call, like: Tensor, site: str) -> Tensor | None:
-    """Return recorded values of a site for one call, shaped as the tensor that they replace.
+    """Return the recorded values of a site for one call, shaped like the tensor that they replace.
 
     Args:
-        values: Dims y, x (or token), perhaps head, and channel; and those of calls.
-        call: The call.
+        values: An array with dims y, x (or token), optionally head, and channel; and the dims of
+            calls.
+        call: The network call in progress.
         like: The tensor, shape (row, location or token, channel) or (row, channel, y, x).
-        site: Its name, for messages.
+        site: The name of the site, for messages.
 
     Returns:
-        As many rows as the tensor, or one; None where nothing was recorded for this timestep.
+        As many rows as the tensor has, or one row; None if nothing was recorded for this timestep.
 
     Raises:
         SiteError: The array has other dims, samples or halves than the call.
@@ -80,18 +81,19 @@ def direction_at(direction: xr.DataArray, call: Call, rows: int, site: str) -> T
 def at_call(
     values: xr.DataArray, own: list[str], call: Call, rows: int, site: str
 ) -> Tensor | None:
-    """Return what of a labelled array belongs to one call.
+    """Return the part of a labelled array that belongs to one call.
 
     Args:
-        values: Dims ``own`` in any order (source_y and source_x count as y and x), and perhaps
-            timestep, guidance and sample, or batch, in which each row of a call has its own.
-        own: Dims wanted.
-        call: The call.
-        rows: Of the tensor in the call.
-        site: Its name, for messages.
+        values: An array with dims ``own`` in any order (source_y and source_x count as y and x),
+            and optionally timestep, guidance and sample; or batch, which has one entry for each row
+            of a call.
+        own: The dims wanted.
+        call: The network call in progress.
+        rows: The number of rows of the tensor in the call.
+        site: The name of the site, for messages.
 
     Returns:
-        Shape (half or 1, sample or 1, *own); None where the array has timesteps, and not this one.
+        Shape (half or 1, sample or 1, *own); None if the array has timesteps but not this one.
 
     Raises:
         SiteError: The array has other dims, samples or halves than the call.
@@ -100,8 +102,8 @@ def at_call(
     values = rising(values.rename({old: new for old, new in places.items() if old in values.dims}))
     if not set(own) <= set(values.dims) <= {*own, *_OF_CALLS}:
         raise SiteError(
-            f"'{site}' cannot be given an array with dims {values.dims}; it has {', '.join(own)}, "
-            f"and perhaps {SAMPLE}, {GUIDANCE} and {TIMESTEP}"
+            f"'{site}' cannot take an array with dims {values.dims}; it needs {', '.join(own)}, "
+            f"and may have {SAMPLE}, {GUIDANCE} and {TIMESTEP}"
         )
     if TIMESTEP in values.dims:
         there = matching(values[TIMESTEP].values.tolist(), call.timestep or 0)
@@ -110,7 +112,7 @@ def at_call(
         values = values.isel({TIMESTEP: there[call.visit % len(there)]})
     halves = call.halves or 1
     if BATCH in values.dims:
-        # As the rows of a call came, whatever they were.
+        # One entry for each row of the call, in its order.
         if values.sizes[BATCH] != rows:
             raise SiteError(_wrong(site, values, BATCH, rows))
         return _tensor(values.transpose(BATCH, *own))[:, None].unflatten(0, (halves, -1))[:, :, 0]
@@ -127,7 +129,11 @@ def at_call(
 
 
 def _halved(values: xr.DataArray, halves: int, site: str) -> xr.DataArray:
-    """Values with the guidance halves of a call, or none."""
+    """Return the values with the guidance halves of a call, or without any.
+
+    Raises:
+        SiteError: The array has both halves, and the call has one.
+    """
     if GUIDANCE not in values.dims:
         return values
     count = values.sizes[GUIDANCE]

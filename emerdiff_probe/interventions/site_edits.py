@@ -1,8 +1,4 @@
-"""What all changes of one site have in common: where, when and to whom they apply.
-
-A change may be limited to timesteps, samples, one half of guided calls, heads, tokens, or locations
-by a mask.
-"""
+"""Limit the edit of a site: to timesteps, samples, a guidance half, heads, tokens or locations."""
 
 from __future__ import annotations
 
@@ -30,7 +26,7 @@ __all__ = ["Array", "Half", "SiteEdit"]
 Half = Literal["uncond", "cond"]
 
 Array: TypeAlias = ArrayLike | Tensor | xr.DataArray
-"""Numbers in a fixed order of axes, or labelled."""
+"""Numbers in a fixed order of axes, or a labelled array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +34,15 @@ class SiteEdit(ABC):
     """A change of the tensor at one site.
 
     Attributes:
-        site: Its name, as in ``model.sites()``.
-        timesteps: Only at these, which need not be whole (946.42); by default at all.
-        samples: Only these pictures of a batch, by number; with guidance both halves of each.
-        guidance: Only this half of guided calls.
-        heads: Only these heads of an attention; for queries, keys, values and ``mix``.
-        tokens: Only these positions of a text: of its keys or values, or of a stream of text.
-        mask: How much of the change each location gets, shape (source_y, source_x), or (sample,
-            source_y, source_x) for masks of their own; 1 all of it, 0 none. A labelled array may
-            have its dims in any order, and sample, guidance and timestep.
+        site: The name of the site, as in ``model.sites()``.
+        timesteps: The timesteps to act at, not necessarily whole (946.42); all by default.
+        samples: The images of a batch to change, by index; with guidance, both halves of each.
+        guidance: The half of guided calls to change, "uncond" or "cond"; both by default.
+        heads: The heads of an attention to change, by index; for queries, keys, values and ``mix``.
+        tokens: The token positions of a text to change, in its keys or values, or in a text stream.
+        mask: The share of the change that each location receives, from 0 (none) to 1 (all), shape
+            (source_y, source_x), or (sample, source_y, source_x) for a mask each. A labelled array
+            may have its dims in any order, and may have sample, guidance and timestep.
     """
 
     site: str
@@ -62,9 +58,7 @@ class SiteEdit(ABC):
         if self.guidance not in (None, *get_args(Half)):
             raise ConfigError(f"guidance is {self.guidance!r}; choose 'uncond', 'cond' or None")
         if self.mask is not None and Site.parse(self.site).port in ("text", *TEXT_PORTS):
-            raise ConfigError(
-                f"mask is of locations, and '{self.site}' has tokens; choose some with tokens="
-            )
+            raise ConfigError(f"masks are for locations, and '{self.site}' has tokens; use tokens=")
         for value in vars(self).values():
             if isinstance(value, LABELLED):
                 one_array(value)
@@ -79,20 +73,20 @@ class SiteEdit(ABC):
 
     @abstractmethod
     def edited(self, tensor: Tensor, call: Call) -> Tensor | None:
-        """The tensor in full after the change; None where this call is to be left alone.
+        """Return the tensor after the full change, or None to leave this call alone.
 
         Args:
-            tensor: Shape (row, location or token, channel), or (row, channel, y, x).
-            call: In progress.
+            tensor: The tensor, shape (row, location or token, channel) or (row, channel, y, x).
+            call: The network call in progress.
         """
 
     def acts_at(self, timestep: float) -> bool:
-        """Whether it changes anything at a timestep."""
+        """Return whether it changes anything at a timestep."""
         return self.timesteps is None or any(same(each, timestep) for each in self.timesteps)
 
     @contextmanager
     def installed(self, unet: nn.Module, call: Call) -> Iterator[Callable[[], int]]:
-        """Works while open."""
+        """Apply the change within a block; yield a counter of the times it took effect."""
         site, fired = Site.parse(self.site), 0
         heads = self._head_count(unet, site)
 
@@ -127,23 +121,29 @@ class SiteEdit(ABC):
         return count
 
     def _half(self, call: Call) -> Half | None:
-        """The half of a guided call that is changed, if it is only one."""
+        """Return the only half of a guided call that is changed, or None if both are.
+
+        Raises:
+            ConfigError: The call is not known to have two halves.
+        """
         if self.guidance is not None and call.halves != 2:
             raise ConfigError(
-                f"{self} is for one half of guided calls, and this call is not known to have two; "
-                "call the pipeline with guidance, or say intervene(..., guided=True) around a loop "
+                f"{self} changes one half of guided calls, and this call is not known to have two; "
+                "call the pipeline with guidance, or pass guided=True to intervene() around a loop "
                 "of your own"
             )
         return self.guidance
 
     def _weights(self, tensor: Tensor, call: Call, heads: int) -> Tensor | None:
-        """How much of the change everything in a tensor gets, broadcast against it."""
+        """Return the share of the change for each entry of a tensor, broadcast against it.
+
+        None stands for the whole change everywhere.
+        """
         half = self._half(call)
         if call.halves is None and self.samples is not None:
             raise ConfigError(
-                f"{self} is for some samples, and the pipeline does not tell which of the "
-                f"{len(tensor)} rows are theirs; leave samples out, or say "
-                "intervene(..., guided=...)"
+                f"{self} changes some samples, and the pipeline does not report which of the "
+                f"{len(tensor)} rows belong to them; omit samples=, or pass guided= to intervene()"
             )
         halves = call.halves or 1
         count, rest = divmod(len(tensor), halves)
@@ -170,14 +170,18 @@ class SiteEdit(ABC):
             weights = weights * each.repeat_interleave(channels // heads, dim=-1)
         if tensor.ndim == 3:
             return weights.expand(-1, count, -1, -1).flatten(0, 1)
-        # Of maps the locations come last.
+        # The locations of maps come last.
         whole = weights.expand(-1, count, places, -1).flatten(0, 1).transpose(1, 2)
         return whole.unflatten(2, tuple(grid))
 
     def _mask(
         self, shape: tuple[int, ...], grid: tuple[int, ...], count: int, call: Call
     ) -> Tensor | None:
-        """The mask, shape (half or 1, sample or 1, location, 1)."""
+        """Return the mask, shape (half or 1, sample or 1, location, 1).
+
+        Raises:
+            SiteError: The mask does not fit the site.
+        """
         if isinstance(self.mask, xr.DataArray):
             found = mask_at(self.mask, call, shape[0], self.site)
             if found is None:
@@ -194,9 +198,9 @@ class SiteEdit(ABC):
         )
         if not fits or (leading is None and mask.ndim == 3 and len(mask) not in (1, count)):
             raise SiteError(
-                f"'{self.site}' gives {shape}, which a mask of shape {tuple(mask.shape)} does not "
-                "fit; a mask has the site's own locations (source_y, source_x), as model.sites() "
-                "says, and may have one more axis of as many samples as the call"
+                f"a mask of shape {tuple(mask.shape)} does not fit '{self.site}', which has shape "
+                f"{shape}; give a mask over the site's own locations (source_y, source_x), as "
+                "model.sites() lists them, optionally with a leading axis of the call's samples"
             )
         return mask.reshape(*(leading or (1, -1)), mask.shape[-2] * mask.shape[-1], 1)
 

@@ -1,9 +1,10 @@
-"""Taps: the one place that installs forward hooks and replaces functions of a model.
+"""Install forward hooks and replace functions of a model; no other room does either.
 
-A tap lives as long as its ``with`` block and leaves the model as it was found, whatever happens
-inside. Taps may overlap, and end in any order. While one is open a compiled UNet runs eagerly,
-since hooks added after ``torch.compile``'s first call would silently not fire. A tap sees and
-changes the calls of its own thread alone; other threads that ask for their turn wait for it.
+A tap lasts as long as its ``with`` block and leaves the model as it was found, even after an error.
+Taps may overlap and may close in any order. While a tap is open, a compiled network runs eagerly,
+because hooks added after the first call of a ``torch.compile`` module would silently not fire. A
+tap sees and changes only the calls of its own thread; other threads that want to open one wait for
+it.
 """
 
 from emerdiff_probe.taps.attention import attentions, product_sites, with_processors

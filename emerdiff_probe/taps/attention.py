@@ -1,4 +1,4 @@
-"""Attention modules: which there are, and what computes them."""
+"""Find the attention modules of a network and replace the processors that compute them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = [
 
 
 def attentions(unet: nn.Module) -> dict[str, Attention]:
-    """All attention modules of a UNet by path.
+    """Return all attention modules of a UNet, by path.
 
     Raises:
-        ModelError: One of them computes something else than plain attention over to_q, to_k and
-            to_v, so that recording and injecting its queries and keys would not be exact. The model
-            is a transformer.
+        ModelError: The network is a transformer, or one of its attentions is not plain attention
+            over to_q, to_k and to_v, so that recording and injecting queries and keys would not be
+            exact.
     """
     if not layout_of(unet).is_unet:
         raise ModelError(
@@ -51,7 +51,7 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
             "a residual connection": attention.residual_connection,
             "a rescaled output": attention.rescale_output_factor != 1,
         }
-        reasons = [what for what, there in unusual.items() if there]
+        reasons = [reason for reason, found in unusual.items() if found]
         if reasons:
             raise ModelError(
                 f"attention {path!r} has {' and '.join(reasons)}, which is not supported; "
@@ -61,10 +61,10 @@ def attentions(unet: nn.Module) -> dict[str, Attention]:
 
 
 def product_sites(network: nn.Module) -> list[Site]:
-    """Queries and keys of every attention: all that its product QK^T follows from.
+    """Return the query and key sites of every attention, which determine its product QK^T.
 
     Raises:
-        ModelError: A UNet's attention computes something else; see `attentions`.
+        ModelError: An attention of a UNet is not plain attention; see `attentions`.
     """
     layout = layout_of(network)
     if layout.is_unet:
@@ -79,18 +79,18 @@ def product_sites(network: nn.Module) -> list[Site]:
 
 
 def processors(unet: nn.Module) -> dict[Any, Any]:
-    """The processor of every module that has one."""
+    """Return the processors of all modules that have one."""
     modules = unwrapped(unet).modules()
     return {each: each.processor for each in modules if hasattr(each, "set_processor")}
 
 
 def refuse_fused(path: str, module: nn.Module) -> None:
-    """Refuses an attention that computes queries, keys and values in one.
+    """Refuse an attention that computes queries, keys and values in one projection.
 
     Raises:
-        ModelError: It does.
+        ModelError: The projections are fused.
     """
-    # Unfusing puts the processors back and leaves `fused_projections` set, so these are asked.
+    # Check the processor: unfusing restores it but leaves `fused_projections` set.
     if "Fused" in type(getattr(module, "processor", None)).__name__:
         raise ModelError(
             f"the projections of {path!r} are fused, so to_q, to_k and to_v are not called; "
@@ -100,7 +100,7 @@ def refuse_fused(path: str, module: nn.Module) -> None:
 
 @contextmanager
 def with_processors(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[None]:
-    """Has attention modules, given by path, computed by other processors than their own."""
+    """Replace the processors of attention modules, given by path, within the block."""
     modules = attentions(unet)
 
     def instead(path: str) -> Callable[..., Any]:
@@ -108,20 +108,26 @@ def with_processors(unet: nn.Module, processors: Mapping[str, Any]) -> Iterator[
 
     with tapping(unet) as stack:
         for path in processors:
-            # Not set_attn_processor, which every thread would see, and which empties its argument.
+            # Unlike set_attn_processor, this is invisible to other threads and leaves its argument
+            # alone.
             stack.enter_context(around(modules[path], "forward", instead(path)))
         yield
 
 
 def adapted(unet: nn.Module, site: Site) -> Attention | None:
-    """The attention at a site if an IP-Adapter adds to what it mixes."""
+    """Return the attention at a site if an IP-Adapter adds to its output, else None.
+
+    Raises:
+        ModelError: The processor adds something that cannot be told apart from the attention's own
+            output.
+    """
     attention: Any = unwrapped(unet).get_submodule(site.path)
     processor = attention.processor
     if not hasattr(processor, "to_k_ip"):
         return None
     if not isinstance(processor, IPAdapterAttnProcessor2_0):
         raise ModelError(
-            f"'{site}' cannot be told from what the {type(processor).__name__} adds to it; leave "
+            f"'{site}' cannot be told apart from what {type(processor).__name__} adds; leave "
             "it out (as in '*:mix' after a '!'), or call unload_ip_adapter() on the pipeline"
         )
     return attention

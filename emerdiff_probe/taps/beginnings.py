@@ -1,4 +1,4 @@
-"""The beginning of a call, kept from one call and given to others that begin alike."""
+"""Keep the first part of a network call and reuse it in calls that start identically."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ["given", "prefix"]
 
 @contextmanager
 def prefix(unet: nn.Module, path: str) -> Iterator[dict[str, Any]]:
-    """Keeps what a call computes before a module begins: all that is needed to begin there.
+    """Keep the outputs that a call needs to resume at a module.
 
     Args:
-        unet: The model.
-        path: Path of the module.
+        unet: The network.
+        path: The path of the module.
 
     Yields:
-        Outputs by path, filled by a call: of the largest modules that are done when it begins.
+        The outputs by path, filled by a call: those of the largest modules that finish before the
+        module begins.
     """
     outputs: dict[str, Any] = {}
     begun = False
@@ -48,7 +49,10 @@ def prefix(unet: nn.Module, path: str) -> Iterator[dict[str, Any]]:
 
 
 def _beside(unet: nn.Module, path: str) -> list[str]:
-    """Children of all modules around one that are not around it; lists count as their members."""
+    """Return the modules to keep: children of the module's ancestors that do not contain it.
+
+    Members of a module list count as children of the module that holds the list.
+    """
     parts = path.split(".")
     around = {".".join(parts[:count]) for count in range(len(parts))}
     found = []
@@ -60,7 +64,7 @@ def _beside(unet: nn.Module, path: str) -> list[str]:
 
 
 def _parent(name: str, unet: nn.Module) -> str:
-    """Path of the module that calls a module: the nearest above that is no list."""
+    """Return the path of the module that calls a module: the nearest ancestor that is no list."""
     above = name.rpartition(".")[0]
     while above and isinstance(unet.get_submodule(above), nn.ModuleList):
         above = above.rpartition(".")[0]
@@ -69,12 +73,12 @@ def _parent(name: str, unet: nn.Module) -> str:
 
 @contextmanager
 def given(unet: nn.Module, outputs: Mapping[str, Any], repeats: int) -> Iterator[None]:
-    """Gives known outputs in place of calling modules.
+    """Return known outputs from modules instead of calling them.
 
     Args:
-        unet: The model.
-        outputs: By path, from `prefix`.
-        repeats: Rows of this call for each row of that one.
+        unet: The network.
+        outputs: The outputs by module path, from `prefix`.
+        repeats: The number of rows of this call for each row of the earlier one.
     """
 
     def instead(output: Any) -> Callable[..., Any]:

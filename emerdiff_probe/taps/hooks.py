@@ -1,4 +1,4 @@
-"""Forward hooks at sites, and at the calls of a whole UNet."""
+"""Install forward hooks at sites and on whole network calls."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ __all__ = [
 _PROJECTED = set(ATTENTION_PORTS) - {"mix", "out"}
 
 Keep = Callable[[Site, Tensor], Tensor]
-"""Given a site and its tensor: what is kept of it."""
+"""A function that returns what to keep of the tensor at a site."""
 
 
 def modules_at(unet: nn.Module, sites: Iterable[Site]) -> dict[Site, nn.Module]:
-    """The modules that have the tensors of sites, or multiply them.
+    """Return the modules that hold, or multiply, the tensors of sites.
 
     Raises:
-        SiteError: The UNet has no such module; names the closest that it has.
+        SiteError: The network has no such module; the message names the closest.
         ModelError: The projections are fused, so that the module would never be called.
     """
     modules = dict(unwrapped(unet).named_modules())
@@ -59,12 +59,12 @@ def modules_at(unet: nn.Module, sites: Iterable[Site]) -> dict[Site, nn.Module]:
 def watched(
     unet: nn.Module, before: Callable[..., None], after: Callable[..., None]
 ) -> Iterator[None]:
-    """Tells functions of every call of a UNet: `before` its arguments, `after` that it is done.
+    """Report every call of a network: its arguments to `before`, its completion to `after`.
 
     Args:
-        unet: The model.
-        before: Called with the module, its arguments and its named arguments.
-        after: The same, and with the output.
+        unet: The network.
+        before: Called with the module, its positional arguments and its named arguments.
+        after: Called with the same and with the output.
     """
     with tapping(unet) as stack:
         for handle in (
@@ -77,15 +77,15 @@ def watched(
 
 @contextmanager
 def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
-    """Shows the tensors at sites to functions, which may replace them.
+    """Pass the tensors at sites to functions, which may replace them.
 
     Args:
-        unet: The model.
-        edits: A function for each site. Of a module that gives several tensors it sees the one
-            that the network's layout names.
+        unet: The network.
+        edits: A function for each site. If the module returns several tensors, the function sees
+            the one that the network's layout names.
 
     Raises:
-        SiteError: A site does not exist; nothing is installed then.
+        SiteError: A site does not exist; no hook is installed then.
     """
     refuse_caching(unet)
     modules, tokens = modules_at(unet, edits), Tokens()
@@ -118,7 +118,7 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
 
 
 def _in_stream(edit: Edit, stream: Stream) -> Edit:
-    """An edit of one stream in a tensor of several."""
+    """Return an edit of a whole tensor that changes only one of its streams."""
 
     def of_all(tensor: Tensor) -> Tensor | None:
         edited = edit(stream.of(tensor))
@@ -161,15 +161,16 @@ def _skip_hook(edit: Edit, index: int) -> Callable[[nn.Module, Any, Any], Any]:
 
 @dataclass
 class Call:
-    """The UNet call in progress.
+    """The network call in progress.
 
     Attributes:
-        timestep: Its t in the scheduler's unit, which need not be whole; None before the first.
-        visit: How many calls at the same timestep came right before it: some schedulers call twice
-            at one.
-        rows: Rows of its latents.
-        halves: Guidance halves among its rows, 1 or 2; None where it is not known.
-        seen: Timesteps of all calls so far.
+        timestep: The timestep in the scheduler's unit, not necessarily whole; None before the first
+            call.
+        visit: The number of calls at the same timestep directly before this one: some schedulers
+            call twice per timestep.
+        rows: The number of rows of its latents.
+        halves: The number of guidance halves among its rows, 1 or 2; None if unknown.
+        seen: The timesteps of all calls so far.
     """
 
     timestep: float | None = None
@@ -183,11 +184,11 @@ class Call:
 def current_call(
     unet: nn.Module, halves: Callable[[Tensor], int | None] = lambda latents: 1
 ) -> Iterator[Call]:
-    """Follows the timesteps at which a UNet is called.
+    """Track the timesteps at which a network is called.
 
     Args:
-        unet: The model.
-        halves: Guidance halves among the rows of a call's latents.
+        unet: The network.
+        halves: Returns the number of guidance halves among the rows of a call's latents.
     """
     call = Call()
 
@@ -206,15 +207,15 @@ def current_call(
 
 
 def check_rows(site: Site, tensor: Tensor, rows: int) -> None:
-    """Refuses a site's tensor that is of some rows of a UNet call alone.
+    """Refuse a site's tensor that lacks rows of the network call.
 
     Args:
-        site: Where.
-        tensor: Rows first.
-        rows: Rows of the call's latents.
+        site: The site.
+        tensor: The tensor at the site, rows first.
+        rows: The number of rows of the call's latents.
 
     Raises:
-        CaptureError: It has fewer or more rows.
+        CaptureError: The tensor has fewer or more rows.
     """
     if len(tensor) != rows:
         raise CaptureError(
@@ -225,11 +226,11 @@ def check_rows(site: Site, tensor: Tensor, rows: int) -> None:
 
 
 class Capture:
-    """The tensors at some sites, one UNet call after the other.
+    """Collect the tensors at sites, one network call at a time.
 
     Args:
-        sites: Where.
-        keep: Makes of a tensor what is kept; nothing that shares its memory.
+        sites: The sites to watch.
+        keep: Returns what to keep of a tensor; the result must not share its memory.
     """
 
     def __init__(self, sites: Iterable[Site], keep: Keep) -> None:
@@ -238,12 +239,12 @@ class Capture:
         self._rows: int | None = None
 
     def begin(self, rows: int) -> None:
-        """Takes the number of rows of the UNet call that begins, which all tensors must have."""
+        """Note the number of rows of the network call that begins; all tensors must match it."""
         self._rows = rows
 
     @property
     def edits(self) -> dict[Site, Edit]:
-        """For each site the function that keeps what it gives."""
+        """The function at each site that keeps its tensor."""
         return {site: self._keeping(site, tensors) for site, tensors in self._fired.items()}
 
     def _keeping(self, site: Site, tensors: list[Tensor]) -> Edit:
@@ -255,43 +256,43 @@ class Capture:
         return keep
 
     def clear(self) -> None:
-        """Forgets what was kept, as after a call that ended in an error."""
+        """Discard what was kept, for example after a call that failed."""
         for tensors in self._fired.values():
             tensors.clear()
 
     def take(self) -> dict[Site, Tensor]:
-        """The tensors of the one call since the last time.
+        """Return the tensors of the one call since the last `take`.
 
         Raises:
-            CaptureError: A site gave none, or more than one.
+            CaptureError: A site fired not at all, or more than once.
         """
         wrong = {
             str(site): len(tensors) for site, tensors in self._fired.items() if len(tensors) != 1
         }
         if wrong:
             raise CaptureError(
-                f"these sites did not fire once in a UNet call, but so many times: {wrong}; "
-                "is a part of the UNet skipped, cached or called on its own?"
+                f"these sites should fire once per UNet call but fired this often: {wrong}; "
+                "check whether a part of the UNet is skipped, cached or called on its own"
             )
         return {site: tensors.pop() for site, tensors in self._fired.items()}
 
 
 def _copied(_: Site, tensor: Tensor) -> Tensor:
-    """A copy, since what comes after may change the tensor in place, as FreeU does."""
+    """Return a copy, since later modules may change the tensor in place, as FreeU does."""
     return tensor.clone()
 
 
 @contextmanager
 def capture(unet: nn.Module, sites: Iterable[Site], keep: Keep = _copied) -> Iterator[Capture]:
-    """Keeps the tensors at sites; call ``take()`` after each UNet call.
+    """Capture the tensors at sites; call ``take()`` after each network call.
 
     Args:
-        unet: The model.
-        sites: Where.
-        keep: See `Capture`.
+        unet: The network.
+        sites: The sites to watch.
+        keep: Returns what to keep of a tensor; see `Capture`.
 
     Raises:
-        CaptureError: Within a call: a site's tensor has not all rows of the call.
+        CaptureError: Within a call: a site's tensor lacks rows of the call.
     """
     kept = Capture(sites, keep)
 

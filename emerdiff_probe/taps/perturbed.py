@@ -1,7 +1,7 @@
-"""Perturbed attention guidance (PAG), whose pipelines swap in processors of their own for a call.
+"""Restore the attention processors that perturbed attention guidance (PAG) swaps for a call.
 
-They put the former ones back at its end, and not where it ends in an error, such as one that a tap
-raises.
+Its pipelines restore the original processors at the end of a call, but not if the call fails, for
+example with an error that a tap raises.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ __all__ = ["restored_after_errors"]
 
 @contextmanager
 def restored_after_errors(model: Any) -> Iterator[None]:
-    """Puts attention processors back where a call of a pipeline ends in an error.
+    """Restore attention processors if a pipeline call fails.
 
-    A pipeline's are put back when its call ends. A bare UNet does not know when a pipeline that
-    calls it is done: processors of perturbed attention that came in the block leave with it.
+    A pipeline's processors are restored when its call ends. A bare network cannot tell when a
+    pipeline that calls it has finished: perturbed processors that were set within the block are
+    removed at its end.
 
     Args:
-        model: A diffusers pipeline, what has one, or a UNet.
+        model: A diffusers pipeline, an object that has one, or a network.
     """
     pipeline = getattr(model, "pipeline", model)
     unet = network_of(pipeline)
@@ -63,7 +64,7 @@ def _put_back(found: dict[Any, Any]) -> None:
 
 
 def _unperturb(found: dict[Any, Any]) -> None:
-    """Puts back those in whose place there are perturbed ones now."""
+    """Restore the processors that perturbed ones have replaced."""
     now = {each: each.processor for each in found}
     perturbed = [each for each, own in now.items() if type(own).__name__.startswith("PAG")]
     _put_back({each: found[each] for each in perturbed})

@@ -1,7 +1,7 @@
-"""Attention where it is multiplied: Q, K and V as ``scaled_dot_product_attention`` is given them.
+"""Intercept Q, K and V where ``scaled_dot_product_attention`` multiplies them.
 
-Whatever is done to queries and keys before, as normalising, rotating and joining them, has been
-done there. What multiplies in another way, as linear attention does, is not seen.
+There, queries and keys are already normalised, rotated and joined. Attention that is computed in
+another way, such as linear attention, cannot be seen here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emerdiff_probe.models.locks import around
 __all__ = ["Edit", "multiplied"]
 
 Edit = Callable[[Tensor], Tensor | None]
-"""Given a site's tensor: a tensor in its place, or None to leave it."""
+"""A function of a site's tensor that returns a replacement, or None to leave it unchanged."""
 
 _FACTORS: Final = ("query", "key", "value")
 
@@ -31,16 +31,17 @@ _FACTORS: Final = ("query", "key", "value")
 def multiplied(
     attention: nn.Module, path: str, edits: Mapping[str, Edit], *, masked: bool = True
 ) -> Iterator[None]:
-    """Shows functions what an attention multiplies, which they may replace.
+    """Pass the factors and the product of an attention to functions, which may replace them.
 
-    It is the first product within a forward of the attention: those of adapters come after it.
+    This is the first product within a forward pass of the attention: those of adapters follow it.
 
     Args:
-        attention: The module.
-        path: Its name, for errors.
-        edits: By port, "query", "key", "value" or "mix", given shape (row, place, channel), head
-            beside head. Of several blocks the later ones see what the earlier ones leave.
-        masked: Whether it may be given a mask, since whoever reads what is seen knows it.
+        attention: The attention module.
+        path: The path of the module, for errors.
+        edits: The functions by port, "query", "key", "value" or "mix". Each is given shape (row,
+            place, channel) with all heads side by side. If blocks are nested, the inner ones see
+            the result of the outer ones.
+        masked: Whether a mask is allowed, because the reader of the tensors knows it.
 
     Raises:
         CaptureError: Within a call: the attention multiplies in another way, or under a mask.
@@ -50,7 +51,7 @@ def multiplied(
         def forward(*arguments: Any, **named: Any) -> Any:
             product = _OPEN.get()
             if product is not None and product.attention is attention:
-                # A wrap within that of a later block.
+                # A later block is already open on this attention; it acts after this one.
                 product.edits.insert(0, edits)
                 return original(*arguments, **named)
             product = _FirstProduct(attention, path, edits, masked)
@@ -75,13 +76,13 @@ def multiplied(
 
 
 class _FirstProduct(TorchFunctionMode):
-    """Has functions see the first product within a block, and change it.
+    """Pass the first product within a block to functions, which may change it.
 
     Attributes:
-        attention: The module whose forward the block is.
-        path: Its name.
-        edits: By port, in the order in which they act.
-        seen: Whether there was a product.
+        attention: The module whose forward pass the block is.
+        path: The path of the module.
+        edits: The functions by port, in the order in which they act.
+        seen: Whether the product has been computed.
     """
 
     def __init__(
@@ -107,7 +108,11 @@ class _FirstProduct(TorchFunctionMode):
         return self._edited("mix", func(*factors, *args[len(_FACTORS) :], **given))
 
     def _check(self, given: Mapping[str, Any], *further: Any) -> None:
-        """Refuses a product from whose factors its probabilities do not follow as usual."""
+        """Refuse a product whose probabilities do not follow from its factors in the usual way.
+
+        Raises:
+            CaptureError: A mask, causality or an unusual scale applies.
+        """
         usual = given["query"].shape[-1] ** -0.5
         scale = given.get("scale")
         unusual = {
@@ -116,14 +121,14 @@ class _FirstProduct(TorchFunctionMode):
             "causally": bool(given.get("is_causal")),
             f"with scale {scale}": not math.isclose(scale or usual, usual, rel_tol=1e-5),
         }
-        if found := [how for how, so in unusual.items() if so]:
+        if found := [way for way, applies in unusual.items() if applies]:
             raise CaptureError(
                 f"{self.path!r} multiplies {' and '.join(found)}, so its probabilities would not "
                 "follow from queries and keys; choose its port 'out'"
             )
 
     def _edited(self, port: str, tensor: Tensor) -> Tensor:
-        """A tensor (row, head, place, channel) as the functions leave it."""
+        """Return a tensor of shape (row, head, place, channel) after all edits of a port."""
         for edits in self.edits:
             if port not in edits:
                 continue
@@ -134,4 +139,4 @@ class _FirstProduct(TorchFunctionMode):
 
 
 _OPEN: Final[ContextVar[_FirstProduct | None]] = ContextVar("product", default=None)
-"""That of the attention that is being computed."""
+"""The product of the attention that is being computed."""

@@ -1,7 +1,8 @@
-"""Streams: which part of what a module gives is the image's, and which the text's.
+"""Find the image's and the text's part in the output of a module.
 
-Blocks of transformers give a tuple of both, in an order of their own, or one tensor with the
-tokens of one behind those of the other. Layouts say which; where none does, a tuple is refused.
+Transformer blocks return a tuple of both, in an order that differs between networks, or one tensor
+that holds the tokens of one after those of the other. Layouts describe which; a tuple that no
+layout describes is refused.
 """
 
 from __future__ import annotations
@@ -21,24 +22,25 @@ __all__ = ["Stream", "Tokens", "is_multiplied", "stream_at"]
 
 @dataclass
 class Tokens:
-    """Count the tokens of an image in the call in progress."""
+    """The number of image tokens in the call in progress."""
 
     image: int = 0
 
     def note(self, network: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
-        """Takes it from a call, as a forward pre-hook of the network."""
+        """Note the number of image tokens of a call; a forward pre-hook of the network."""
         self.image = image_tokens(network, inputs, named)
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One stream in the output of a module, or in what an attention multiplies.
+    """One stream in the output of a module, or among the factors of an attention.
 
     Attributes:
-        site: Where, for errors.
-        index: Its place among those that the module gives; None where nothing says.
-        joint: Order of the streams that lie in one tensor; none where each has its own.
-        tokens: Tokens of the call in progress.
+        site: The site, for errors.
+        index: The position of the stream among the tensors that the module returns; None if
+            unknown.
+        joint: The order of the streams that share one tensor; empty if each has its own.
+        tokens: The tokens of the call in progress.
     """
 
     site: Site
@@ -50,8 +52,9 @@ class Stream:
         """Return the stream's own tensor, rows first.
 
         Raises:
-            SiteError: Nothing says which of several tensors it is.
-            CaptureError: The module left it out.
+            SiteError: The module returns several tensors, and the layout does not say which is
+                meant.
+            CaptureError: The module returned None for this stream.
         """
         if self.joint:
             own: Tensor = output[:, self._places(output)]
@@ -60,13 +63,14 @@ class Stream:
             return output
         if self.index is None:
             raise SiteError(
-                f"'{self.site}' gives {len(output)} tensors, and nothing says which is of the "
+                f"'{self.site}' returns {len(output)} tensors, and no layout says which holds the "
                 "image; choose a site of model.sites(), or a module within this one"
             )
         found = output[self.index]
         if found is None:
             raise CaptureError(
-                f"'{self.site}' gives nothing: the last blocks of some models leave the text out"
+                f"'{self.site}' returns nothing: the last blocks of some models drop the text; "
+                "choose an earlier block"
             )
         return found
 
@@ -92,38 +96,38 @@ class Stream:
 
 
 def stream_at(network: nn.Module, site: Site, tokens: Tokens) -> Stream:
-    """Return where the stream of a site lies in what its module gives.
+    """Return the stream of a site in the output of its module.
 
     Args:
-        network: Whose site it is.
+        network: The network that has the site.
         site: The site.
-        tokens: Tokens of the call in progress; who opens the taps notes them.
+        tokens: The tokens of the call in progress; whoever opens the taps keeps them up to date.
 
     Raises:
-        SiteError: The module gives no text, or multiplies nothing.
+        SiteError: The module has no text stream, or is no attention.
     """
     layout = layout_of(network)
     if site.port in TEXT_PORTS or is_multiplied(network, site):
         part = layout.part(site.path)
         if part is None or part.kind != "attention":
-            raise SiteError(f"'{site.path}' is no attention; see model.sites('*:query')")
+            raise SiteError(f"'{site.path}' is not an attention; see model.sites('*:query')")
         if site.port in TEXT_PORTS and TEXT not in part.multiplied:
             raise SiteError(
-                f"'{site.path}' multiplies no text together with the image; see "
+                f"'{site.path}' does not attend to text and image jointly; see "
                 "model.sites(kind='joint')"
             )
         return Stream(site, 0, part.multiplied if len(part.multiplied) > 1 else (), tokens)
     part = layout.part(site.path) if site.port in ("out", TEXT) else None
     if site.port == TEXT and (part is None or TEXT not in part.streams):
-        raise SiteError(f"'{site.path}' gives no text of its own; see model.sites('*:text')")
+        raise SiteError(f"'{site.path}' has no text stream; see model.sites('*:text')")
     return _in(layout, part, site, tokens)
 
 
 def is_multiplied(network: nn.Module, site: Site) -> bool:
-    """Return whether a site is seen where its attention is multiplied, and not at a projection.
+    """Return whether a site is read where its attention is multiplied, rather than at a projection.
 
-    So it is in transformers, which normalise, rotate and join queries and keys; in UNets what is
-    projected is what is multiplied, by whichever processor.
+    This holds for transformers, which normalise, rotate and join queries and keys after projecting
+    them. In UNets the projections are what is multiplied, whichever processor is used.
     """
     of_attention = site.port in TEXT_PORTS or site.port in ("query", "key", "value", "mix")
     return of_attention and not layout_of(network).is_unet
@@ -131,7 +135,7 @@ def is_multiplied(network: nn.Module, site: Site) -> bool:
 
 def _in(layout: Layout, part: Part | None, site: Site, tokens: Tokens) -> Stream:
     if part is None:
-        # Blocks of UNets give their maps first, and then what skips need.
+        # Blocks of UNets return their maps first, and then what the skip connections need.
         return Stream(site, 0 if layout.is_unet else None)
     wanted = TEXT if site.port == TEXT or part.streams == (TEXT,) else IMAGE
     return Stream(site, part.streams.index(wanted), part.streams if part.joint else (), tokens)

@@ -192,7 +192,7 @@ def test_ones_own_pipeline_call_is_changed_and_left_as_it_was(model):
         (lambda: Shift(OUT, 1.0, mask=torch.ones(8, 8)), SiteError, "8, 8"),
         (lambda: Shift(MAP, 1.0, mask=torch.ones(8, 32)), SiteError, "8, 32"),
         (lambda: Steer(OUT, torch.zeros(24), 1.0), SiteError, "24"),
-        (lambda: Replace(OUT, torch.ones(3, 3)), SiteError, "stand"),
+        (lambda: Replace(OUT, torch.ones(3, 3)), SiteError, "the replacement"),
         (lambda: Ablate(OUT, "median"), ConfigError, "mean"),
         (lambda: InjectAttention({}, "*attn9"), SiteError, "attn9"),
     ],

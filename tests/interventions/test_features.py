@@ -86,9 +86,9 @@ def test_what_cannot_be_edited_is_refused(model):
     with pytest.raises(ConfigError, match="feature is 16; choose an integer from 0 to 15"):
         ep.EditFeature(OUT, book, 16, to=0)
     for said in ({}, {"to": 0, "add": 1}):
-        with pytest.raises(ConfigError, match="say to=, times= or add="):
+        with pytest.raises(ConfigError, match="set one of to=, times= and add="):
             ep.EditFeature(OUT, book, 0, **said)
     with pytest.raises(ConfigError, match="to is 'a'"):
         ep.EditFeature(OUT, book, 0, to="a")
-    with pytest.raises(SiteError, match="has 24 channels, and the dictionary is of 7"):
+    with pytest.raises(SiteError, match="has 24 channels, and the dictionary has 7"):
         seen(model, OUT, [ep.EditFeature(OUT, book_of(7, 5), 0, to=0)])

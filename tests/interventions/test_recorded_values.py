@@ -127,7 +127,7 @@ def test_arrays_of_another_form_are_refused_by_name(pipe, own):
         redrawn(pipe, ep.Replace(OUT, values), prompts=PROMPTS[:1])
     with pytest.raises(SiteError, match=r"both guidance halves.*guidance='cond'"):
         redrawn(pipe, ep.Replace(OUT, values), guidance_scale=1.0)
-    with pytest.raises(SiteError, match="in whose place"):
+    with pytest.raises(SiteError, match="and the replacement"):
         redrawn(pipe, ep.Replace(OUT, values.isel(y=slice(8))))
     with pytest.raises(SiteError, match=r"dims \('sample'"):
         redrawn(pipe, ep.Replace(OUT, values.mean("channel")))

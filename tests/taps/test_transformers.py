@@ -172,8 +172,8 @@ def test_what_is_not_multiplied_there_is_refused_by_name():
     with ep.probe(pipeline, layer):
         call("pixart", pipeline)
     for name, reason in (
-        (f"{layer}:text_query", "multiplies no text"),
-        ("transformer_blocks.0:query", "is no attention"),
+        (f"{layer}:text_query", "does not attend to text"),
+        ("transformer_blocks.0:query", "is not an attention"),
     ):
         with pytest.raises(SiteError, match=reason), ep.intervene(pipeline, ep.Ablate(name)):
             pass
