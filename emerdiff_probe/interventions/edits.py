@@ -152,7 +152,7 @@ class Noise(SiteEdit):
 
     def edited(self, tensor: Tensor, call: Call) -> Tensor:
         """Return the tensor with noise added."""
-        # Seed timesteps apart that `same` tells apart.
+        # Timesteps that `same` tells apart get different noise.
         number = self.seed * 2**31 + round((call.timestep or 0) * 10_000)
         generator = torch.Generator().manual_seed(number)
         noise = torch.randn(tensor.shape[1:], generator=generator)

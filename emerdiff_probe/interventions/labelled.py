@@ -141,7 +141,7 @@ def _halved(values: xr.DataArray, halves: int, site: str) -> xr.DataArray:
         return values.isel({GUIDANCE: 0})
     if count != halves:
         raise SiteError(
-            f"'{site}' is given both guidance halves, and this call has one; choose one, as in "
+            f"'{site}' is given both guidance halves, and this call has one; select it, as in "
             ".sel(guidance='cond')"
         )
     return values.sel({GUIDANCE: list(HALVES)}) if GUIDANCE in values.coords else values
