@@ -26,9 +26,10 @@ ATTENTION_PORTS: Final = ("query", "key", "value", "mix", "out")
 TEXT_PORTS: Final = ("text_query", "text_key", "text_value", "text_mix")
 """Ports of a joint attention: what the text has part of in what image and text multiply."""
 
-PORTS: Final = (*ATTENTION_PORTS, *TEXT_PORTS, "skip", "text")
-"""All ports; ``skip`` is what a resnet of an upward block is given from the downward half, and
-``text`` what a module of a transformer with two streams gives of the text."""
+PORTS: Final = (*ATTENTION_PORTS, *TEXT_PORTS, "skip", "text", "normed")
+"""All ports; ``skip`` is what a resnet of an upward block is given from the downward half, ``text``
+what a module of a transformer with two streams gives of the text, and ``normed`` what a block of a
+transformer is given, after the block's own adaptive normalisation."""
 
 PRESETS: Final = {
     "blocks": "down_blocks.?, mid_block, up_blocks.?, transformer_blocks.{number}, "
@@ -55,7 +56,8 @@ class Site:
             transformers normalised and rotated, too; ``mix`` for the values that it has mixed, head
             beside head, before its output projection; ``skip`` for what a resnet of an upward
             block gets over a skip connection; ``text`` for the text stream of a module whose
-            ``out`` is that of the image.
+            ``out`` is that of the image; ``normed`` for what a block of a transformer is given of
+            the image, normalised, scaled and shifted for the timestep as the block reads it.
 
     >>> Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query").port
     'query'
@@ -83,8 +85,9 @@ class Site:
             raise SiteError(
                 f"no site {text!r}; a site is a module's path and one of the ports "
                 f"{', '.join(ATTENTION_PORTS)}, as in 'mid_block:out'; a skip connection, as in "
-                "'up_blocks.1.resnets.0:skip'; or a stream of text, as in "
-                "'transformer_blocks.0:text'."
+                "'up_blocks.1.resnets.0:skip'; a stream of text, as in "
+                "'transformer_blocks.0:text'; or what a block reads, as in "
+                "'transformer_blocks.0:normed'."
             )
         return cls(*_canonical(path, port))
 

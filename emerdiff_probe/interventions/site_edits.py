@@ -111,7 +111,7 @@ class SiteEdit(ABC):
         if self.heads is None:
             return 0
         modules: dict[str, Any] = dict(unet.named_modules())
-        if site.port in ("out", "skip", "text") or site.path not in modules:
+        if site.port in ("out", "skip", "text", "normed") or site.path not in modules:
             raise SiteError(
                 f"'{site}' has no heads; choose query, key, value or mix of an attention, as in "
                 "'mid_block.attentions.0.transformer_blocks.0.attn1:mix'"

@@ -33,7 +33,7 @@ _Summaries = dict[tuple[str, int], NDArray[Any]]
 
 def atlas(
     run: xr.DataTree,
-    measures: Sequence[str | Measure] = ("effective_rank", "similarity"),
+    measures: Sequence[str | Measure] = ("effective_rank", "massive", "similarity"),
     *,
     sites: str = "*",
     timesteps: Sequence[float] | None = None,
@@ -47,9 +47,9 @@ def atlas(
 
     Args:
         run: Recording, as `emerdiff_probe.open` returns it.
-        measures: Names from `MEASURES` (``effective_rank``, ``principal``, ``similarity``; with
-            labels also ``probe``, ``explained``, ``labels``; between sites ``cka``, ``clusters``),
-            or measure objects with settings of their own.
+        measures: Names from `MEASURES` (``effective_rank``, ``massive``, ``principal``,
+            ``similarity``; with labels also ``probe``, ``explained``, ``labels``; between sites
+            ``cka``, ``clusters``), or measure objects with settings of their own.
         sites: Pattern of sites, as ``model.sites`` takes it. Sites without locations, such as the
             keys of a text, are left out.
         timesteps: Timesteps to measure; by default all that were recorded. One that was visited

@@ -28,6 +28,7 @@ __all__ = [
     "Explained",
     "LayerMeasure",
     "LinearProbe",
+    "Massive",
     "Measure",
     "PairMeasure",
     "Principal",
@@ -122,6 +123,38 @@ class Principal:
         """Return results by name; see `LayerMeasure`."""
         share = principal_components(features, self.count).share
         return {"principal_share": xr.DataArray(share, dims="component")}
+
+
+@dataclass(frozen=True)
+class Massive:
+    """Measure whether a few massive channels dominate a layer.
+
+    ``massive_share`` is the share of the squared norm of all features in the largest channels, from
+    0 to 1; ``massive_even`` is what it would be if all channels were equally large. Where the
+    first is far above the second, cosines, clusters and principal components tell of those
+    channels and of little else; in a transformer, record port ``normed``. ``massive_channel`` is
+    the position of the largest channel, with the channels of all heads one behind the other.
+
+    Source: Gan et al. 2025 (arXiv 2505.18584).
+
+    Attributes:
+        fraction: Fraction of the channels that count as the largest; at least one does.
+    """
+
+    fraction: float = 0.01
+
+    def measure(self, features: xr.DataArray, about: Surroundings) -> Values:
+        """Return results by name; see `LayerMeasure`."""
+        points, _ = as_points(features)
+        squares = np.square(points).sum(0)
+        count = max(1, round(self.fraction * len(squares)))
+        with np.errstate(invalid="ignore"):
+            share = np.sort(squares)[-count:].sum() / squares.sum()
+        return {
+            "massive_share": float(share),
+            "massive_even": count / len(squares),
+            "massive_channel": int(squares.argmax()),
+        }
 
 
 @dataclass(frozen=True)
@@ -304,6 +337,7 @@ Measure = LayerMeasure | PairMeasure
 
 MEASURES: Final[Mapping[str, Measure]] = {
     "effective_rank": EffectiveRank(),
+    "massive": Massive(),
     "principal": Principal(),
     "similarity": Similarity(),
     "probe": LinearProbe(),

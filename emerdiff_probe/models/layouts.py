@@ -45,6 +45,9 @@ class Part:
         streams: In the order of the module's output.
         joint: Whether they lie one behind the other in a single tensor, and are not a tuple.
         multiplied: Streams that an attention multiplies together, in their order.
+        normed: Module within a block whose output is what the block is given, after the block's own
+            adaptive normalisation; an attention stands for its input. Where the output has the
+            tokens of all streams, they are in the order of `streams`.
     """
 
     kind: str
@@ -52,6 +55,7 @@ class Part:
     streams: tuple[str, ...] = (IMAGE,)
     joint: bool = False
     multiplied: tuple[str, ...] = (IMAGE,)
+    normed: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _two_streams(multiplied: tuple[str, ...]) -> tuple[Part, ...]:
     """Blocks that take the image and the text beside each other, and give the text first."""
     block = r"transformer_blocks\.\d+"
     return (
-        Part("block", block, _TEXT_FIRST),
+        Part("block", block, _TEXT_FIRST, normed="norm1"),
         Part("attention", rf"{block}\.attn", _BOTH, multiplied=multiplied),
         Part("attention", rf"{block}\.attn2"),
         Part("feed-forward", rf"{block}\.ff"),
@@ -172,7 +176,8 @@ LAYOUTS: Final = (
         "transformer",
         ("PixArtTransformer2DModel",),
         (
-            Part("block", r"transformer_blocks\.\d+"),
+            # The scale and shift are applied between a plain norm and the attention.
+            Part("block", r"transformer_blocks\.\d+", normed="attn1"),
             Part("attention", r"transformer_blocks\.\d+\.attn[12]"),
             Part("feed-forward", r"transformer_blocks\.\d+\.ff"),
         ),
@@ -197,7 +202,7 @@ LAYOUTS: Final = (
         ("FluxTransformer2DModel",),
         (
             *_two_streams(_TEXT_FIRST),
-            Part("block", r"single_transformer_blocks\.\d+", _TEXT_FIRST),
+            Part("block", r"single_transformer_blocks\.\d+", _TEXT_FIRST, normed="norm"),
             Part(
                 "attention",
                 r"single_transformer_blocks\.\d+\.attn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from emerdiff_probe.models.arguments import Reading, network_arguments
 from emerdiff_probe.models.layouts import IMAGE, TEXT, Layout, Part
+from emerdiff_probe.models.normed import on_normed
 from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 
 __all__ = ["Row", "token_sites"]
@@ -47,11 +49,20 @@ def token_sites(
             size = math.prod(sizes) * item
             rows.append((f"{path}:{port}", kind, grid[0], dims, sizes, size))
 
+    def note_normed(path: str, kind: str, channels: int) -> None:
+        sizes = (*grid, channels)
+        size = math.prod(sizes) * item
+        rows.append((f"{path}:normed", kind, grid[0], (Y, X, CHANNEL), sizes, size))
+
     for path, module in copy.named_modules():
-        if (part := layout.part(path)) is not None:
-            module.register_forward_hook(
-                lambda _m, _i, output, path=path, part=part: note(path, part, output)
-            )
+        if (part := layout.part(path)) is None:
+            continue
+        if part.normed:
+            seen = functools.partial(note_normed, path, part.kind)
+            on_normed(copy, layout, path, lambda tensor, seen=seen: seen(tensor.shape[-1]))
+        module.register_forward_hook(
+            lambda _m, _i, output, path=path, part=part: note(path, part, output)
+        )
     with torch.inference_mode(), torch.device("meta"):
         copy(**network_arguments(copy, torch.empty(latents), 1, _reading(layout, config, tokens)))
     return rows

@@ -14,6 +14,7 @@ from emerdiff_probe.models.arguments import latents_given, timestep_given
 from emerdiff_probe.models.caches import refuse_caching
 from emerdiff_probe.models.layouts import layout_of, unwrapped
 from emerdiff_probe.models.locks import of_this_thread, tapping
+from emerdiff_probe.models.normed import on_normed
 from emerdiff_probe.sites import ATTENTION_PORTS, Site
 from emerdiff_probe.taps.attention import adapted, refuse_fused
 from emerdiff_probe.taps.products import Edit, multiplied
@@ -101,7 +102,10 @@ def hooked(unet: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
                 product = multiplied(modules[site], site.path, {port: own}, masked=masked)
                 stack.enter_context(product)
                 continue
-            if site.port == "skip":
+            if site.port == "normed":
+                see = of_this_thread(_in_stream(edit, streams[site]))
+                handle = on_normed(unwrapped(unet), layout_of(unet), site.path, see)
+            elif site.port == "skip":
                 skip = of_this_thread(_skip_hook(edit, site.skip_index))
                 handle = modules[site].register_forward_pre_hook(skip, with_kwargs=True)
             elif site.port == "mix" and (attention := adapted(unet, site)) is not None:

@@ -117,6 +117,8 @@ def stream_at(network: nn.Module, site: Site, tokens: Tokens) -> Stream:
                 "model.sites(kind='joint')"
             )
         return Stream(site, 0, part.multiplied if len(part.multiplied) > 1 else (), tokens)
+    if site.port == "normed":
+        return _of_block(layout, site, tokens)
     part = layout.part(site.path) if site.port in ("out", TEXT) else None
     if site.port == TEXT and (part is None or TEXT not in part.streams):
         raise SiteError(f"'{site.path}' has no text stream; see model.sites('*:text')")
@@ -131,6 +133,16 @@ def is_multiplied(network: nn.Module, site: Site) -> bool:
     """
     of_attention = site.port in TEXT_PORTS or site.port in ("query", "key", "value", "mix")
     return of_attention and not layout_of(network).is_unet
+
+
+def _of_block(layout: Layout, site: Site, tokens: Tokens) -> Stream:
+    part = layout.part(site.path)
+    if part is None or not part.normed:
+        raise SiteError(
+            f"'{site.path}' has no adaptive normalisation of its own; blocks of transformers have, "
+            "see model.sites('*:normed')"
+        )
+    return Stream(site, 0, part.streams if len(part.streams) > 1 else (), tokens)
 
 
 def _in(layout: Layout, part: Part | None, site: Site, tokens: Tokens) -> Stream:

@@ -5,12 +5,14 @@ import pytest
 import xarray as xr
 
 import emerdiff_probe as ep
+from emerdiff_probe import views
 from emerdiff_probe.errors import InputError, SiteError
 from emerdiff_probe.layers import (
     MEASURES,
     CKABetween,
     ClustersBetween,
     LinearProbe,
+    Massive,
     atlas,
     cka,
     effective_rank,
@@ -99,6 +101,26 @@ def test_sites_are_compared_on_the_coarsest_grid(run, measured):
     related = clusters.sel(site="knows:out", site2="coarse:out")
     assert float(related.sel(timestep=1)) > 0.2
     assert abs(clusters.sel(site="knows:out", site2="noise:out")).max() < 0.2
+
+
+def test_massive_channels_are_found():
+    rng = np.random.default_rng(0)
+    even, massive = rng.normal(size=(2, 2, 1, 4, 4, 200)).astype(np.float32)
+    massive[..., 7] *= 1000
+    massive[..., 150] *= 500
+    picture = np.zeros((2, 8, 8, 3), np.uint8)
+    made = recording({"even/out": even, "massive/out": massive}, picture, (1,))
+    found = atlas(made, progress=False).isel(timestep=0)
+    assert found["massive_even"].values.tolist() == [0.01, 0.01]
+    plain, large = found["massive_share"].values
+    assert 0.01 < plain < 0.03
+    assert large > 0.999
+    assert found["massive_channel"].sel(site="massive:out") == 7
+    only = atlas(made, [Massive(fraction=0.001)], progress=False).isel(timestep=0)
+    squares = np.square(massive.astype(np.float64)).sum((0, 1, 2, 3))
+    assert float(only["massive_share"][1]) == pytest.approx(squares[7] / squares.sum())
+    shares = views.atlas(atlas(made, ["massive"], progress=False)["massive_share"])
+    assert [row[0] for row in shares.data[0].text] == [f"{plain:.2f}", "1.00"]
 
 
 def test_a_choice_of_sites_and_timesteps(run, measured):
