@@ -247,26 +247,26 @@ def chart(timed: pd.DataFrame) -> go.Figure:
     )
 
 
-def costs(model: StableDiffusion, few: int, many: int, rounds: int) -> tuple[float, float]:
-    """Separate what a recording to Zarr costs once from what it costs for each step.
+def costs(short: pd.DataFrame, long: pd.DataFrame, few: int, many: int) -> pd.DataFrame:
+    """Separate what each way costs once from what it costs for each step.
 
     Args:
-        model: The model.
-        few, many: Two numbers of steps.
-        rounds: Number of rounds in which a bare run and a recording take turns, at each number of
-            steps.
+        short, long: What `race` gave for runs of two lengths.
+        few, many: The numbers of steps of these runs.
 
     Returns:
-        Seconds for a recording, and seconds for a step, more than a bare run: the line through the
-        medians.
+        Table by way, as text: seconds a run and milliseconds a step, each more than a bare run:
+        the line through the medians.
     """
     more = []
-    for steps in (few, many):
-        both = {name: way for name, way in ways(model, steps).items() if name in (BARE, ALL)}
-        seconds = race(both, rounds).pivot_table(index="round", columns="way", values="seconds")
-        more.append(float((seconds[ALL] - seconds[BARE]).median()))
+    for timed in (short, long):
+        seconds = timed.pivot_table(index="round", columns="way", values="seconds")
+        more.append(seconds.sub(seconds[BARE], axis=0).median().drop(BARE))
     step = (more[1] - more[0]) / (many - few)
-    return more[0] - few * step, step
+    once = more[0] - few * step
+    return pd.DataFrame(
+        {"s once": once.map("{:.2f}".format), "ms a step": (step * 1000).map("{:.1f}".format)}
+    )
 
 
 def peak(model: str, dtype: str, steps: int, way: str = ALL) -> int:
@@ -342,7 +342,7 @@ def benchmark(task: Task) -> None:
     raced = ways(task.model, steps)
     timed = race(raced, rounds=9)
     few = max(steps // 10, 1)
-    once, step = costs(task.model, few, steps, rounds=3)
+    split = costs(race(ways(task.model, few), rounds=9), timed, few, steps)
     memory = {n: peak(task.model.name, dtype, n) for n in (few, steps)}
     held = {
         name: f"{peak(task.model.name, dtype, steps, name) / 2**20:.0f}"
@@ -363,8 +363,9 @@ weights {task.model.weights}. Made by `make benchmark-recording`.
 
 ![The table as a picture](recording.png)
 
-To Zarr a recording of all sites costs {once:.2f} s once and {step * 1000:.1f} ms a step more than a
-bare run (the line through {few} and {steps} steps, taking turns with bare runs).
+More than a bare run, by the line through {few} and {steps} steps:
+
+{reports.to_markdown(split)}
 
 ## Memory
 

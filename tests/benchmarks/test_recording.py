@@ -54,32 +54,23 @@ def test_ratios_are_to_the_bare_run_of_the_same_round():
     assert recording.chart(timed).data[0].x.tolist() == [1.0, 2.0]
 
 
+def test_what_is_paid_once_is_told_from_what_a_step_costs():
+    def timed(steps):
+        return pd.DataFrame(
+            {"round": number, "way": way, "seconds": steps * (1 + number) + more, "bytes": 1}
+            for number in range(3)
+            for way, more in ((recording.BARE, 0.0), ("kept", 0.5 + 0.25 * steps))
+        )
+
+    split = recording.costs(timed(2), timed(10), 2, 10)
+    assert split.loc["kept"].tolist() == ["0.50", "250.0"]
+    assert list(split.index) == ["kept"]
+
+
 def test_memory_is_that_of_a_process_of_its_own(tiny_folder):
     ballast = torch.ones(2**28)  # 1 GiB here
     found = recording.peak(str(tiny_folder), "float32", 1)
     assert 2**27 < found < ballast.nbytes
-
-
-def test_what_costs_once_is_told_from_what_costs_a_step(model, monkeypatch):
-    seconds = {(recording.BARE, 2): 3, (recording.ALL, 2): 10, (recording.BARE, 6): 7}
-    seconds[recording.ALL, 6] = 18
-    monkeypatch.setattr(
-        recording,
-        "ways",
-        lambda _, steps: {
-            name: lambda __, name=name: seconds[name, steps]
-            for name in (recording.BARE, recording.ALL)
-        },
-    )
-    monkeypatch.setattr(
-        recording,
-        "race",
-        lambda ways, rounds: pd.DataFrame(
-            {"round": 1, "way": name, "seconds": way(None)} for name, way in ways.items()
-        ),
-    )
-    # 7 seconds more in 2 steps, 11 in 6: one a step, and 5 once.
-    assert recording.costs(model, 2, 6, rounds=1) == (5.0, 1.0)
 
 
 def test_the_large_unet_is_as_large_as_the_published_one(monkeypatch):
