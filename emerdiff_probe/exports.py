@@ -17,11 +17,12 @@ from pycocotools import mask as coco
 
 from emerdiff_probe import schema, views
 from emerdiff_probe.errors import InputError, StoreError
+from emerdiff_probe.inputs import damage_told
 from emerdiff_probe.kinds import expect
 from emerdiff_probe.paths import is_free, local, made_at_once
 from emerdiff_probe.store.texts import portable
 
-__all__ = ["FILES", "check_free", "check_writable", "names", "write", "write_masks"]
+__all__ = ["FILES", "check_free", "check_writable", "names", "write", "write_masks", "write_sheets"]
 
 FILES: Final = ("overlay.png", "labels.png", "dataset.zarr", "index.html")
 """What a result's folder holds."""
@@ -133,6 +134,44 @@ def _made(folder: Path) -> Iterator[None]:
         for each in missing:
             if each.is_dir() and not any(each.iterdir()):
                 each.rmdir()
+
+
+def write_sheets(folder: str | Path) -> Path | None:
+    """Write all results of a folder on one sheet, ``contact-sheet.png``, and one page of links.
+
+    Args:
+        folder: Where `write` made a folder for each result.
+
+    Returns:
+        The page, ``contact-sheet.html``; None, and nothing written, where fewer than two results
+        are.
+
+    Raises:
+        StoreError: It cannot be written there.
+    """
+    folder = local(folder)
+    found = {
+        each.parent.name: each
+        for each in sorted(folder.glob("*/overlay.png"))
+        if (each.parent / "index.html").is_file()
+    }
+    if len(found) < 2:
+        return None
+
+    def overlays() -> Iterator[tuple[str, Image.Image]]:
+        for name, path in found.items():
+            with damage_told(f"'{path}'"), Image.open(path) as overlay:
+                yield name, overlay.convert("RGB")
+
+    page = folder / "contact-sheet.html"
+    with made_at_once(page, replace=True) as new:
+        links = {name: f"{name}/index.html" for name in found}
+        heading = f"{len(found)} results in {folder.absolute().name}"
+        html = views.contact_page(overlays(), heading=heading, links=links)
+        new.write_text(html, "utf-8", errors="replace")
+    with made_at_once(page.with_suffix(".png"), replace=True) as new:
+        views.contact_sheet(overlays()).save(new)
+    return page
 
 
 def write_masks(segments: xr.Dataset, path: str | Path) -> Path:

@@ -20,6 +20,7 @@ from emerdiff_probe.errors import InputError, ProbeError, closest, first_line
 from emerdiff_probe.paths import local
 
 __all__ = [
+    "ENDINGS",
     "Fitted",
     "Input",
     "Latents",
@@ -223,7 +224,8 @@ class Latents:
 Input: TypeAlias = Prompt | Photo | Latents
 """What a run can start from."""
 
-_ENDINGS: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ENDINGS: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""How names of image files end."""
 
 
 def as_input(given: Any, seed: int = 0) -> Input:
@@ -264,7 +266,7 @@ def as_input(given: Any, seed: int = 0) -> Input:
 
 
 def _names_image(text: str) -> bool:
-    if text.lower().endswith(_ENDINGS):
+    if text.lower().endswith(ENDINGS):
         return True
     try:
         return local(text).is_file()

@@ -1,5 +1,6 @@
 """The command: right answers for odd pictures, clear errors for bad ones, nothing half-written."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+import typing
 import zlib
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from emerdiff_probe import exports as results
 from emerdiff_probe import scenes, schema
 from emerdiff_probe.cli import app
 from emerdiff_probe.cli.report import reported
+from emerdiff_probe.cli.segment import segment
+from emerdiff_probe.cli.settings import SETTINGS
+from emerdiff_probe.emerdiff import ENGINES
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.playground.settings import TrainingSettings
 
@@ -31,6 +36,7 @@ CONFIG = ep.EmerDiffConfig.playground().replace(
     steps=10, feature_timestep=1, modulation_timestep=101, restarts=1
 )
 WHOLE = sorted(results.FILES)
+SHEETS = ["contact-sheet.html", "contact-sheet.png"]
 
 
 @pytest.fixture(scope="session")
@@ -124,8 +130,8 @@ def labels(folder):
 def test_prompts_and_pictures_in_one_call(run):
     result = run("segment", picture(), "--prompt", "a red house", "-p", "a cow", "--masks", 3)
     assert result.exit_code == 0
-    assert entries("segments") == ["a-cow", "a-red-house", "cat"]
-    for name in entries("segments"):
+    assert entries("segments") == ["a-cow", "a-red-house", "cat", *SHEETS]
+    for name in entries("segments")[:3]:
         assert entries(f"segments/{name}") == WHOLE
         assert labels(f"segments/{name}").max() <= 2
         assert f"segments/{name}/index.html" in result.stdout
@@ -153,6 +159,67 @@ def test_how_prompts_are_drawn_can_be_told(run, tiny):
     assert sizes["x"] == 2 * sizes["y"]
 
 
+def test_a_folder_is_each_of_its_images_and_a_sheet_of_all(run):
+    os.mkdir("holiday")
+    for number, name in enumerate(["b.JPG", "a.png", ".hidden.png"]):
+        picture(f"holiday/{name}", seed=1_000_000 + number)
+    Path("holiday/notes.txt").write_text("no image")
+    os.mkdir("holiday/older.png")
+    result = run("segment", "holiday", "--masks", 2, "--engine", "jump")
+    assert result.exit_code == 0
+    told = "left out of 'holiday', as no images: notes.txt, older.png"
+    assert told in result.stderr.splitlines()
+    assert entries("segments") == ["a", "b", *SHEETS]
+    assert "All together: segments/contact-sheet.html" in result.stdout.splitlines()
+    page = Path("segments/contact-sheet.html").read_text("utf-8")
+    assert re.findall('href="([^"]+)"', page) == ["a/index.html", "b/index.html"]
+    assert "2 results in segments" in page
+    sheet = np.asarray(Image.open("segments/contact-sheet.png"))
+    np.testing.assert_array_equal(
+        sheet[12:140, 12:140], np.asarray(Image.open("segments/a/overlay.png"))
+    )
+
+    assert (
+        run("segment", "holiday/b.JPG", "--masks", 2, "--engine", "jump", "--out", "one").exit_code
+        == 0
+    )
+    assert entries("one") == ["b"]
+    later = run("segment", picture("c.png"), "--masks", 2, "--engine", "jump")
+    assert "All together" in later.stdout
+    assert "3 results" in Path("segments/contact-sheet.html").read_text("utf-8")
+
+    planned = run("record", "holiday", "--sites", "mid_block", "--steps", 2, "--plan")
+    assert planned.output.splitlines()[-1].startswith("Plan(3 arrays, 2 samples")
+
+
+def test_every_setting_of_the_method_is_an_option():
+    # The family is the model's own, and the seed an option of every command.
+    fields = {each.name: each for each in dataclasses.fields(ep.EmerDiffConfig)}
+    assert set(SETTINGS) == set(fields) - {"family", "seed"}
+    hints = typing.get_type_hints(ep.EmerDiffConfig)
+    for name, (kind, *_) in SETTINGS.items():
+        if name.endswith("_timestep"):
+            continue  # whole in most models, and a fraction in flows
+        assert kind == hints[name], name
+    engine, _ = typing.get_args(typing.get_type_hints(segment)["engine"])  # or None
+    assert set(typing.get_args(engine)) == set(ENGINES)
+
+
+def test_settings_reach_the_method(run):
+    options = ["--steps", 10, "--sigma", 0.25, "--no-injection", "--balance", "root"]
+    options += ["--modulation-timestep", 101, "--inversion", "ddim", "--start", 401]
+    assert run("segment", picture(), "--masks", 2, *options).exit_code == 0
+    ds = xr.open_zarr("segments/cat/dataset.zarr")
+    config = json.loads(ds.attrs["config"])
+    asked = dict(sigma=0.25, injection=False, balance="root", inversion="ddim", start=401, steps=10)
+    assert asked.items() <= config.items()
+    assert config["strength"] == CONFIG.strength
+    assert ds.attrs["engine"] == "literal"
+    wrong = run("segment", "cat.png", "--sigma", "2000", "--out", "o")
+    assert wrong.exit_code == 1
+    assert "sigma is 2000" in wrong.stderr
+
+
 def test_the_seed_is_that_of_picture_and_settings(run):
     for seed in (0, 5):
         assert run("segment", "-p", "a cow", "--masks", 2, "--seed", seed, "--out", seed)
@@ -166,7 +233,7 @@ def test_inputs_of_one_name_get_folders_of_their_own(run):
     os.mkdir("a")
     first, second = picture("cat.png"), picture("a/cat.png", seed=1_000_001)
     assert run("segment", first, second, "--masks", 2, "--out", "o").exit_code == 0
-    assert entries("o") == ["cat", "cat-2"]
+    assert entries("o") == ["cat", "cat-2", *SHEETS]
     np.testing.assert_array_equal(
         xr.open_zarr("o/cat-2/dataset.zarr")["picture"], Image.open(second)
     )
@@ -193,7 +260,8 @@ def test_odd_pictures_get_labels_of_their_own_size(run):
     for name in ("grey", "cmyk", "clear"):
         assert labels(f"o/{name}").shape == (128, 128)
     assert Image.open("o/odd/overlay.png").size == (101, 67)
-    seen = {name: xr.open_zarr(f"o/{name}/dataset.zarr")["picture"].values for name in entries("o")}
+    folders = [name for name in entries("o") if name not in SHEETS]
+    seen = {name: xr.open_zarr(f"o/{name}/dataset.zarr")["picture"].values for name in folders}
     assert (seen["clear"] == 255).all(), "what is transparent shows white"
     assert (seen["grey"] == seen["grey"][..., :1]).all()
     upright = np.asarray(turned.rotate(-90, expand=True), float)
@@ -263,7 +331,7 @@ def bad(tmp_path):
         ("huge.png", "too large"),
         ("large.png", "9000 x 9000"),
         ("empty.png", "not a picture"),
-        ("folder", "is a folder"),
+        ("folder", "the folder 'folder' has no image"),
         ("cut.png", "cut.png"),
     ],
 )
@@ -296,6 +364,9 @@ def test_all_bad_inputs_are_told_at_once(bad, refuse):
         ("cat.png", "--seed", -1),
         ("cat.png", "--dtype", "int8"),
         ("cat.png", "--nonsense"),
+        ("cat.png", "--engine", "fast"),
+        ("cat.png", "--balance", "all"),
+        ("cat.png", "--steps", 0),
     ],
 )
 def test_wrong_usage(refuse, arguments):
@@ -364,7 +435,7 @@ def test_one_failure_among_several_inputs(run, monkeypatch):
     result = run("segment", *map(picture, ("a.png", "b.png", "c.png")), "--masks", 2, "--out", "o")
     assert result.exit_code == 1
     assert "error: b.png: no good" in result.stderr
-    assert entries("o") == ["a", "c"]
+    assert entries("o") == ["a", "c", *SHEETS]
     assert "o/a/index.html" in result.stdout
 
 
@@ -456,6 +527,13 @@ def test_evaluates_a_folder_and_says_what_it_left_out(run, tmp_path):
     assert table["method"].tolist()[:2] == ["EmerDiff", "nearest"]
     assert table["majority-class"].between(0.01, 1).all()
     assert "class-mean" in (tmp_path / "evaluation/summary.csv").read_text()
+    (drawn,) = os.listdir("evaluation/drawings")
+    assert drawn.startswith("a-")
+    assert Image.open("evaluation/worst-and-best.png").height > 128
+    over = run(*command, "--skip", "--protocol", "class-mean", "--out", "over")
+    assert over.exit_code == 0
+    assert entries("over/drawings") == [drawn]
+    assert "worst-and-best.png" not in entries("over")
 
 
 def test_evaluating_refuses_before_a_model_is_loaded(refuse):

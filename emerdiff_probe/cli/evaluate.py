@@ -54,6 +54,9 @@ def evaluate(
     name,red,green,blue. [b]ade20k[/b], [b]coco-stuff-27[/b], [b]coco-stuff-171[/b]: as published,
     downloaded by you.
 
+    Writes tables, each picture beside its truth and its segments in [b]drawings/[/b], and those
+    with the lowest and the highest scores on one sheet, [b]worst-and-best.png[/b].
+
     For example:
 
       emerdiff-probe evaluate --dataset scenes-parts --count 20
@@ -62,6 +65,7 @@ def evaluate(
     """
     with reported() as console:
         import dataclasses
+        from functools import partial
 
         import emerdiff_probe as ep
         from emerdiff_probe import evaluation
@@ -83,6 +87,7 @@ def evaluate(
                 "config": dataclasses.asdict(config),
             },
             skip=skip,
+            drawn=True,
         )
         for key, text in found.skipped.items():
             say(console, f"left out '{key}': {text}", style="yellow")
@@ -94,3 +99,11 @@ def evaluate(
         typer.echo(f"{chosen.name}, {found.pictures['picture'].nunique()} pictures, {masks} masks")
         typer.echo(summary.T.to_string())
         typer.echo(f"Tables: {out / 'summary.csv'}, {out / 'pictures.csv'}")
+        if found.protocols:
+            sheet = evaluation.worst_and_best(found, partial(evaluation.drawing, out))
+            with made_at_once(out / "worst-and-best.png", replace=True) as new:
+                sheet.save(new)
+            typer.echo(
+                f"The lowest and the highest scores in pictures: {out / 'worst-and-best.png'}"
+            )
+        typer.echo(f"Each picture with its truth and segments: {out / 'drawings'}")

@@ -27,7 +27,9 @@ __all__ = ["record"]
 def record(
     images: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE", help="Pictures to record.", show_default=False),
+        typer.Argument(
+            metavar="IMAGE|FOLDER", help="Images, or folders of images.", show_default=False
+        ),
     ] = None,
     prompt: Annotated[
         list[str] | None,
@@ -78,16 +80,16 @@ def record(
 
       emerdiff-probe record --prompt "a red house" --sites "*attn2:query" --store house.zarr
     """
-    sources = sources_of(
-        prompt,
-        images,
-        seed=seed,
-        negative_prompt=negative_prompt,
-        height=height,
-        width=width,
-        clip_skip=clip_skip,
-    )
     with reported():
+        sources = sources_of(
+            prompt,
+            images,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            clip_skip=clip_skip,
+        )
         import emerdiff_probe as ep
 
         made = ep.record(

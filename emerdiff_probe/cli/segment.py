@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,23 +14,26 @@ from emerdiff_probe.cli.options import (
     MODELS,
     ClipSkip,
     Device,
-    Guidance,
     NegativePrompt,
     RunDtype,
     Seed,
     Side,
 )
 from emerdiff_probe.cli.report import reported, say
+from emerdiff_probe.cli.settings import with_settings
 from emerdiff_probe.errors import InputError, ProbeError
 from emerdiff_probe.inputs import Photo, Prompt
 
 __all__ = ["segment"]
 
 
+@with_settings
 def segment(
     images: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE", help="Pictures to segment.", show_default=False),
+        typer.Argument(
+            metavar="IMAGE|FOLDER", help="Images, or folders of images.", show_default=False
+        ),
     ] = None,
     prompt: Annotated[
         list[str] | None,
@@ -41,47 +44,52 @@ def segment(
     seed: Seed = 0,
     model: Annotated[str, typer.Option(help=MODELS)] = "playground",
     masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
-    guidance: Guidance = None,
     negative_prompt: NegativePrompt = "",
     height: Side = None,
     width: Side = None,
     clip_skip: ClipSkip = None,
     engine: Annotated[
-        str,
+        Literal["shared", "literal", "short", "jump"] | None,
         typer.Option(
-            help="[b]shared[/b], [b]literal[/b] (the paper's loop), [b]short[/b] or [b]jump[/b] "
-            "(fewer steps, approximate)."
+            help="[b]literal[/b], the paper's loop; [b]shared[/b], the same in less time; "
+            "[b]short[/b] or [b]jump[/b], fewer steps and approximate.",
+            show_default="shared; literal where that cannot be",
         ),
-    ] = "shared",
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("segments"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace older results.", show_default=False)
     ] = False,
     device: Device = None,
     dtype: RunDtype = None,
+    *,
+    settings: dict[str, Any],
 ) -> None:
-    """Segment pictures, or what a model draws from prompts, as EmerDiff does.
+    """Segment images, or what a model draws from prompts, as EmerDiff does.
 
     Each input gets a folder in [b]--out[/b] with [b]index.html[/b] (open it in a browser),
     [b]overlay.png[/b], [b]labels.png[/b] (a pixel's value is its segment) and
-    [b]dataset.zarr[/b] (for [b]xarray.open_zarr[/b]).
+    [b]dataset.zarr[/b] (for [b]xarray.open_zarr[/b]). Where there are several results,
+    [b]contact-sheet.html[/b] and [b]contact-sheet.png[/b] show all of them.
 
     For example:
 
       emerdiff-probe segment --prompt "a red house"
 
       emerdiff-probe segment cat.jpg dog.png --masks 20 --out animals
+
+      emerdiff-probe segment holiday/ --engine jump --sigma 0.5
     """
-    sources = sources_of(
-        prompt,
-        images,
-        seed=seed,
-        negative_prompt=negative_prompt,
-        height=height,
-        width=width,
-        clip_skip=clip_skip,
-    )
     with reported() as console:
+        sources = sources_of(
+            prompt,
+            images,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            clip_skip=clip_skip,
+        )
         from emerdiff_probe import exports as results
 
         folders = [out / name for name in results.names(title(source) for source in sources)]
@@ -89,9 +97,7 @@ def segment(
         import emerdiff_probe as ep
 
         loaded = ep.load(model, device=device, dtype=dtype.value if dtype else None)
-        config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed)
-        if guidance is not None:
-            config = config.replace(guidance=guidance)
+        config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed, **settings)
         written, failed = [], 0
         for number, (source, folder) in enumerate(zip(sources, folders, strict=True), start=1):
             text = textwrap.shorten(described(source), 70, placeholder=" ...")
@@ -108,6 +114,8 @@ def segment(
             say(Console(), "Open in a browser:", style="bold")
         for folder in written:
             say(Console(), f"  {folder / 'index.html'}")
+        if written and (sheet := results.write_sheets(out)):
+            say(Console(), f"All together: {sheet}", style="bold")
         if failed:
             raise typer.Exit(1)
 

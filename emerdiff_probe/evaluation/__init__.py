@@ -9,7 +9,8 @@ from emerdiff_probe.evaluation.datasets import (
     plain_folder,
     scene_dataset,
 )
-from emerdiff_probe.evaluation.evaluate import PROTOCOLS, Evaluation, Method, evaluate
+from emerdiff_probe.evaluation.drawings import worst_and_best
+from emerdiff_probe.evaluation.evaluate import PROTOCOLS, Evaluation, Method, drawing, evaluate
 from emerdiff_probe.evaluation.scoring import METRICS, Segments, paired, score, summary, verdicts
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Segments",
     "ade20k",
     "coco_stuff",
+    "drawing",
     "evaluate",
     "paired",
     "plain_folder",
@@ -30,4 +32,5 @@ __all__ = [
     "score",
     "summary",
     "verdicts",
+    "worst_and_best",
 ]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError, closest
 from emerdiff_probe.evaluation.datasets import IGNORE, Dataset
+from emerdiff_probe.evaluation.drawings import draw
 from emerdiff_probe.evaluation.journal import Journal, Row
 from emerdiff_probe.evaluation.protocols import OVER_DATASET, PER_PICTURE, Counted, Judged
 from emerdiff_probe.evaluation.scoring import Segments, paired, summary
@@ -24,7 +25,7 @@ from emerdiff_probe.metrics import Confusion
 from emerdiff_probe.paths import local
 from emerdiff_probe.schema import CHANNEL, MASK
 
-__all__ = ["PROTOCOLS", "Evaluation", "Method", "counted", "evaluate"]
+__all__ = ["PROTOCOLS", "Evaluation", "Method", "counted", "drawing", "evaluate"]
 
 Method = Callable[[NDArray[np.uint8]], Mapping[str, Segments]]
 """Function that segments an image (y, x, rgb) in one or several ways, by name."""
@@ -84,6 +85,7 @@ def evaluate(
     kept: Path | None = None,
     identity: Mapping[str, object] | None = None,
     skip: bool = False,
+    drawn: bool = False,
     processes: int = 1,
 ) -> Evaluation:
     """Score methods on a data set.
@@ -103,14 +105,19 @@ def evaluate(
             identity is refused.
         skip: Leaves out pictures that are damaged or whose labels are, or are missing, of another
             size or without a pixel that counts, and reports them. Otherwise they are an error.
+        drawn: Writes each image with its truth and its segments into ``kept``, to the file that
+            `drawing` names.
         processes: Number of images to run at the same time.
 
     Raises:
-        InputError: A protocol does not exist, an image cannot be used, or labels have another size.
+        InputError: A protocol does not exist, an image cannot be used, labels have another size, or
+            ``drawn`` is asked for without ``kept``.
         StoreError: ``kept`` holds results with another identity.
     """
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise InputError(f"no protocol {unknown[0]!r}; {closest(unknown[0], PROTOCOLS)}")
+    if drawn and kept is None:
+        raise InputError("drawn=True writes images; say where, with kept=Path('evaluation')")
     problems = dataset.problems()
     if problems and not skip:
         raise InputError(f"{_told(problems)}; mend them, or leave them out with skip=True")
@@ -120,8 +127,10 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         folder = local(kept) if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         about = {"dataset": dataset.name, "protocols": list(protocols), **(identity or {})}
+        if drawn:  # of a folder that was begun without, some drawings would be missing
+            about["drawn"] = True
         journal = Journal(folder / "scores.jsonl", about)
-        task = partial(_scored, method, dataset, tuple(protocols), folder, skip)
+        task = partial(_scored, method, dataset, tuple(protocols), folder, skip, drawn)
         table = journal.table({key: key for key in usable}, task, processes=processes)
         if "problem" in table:
             late = table[table["problem"].notna()]
@@ -139,6 +148,7 @@ def _scored(
     protocols: tuple[str, ...],
     folder: Path,
     skip: bool,
+    drawn: bool,
     key: str,
 ) -> list[Row]:
     """Return the rows of one image; keep what the scores over the data set need."""
@@ -152,6 +162,7 @@ def _scored(
         return [{"picture": key, "problem": str(error)}]
     rows: list[Row] = []
     kept: dict[str, NDArray[Any]] = {}
+    labels: dict[str, NDArray[np.integer]] = {}
     for name, segments in method(picture).items():
         if segments.labels.shape != truth.shape:
             raise InputError(
@@ -167,6 +178,8 @@ def _scored(
         }
         count = len(np.unique(segments.labels))
         rows.append({"picture": key, "method": name, "segments": count, **scores})
+        first = next(iter(scores.values()), None)
+        labels[name if first is None else f"{name} {first:.3f}"] = segments.labels
         if segments.embeddings is not None:
             used = np.flatnonzero(confusion.counts.sum(1))  # segments with pixels that count
             points = segments.embeddings.transpose(MASK, CHANNEL).values
@@ -178,10 +191,22 @@ def _scored(
             kept[f"{name}/counts"] = confusion.counts[used]
             kept[f"{name}/embeddings"] = points[used]
     if set(protocols) & set(OVER_DATASET):
-        path = _path(folder, key)
+        path = _path(folder, "counted", key, ".npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, allow_pickle=False, **kept)
+    if drawn:
+        draw(drawing(folder, key), picture, truth, labels)
     return rows
+
+
+def drawing(folder: Path, key: str) -> Path:
+    """Return the file in which an evaluation draws an image with its truth and its segments.
+
+    Args:
+        folder: Folder of the evaluation.
+        key: Key of the image.
+    """
+    return _path(folder, "drawings", key, ".png")
 
 
 def _over_dataset(table: pd.DataFrame, protocols: Sequence[str], folder: Path) -> pd.DataFrame:
@@ -203,14 +228,14 @@ def counted(folder: Path, keys: Iterable[str], method: str) -> Iterator[Counted]
         method: Name of the method; nothing was kept of one without embeddings.
     """
     for key in keys:
-        with np.load(_path(folder, key), allow_pickle=False) as arrays:
+        with np.load(_path(folder, "counted", key, ".npz"), allow_pickle=False) as arrays:
             if f"{method}/counts" in arrays:
                 yield Counted(arrays[f"{method}/counts"], arrays[f"{method}/embeddings"])
 
 
-def _path(folder: Path, key: str) -> Path:
+def _path(folder: Path, kind: str, key: str, ending: str) -> Path:
     # Names of a user's files can hold any character; a number cannot.
-    return folder / "counted" / f"{key[:80]}-{zlib.crc32(key.encode()):08x}.npz"
+    return folder / kind / f"{key[:80]}-{zlib.crc32(key.encode()):08x}{ending}"
 
 
 def _told(problems: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -155,8 +156,13 @@ def _small(name: str, shown: Any, side: int) -> Image.Image:
 
 def _shortened(name: str, font: Any, width: int) -> str:
     """Cut a name in its middle, as beginnings and ends of names tell files apart."""
-    shown, kept = name, len(name)
+    # Pillow's own font has no other letters than these.
+    letters = (
+        each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each)
+    )
+    plain = "".join(letters).encode("ascii", "replace").decode()
+    shown, kept = plain, len(plain)
     while font.getlength(shown) > width and kept > 2:
         kept -= 1
-        shown = f"{name[: (kept + 1) // 2]}…{name[len(name) - kept // 2 :]}"
+        shown = f"{plain[: (kept + 1) // 2]}...{plain[len(plain) - kept // 2 :]}"
     return shown

@@ -1,5 +1,8 @@
 """Methods over data sets: right numbers, resumed, and honest about what was left out."""
 
+import os
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +14,11 @@ from emerdiff_probe.errors import InputError, StoreError
 from emerdiff_probe.evaluation import (
     PROTOCOLS,
     Segments,
+    drawing,
     evaluate,
     plain_folder,
     scene_dataset,
+    worst_and_best,
 )
 from emerdiff_probe.evaluation.methods import emerdiff_and_baselines
 from emerdiff_probe.evaluation.protocols import OVER_DATASET, PER_PICTURE
@@ -152,6 +157,46 @@ def test_what_cannot_be_used_is_reported_and_left_out_only_when_asked(root):
         (root / "images" / name).unlink()
     with pytest.raises(InputError, match="'3': no pixel of its labels counts"):
         evaluate(by_red, plain_folder(root))
+
+
+def test_each_image_is_drawn_with_its_truth_and_the_worst_and_best_on_one_sheet(root, tmp_path):
+    def drawn_panels(key):
+        sheet = np.asarray(Image.open(drawing(tmp_path / "kept", key)))
+        return [sheet[12:32, 12 + number * 172 :][:, :25] for number in range(5)]
+
+    dataset = plain_folder(root)
+    options = {"kept": tmp_path / "kept", "drawn": True}
+    found = evaluate(by_red, dataset, ["majority-class"], **options)
+    image, truth, red, chance, _ = drawn_panels("0")
+    np.testing.assert_array_equal(image, dataset.load("0").picture)
+    np.testing.assert_array_equal(red, truth)  # right segments have the colours of their classes
+    assert (chance != truth).any()
+    for panel in (truth, red, chance):
+        assert (panel[0, :3] == 128).all()  # does not count
+        assert (panel[1:] != 128).any(-1).all()
+
+    def halves_first(picture):
+        return {name: by_red(picture)[name] for name in ("halves", "red")}
+
+    folder = tmp_path / "halves"
+    found = evaluate(halves_first, dataset, ["majority-class"], kept=folder, drawn=True)
+    scores = found.pictures.query("method == 'halves'").set_index("picture")["majority-class"]
+    sheet = np.asarray(worst_and_best(found, partial(drawing, folder), count=1))
+    for key, top in ((scores.idxmin(), 12), (scores.idxmax(), 108)):
+        strip = np.asarray(Image.open(drawing(folder, key)))
+        assert strip.shape[0] == 64
+        np.testing.assert_array_equal(sheet[top : top + 64, 12 : 12 + strip.shape[1]], strip)
+
+    os.remove(drawing(tmp_path / "kept", "0"))
+    evaluate(by_red, dataset, ["majority-class"], **options)
+    assert not drawing(tmp_path / "kept", "0").exists()  # what is scored is not computed again
+    with pytest.raises(StoreError, match="drawn"):
+        evaluate(by_red, dataset, ["majority-class"], kept=tmp_path / "kept")
+    with pytest.raises(InputError, match="say where, with kept="):
+        evaluate(by_red, dataset, drawn=True)
+    over = evaluate(by_red, dataset, ["class-mean"], kept=tmp_path / "over", drawn=True)
+    with pytest.raises(InputError, match="do not order its images"):
+        worst_and_best(over, partial(drawing, tmp_path / "over"))
 
 
 def test_refusals(root):

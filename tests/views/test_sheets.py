@@ -79,6 +79,13 @@ def test_long_names_are_cut_in_the_middle():
     assert (whole != wide).any()
 
 
+def test_accents_that_the_font_lacks_are_left_out():
+    accented, plain_name = (
+        np.asarray(views.contact_sheet({name: plain(RED)})) for name in ("été", "ete")
+    )
+    np.testing.assert_array_equal(accented, plain_name)
+
+
 @pytest.mark.parametrize(
     ("shown", "message"),
     [({}, "nothing to show"), ({"map": np.zeros((4, 4))}, r"'map' has shape \(4, 4\)")],
