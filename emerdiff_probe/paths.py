@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 import sys
@@ -20,21 +21,40 @@ from emerdiff_probe.errors import InputError, StoreError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Held", "free_bytes", "is_free", "local", "made_at_once"]
+__all__ = ["Held", "free_bytes", "is_address", "is_free", "local", "made_at_once"]
 
 _MOST_NAME: Final = 255
 """Bytes of the name of a file or folder."""
+
+
+_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/:]")
+"""How an address begins; `Path` makes one slash of two. A drive of Windows has one letter."""
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Return whether a text is an address as fsspec has them, and not a path.
+
+    >>> is_address("s3://bucket/run.zarr"), is_address(Path("s3://bucket")), is_address("C:/run")
+    (True, True, False)
+    """
+    return bool(_ADDRESS.match(str(path)))
 
 
 def local(path: str | os.PathLike[str]) -> Path:
     """Return a path as its user means it: ``~`` is their home.
 
     Raises:
-        InputError: No file system can have such a name, so that nothing need be tried.
+        InputError: It is an address, of which a folder ``s3:`` would be made here; or no file
+            system can have such a name, so that nothing need be tried.
 
     >>> local("~/run.zarr") == Path.home() / "run.zarr"
     True
     """
+    if is_address(path):
+        raise InputError(
+            f"'{path}' is an address, and a file or folder of this machine is needed; give a path "
+            "here, and copy from or to the address"
+        )
     try:
         found = Path(path).expanduser()
         longest = max((len(os.fsencode(part)) for part in found.parts), default=0)

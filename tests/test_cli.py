@@ -420,6 +420,26 @@ def test_a_place_that_cannot_be_written_to(refuse):
     assert entries() == ["cat.png"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("segment", "cat.png", "--out", "s3://bucket/out"),
+        ("record", "-p", "a cow", "--sites", "mid_block", "--store", "s3://bucket/run.zarr"),
+        ("evaluate", "--dataset", "scenes-parts", "--count", 2, "--out", "memory://out"),
+        ("claims", "--out", "gs://bucket/claims"),
+        ("claims", "--kept", "gs://bucket/claims"),
+        ("train", "--minutes", 0.01, "--out", "s3://bucket/model"),
+        ("segment", "s3://bucket/cat.png"),
+    ],
+)
+def test_no_folder_is_made_of_an_address(run, arguments):
+    picture()
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "this machine" in result.stderr
+    assert entries() == ["cat.png"]
+
+
 # What is stopped
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emerdiff_probe import paths
-from emerdiff_probe.errors import StoreError
+from emerdiff_probe.errors import InputError, StoreError
 
 HOLDER = """
 import sys, time
@@ -26,6 +26,14 @@ def test_home_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert paths.local("~/run.zarr") == tmp_path / "run.zarr"
     assert paths.local(Path("a~b")) == Path("a~b")
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/run.zarr", "memory://a", "zip::s3://a", "file:///a"])
+def test_an_address_is_no_name_of_a_file(name):
+    for given in (name, Path(name)):
+        with pytest.raises(InputError, match="is an address, and a file or folder"):
+            paths.local(given)
+    assert paths.local("a:b/c d") == Path("a:b/c d")
 
 
 def test_a_name_is_free_or_not(tmp_path):

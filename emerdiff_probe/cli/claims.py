@@ -11,6 +11,7 @@ from emerdiff_probe.cli.datasets import DatasetName, dataset_of
 from emerdiff_probe.cli.options import Device, Dtype, Root, Split
 from emerdiff_probe.cli.report import reported
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.paths import local
 
 __all__ = ["claims"]
 
@@ -81,6 +82,7 @@ def claims(
         import emerdiff_probe as ep
         from emerdiff_probe.evaluation.rivals import of_unet
 
+        out, kept = local(out), local(kept)
         # Read before the models, which take longer.
         chosen = None if dataset is None else dataset_of(dataset, root, split, _FIRST_SEED, count)
         names = [*(["playground"] if chosen is None else []), *(model or [])]

@@ -10,7 +10,7 @@ import typer
 from emerdiff_probe.cli.datasets import DatasetName, dataset_of
 from emerdiff_probe.cli.options import MODELS, Device, Root, RunDtype, Seed, Split
 from emerdiff_probe.cli.report import reported, say
-from emerdiff_probe.paths import made_at_once
+from emerdiff_probe.paths import local, made_at_once
 
 __all__ = ["evaluate"]
 
@@ -73,6 +73,7 @@ def evaluate(
         from emerdiff_probe.evaluation.rivals import of_unet
         from emerdiff_probe.models.identity import identity
 
+        out = local(out)
         chosen = dataset_of(dataset, root, split, first_seed, count)
         loaded = of_unet(ep.load(model, device=device, dtype=dtype.value if dtype else None))
         config = ep.EmerDiffConfig.for_model(loaded).replace(seed=seed)

@@ -17,7 +17,7 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from emerdiff_probe import schema
 from emerdiff_probe.errors import ProbeError, StoreError, first_line
-from emerdiff_probe.paths import local
+from emerdiff_probe.paths import is_address, local
 from emerdiff_probe.store.bounds import VALUES, check_nodes
 from emerdiff_probe.store.forks import reopened_in_forks
 from emerdiff_probe.store.plan import size_text
@@ -52,20 +52,20 @@ def is_remote(address: Address) -> bool:
 
 
 def local_folder(address: Address) -> Path:
-    """The folder that a recording can be written to.
+    """Return the folder that a store can be written to.
 
     Raises:
         StoreError: It is something else.
     """
-    if is_remote(address):
+    if is_address(address):
         raise StoreError(
-            f"'{address}' is no folder on this machine, and recordings are written to one; record "
-            "to a folder and copy it there, whole or as the one file that pack() makes"
+            f"'{address}' is no folder on this machine, and stores are written to one; write to a "
+            "folder and copy it there, a recording whole or as the one file that pack() makes"
         )
     path = local(address)
     if path.is_file():
         raise StoreError(
-            f"'{path}' is a file, and recordings are written to folders; choose another name, or "
+            f"'{path}' is a file, and stores are written to folders; choose another name, or "
             "if it is a packed recording that is to go on, unpack it into a folder"
         )
     return path

@@ -17,9 +17,9 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from emerdiff_probe.errors import StoreError, check_unchanged
-from emerdiff_probe.paths import Held, free_bytes, is_free, local, made_at_once
+from emerdiff_probe.paths import Held, free_bytes, is_free, made_at_once
 from emerdiff_probe.schema import RESPONSES
-from emerdiff_probe.store.address import as_it_claims
+from emerdiff_probe.store.address import as_it_claims, local_folder
 from emerdiff_probe.store.bounds import check_nodes
 from emerdiff_probe.store.chunks import FLAT, PARTIAL, chunks_of
 from emerdiff_probe.store.identity import check_model, instead_of
@@ -65,7 +65,7 @@ class ResponseStore:
         name: str = "response",
         schema: str = RESPONSES,
     ) -> None:
-        self.path = local(path)
+        self.path = local_folder(path)
         self._name, self._schema = name, schema
         self._identity = json.loads(json.dumps({"model": model, "settings": settings}))
         if not is_free(self.path):
@@ -170,7 +170,7 @@ def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.
     Raises:
         StoreError: It holds no responses.
     """
-    path = local(path)
+    path = local_folder(path)
     _metadata(path, schema)
     with as_it_claims(path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")

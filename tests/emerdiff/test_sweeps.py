@@ -2,6 +2,7 @@
 
 import itertools
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +135,15 @@ def test_a_store_resumes_and_holds_the_same(run, tmp_path, monkeypatch):
 def test_what_cannot_be_swept_is_refused(run, over, words):
     with pytest.raises(ConfigError, match=words):
         run.sweep(config=CONFIG, progress=False, **over)
+
+
+def test_no_store_is_made_of_an_address(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for address in ("s3://bucket/run.zarr", "memory://run.zarr", Path("s3://bucket/run.zarr")):
+        with pytest.raises(StoreError, match=r"is no folder on this machine, and stores are"):
+            run.sweep(sigma=[0, 1], masks=3, config=CONFIG, store=address, progress=False)
+        with pytest.raises(StoreError, match=r"is no folder on this machine, and stores are"):
+            run.respond(2, config=CONFIG, store=address, progress=False)
+        with pytest.raises(StoreError, match=r"is no folder on this machine, and stores are"):
+            ep.open_responses(address)
+    assert list(tmp_path.iterdir()) == []

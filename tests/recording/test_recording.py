@@ -388,7 +388,7 @@ def test_foreign_folders_are_left_alone(model, tmp_path):
     with pytest.raises(StoreError, match="is no recording"):
         ep.open(tmp_path / "nothing")
     (tmp_path / "run.zip").write_text("text")
-    with pytest.raises(StoreError, match="is a file, and recordings are written to folders"):
+    with pytest.raises(StoreError, match="is a file, and stores are written to folders"):
         ep.record(model, HOUSE, "mid_block", store=tmp_path / "run.zip", **QUIET)
     with pytest.raises(StoreError, match="is no folder on this machine"):
         ep.record(model, HOUSE, "mid_block", store="s3://bucket/run.zarr", **QUIET)

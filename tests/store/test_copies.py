@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 import emerdiff_probe as ep
-from emerdiff_probe.errors import ConfigError, StoreError
+from emerdiff_probe.errors import ConfigError, InputError, StoreError
 from emerdiff_probe.store import Memory, Streamed, copies, info
 from emerdiff_probe.store import plan as plans
 from tests.store.recordings import equal, filled, small_plan
@@ -132,8 +132,10 @@ def test_wrong_copies_are_refused(stored, tmp_path, small_blocks):
         ep.pack(stored, stored)
     with pytest.raises(StoreError, match="is no recording"):
         ep.pack(tmp_path, tmp_path / "new.zip")
-    with pytest.raises(StoreError, match="recordings are written to one; record to a folder"):
+    with pytest.raises(StoreError, match="stores are written to one; write to a folder"):
         ep.rechunk(stored, "points", "memory://new")
+    with pytest.raises(InputError, match="'s3://bucket/run.zip' is an address"):
+        ep.pack(stored, "s3://bucket/run.zip")
     assert {each.name for each in tmp_path.iterdir()} == {"run.zarr", "part.zarr"}
     points = ep.rechunk(stored, "points", tmp_path / "points.zarr")
     with pytest.raises(StoreError, match=r"points\.zarr' is a copy that rechunk\(\) made"):
