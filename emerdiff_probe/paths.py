@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -21,7 +22,13 @@ from emerdiff_probe.errors import InputError, StoreError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Held", "free_bytes", "is_address", "is_free", "local", "made_at_once"]
+__all__ = ["LOCK", "Held", "free_bytes", "is_address", "is_free", "local", "made_at_once"]
+
+LOCK: Final = ".lock"
+"""The file in a store that is locked by who writes there, and names them."""
+
+_LEFT_AFTER: Final = 3600
+"""Seconds after which something half made, which nobody has locked, was left by one who died."""
 
 _MOST_NAME: Final = 255
 """Bytes of the name of a file or folder."""
@@ -70,10 +77,13 @@ def local(path: str | os.PathLike[str]) -> Path:
 
 
 def is_free(path: Path) -> bool:
-    """Return whether something new can get this name: nothing is there, or an empty folder."""
+    """Return whether something new can get this name: nothing is there, or an empty folder.
+
+    A lock alone, of one who is about to begin or who died then, is nothing.
+    """
     if path.is_symlink() or not path.is_dir():
         return not os.path.lexists(path)
-    return not any(path.iterdir())
+    return all(each.name == LOCK for each in path.iterdir())
 
 
 def free_bytes(path: Path) -> int:
@@ -101,7 +111,7 @@ def made_at_once(path: Path, *, replace: bool = False, held: Held | None = None)
         path: The name in the end. That to make it by has the same ending.
         replace: Whether something that has the name already gives way; it stays where the new one
             does not come to its end.
-        held: The right to write there, of one who has it already.
+        held: The right to write to a store, of one who has it already; a store is not replaced.
 
     Raises:
         StoreError: It is there already, is being made by another process, or cannot be written;
@@ -112,13 +122,16 @@ def made_at_once(path: Path, *, replace: bool = False, held: Held | None = None)
         # Only now: somebody may have made it while we waited to begin.
         if not (replace or is_free(path)):
             raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
-        # One that was killed in the middle leaves them behind.
-        _remove(making)
-        if old.exists() and not path.exists():
-            old.rename(path)
         try:
+            # One that was killed in the middle leaves them behind.
+            _remove_left(path.parent)
+            _remove(making)
+            if old.exists() and not path.exists():
+                old.rename(path)
             yield making
-            if making.is_dir() and path.is_dir():  # only files are replaced in one step
+            if held is not None:
+                held.goes_into(making)
+            elif making.is_dir() and path.is_dir():  # only files are replaced in one step
                 path.rename(old)
             try:
                 making.replace(path)
@@ -132,8 +145,9 @@ def made_at_once(path: Path, *, replace: bool = False, held: Held | None = None)
                 "call this again"
             ) from error
         finally:
-            _remove(making)
-            _remove(old)
+            with suppress(OSError):  # of a folder that cannot be written to
+                _remove(making)
+                _remove(old)
 
 
 def _remove(path: Path) -> None:
@@ -143,29 +157,63 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class Held:
-    """The right to write to a file or folder, which one has at a time.
+def _remove_left(folder: Path) -> None:
+    """Remove what others who were killed left half made in a folder, whatever its name."""
+    for left in folder.glob(".making-*") if folder.is_dir() else ():
+        path = folder / left.name.removeprefix(".making-")
+        with suppress(OSError):
+            old = time.time() - left.stat().st_mtime > _LEFT_AFTER
+            if old and not any(map(_is_locked, (_lock_beside(path), path / LOCK))):
+                _remove(left)
+                _lock_beside(path).unlink(missing_ok=True)
 
-    It is a lock on a hidden file beside, which the operating system ends with the process that has
-    it, however that ends. Windows has no such locks; there nobody is refused.
+
+def _lock_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _is_locked(lock: Path) -> bool:
+    if sys.platform == "win32":
+        return True  # nobody knows
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+class Held:
+    """The right to write to a file or store, which one has at a time.
+
+    It is a lock on a file in the store, or beside a file, which the operating system ends with the
+    process that has it, however that ends. Windows has no such locks; there nobody is refused.
 
     Args:
         path: What is written to; it need not be there yet.
+        store: Whether it is a store: its folder is made for the lock, if need be.
 
     Raises:
         StoreError: Somebody else writes there; names the process.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lock = path.with_name(f".{path.name}.lock")
+    def __init__(self, path: Path, *, store: bool = False) -> None:
+        self._path = path
+        self._lock = path / LOCK if store else _lock_beside(path)
+        self._made = store and not path.exists()
         self._file: FileIO | None = None
         if sys.platform == "win32":
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             while self._file is None:
-                self._take(path)
+                self._lock.parent.mkdir(parents=True, exist_ok=True)
+                # One that ended a moment ago may take the folder with it.
+                with suppress(FileNotFoundError):
+                    self._take()
         except OSError as error:
+            self._unmake()
             # Where nothing can be written there is nobody to keep apart; and what is finished can
             # be read there.
             if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC):
@@ -173,7 +221,7 @@ class Held:
             return
         _held.add(self)
 
-    def _take(self, path: Path) -> None:
+    def _take(self) -> None:
         file = self._lock.open("a+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,11 +229,11 @@ class Held:
             file.seek(0)
             holder = file.read().decode() or "another process"
             raise StoreError(
-                f"'{path}' is being written to by {holder}; wait until "
+                f"'{self._path}' is being written to by {holder}; wait until "
                 "it has ended, or choose another name"
             ) from None
         # One that ended a moment ago took its file with it.
-        if self._lock.exists() and os.path.samestat(os.fstat(file.fileno()), self._lock.stat()):
+        if self._is_there(file):
             self._file = file
             now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
             holder = f"process {os.getpid()} on {socket.gethostname()} since {now}"
@@ -195,12 +243,36 @@ class Held:
         else:
             file.close()
 
+    def _is_there(self, file: FileIO) -> bool:
+        """Return whether a file is the one that has the lock's name."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(file.fileno()), self._lock.stat())
+        return False
+
+    def goes_into(self, making: Path) -> None:
+        """Put the lock into the folder that is about to get the store's name.
+
+        The folder that had the name is empty then and gives way; where somebody else has begun to
+        write there at this moment it is not, and does not.
+        """
+        if self._file is not None:
+            self._lock.rename(making / LOCK)
+
     def close(self) -> None:
         """Let others write there."""
         if self._file is not None:
-            self._lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                if self._is_there(self._file):
+                    self._lock.unlink()
+            self._unmake()
             self._file.close()
             self._file = None
+
+    def _unmake(self) -> None:
+        """Remove the folder that was made for the lock, where nothing else is in it."""
+        if self._made:
+            with suppress(OSError):
+                self._path.rmdir()
 
     def __enter__(self) -> Held:
         return self

@@ -16,7 +16,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from emerdiff_probe.paths import Held
-held = Held(Path(sys.argv[1]))
+held = Held(Path(sys.argv[1]), store=True)
 print("held", flush=True)
 time.sleep(60)
 """
@@ -116,15 +116,74 @@ def test_one_that_was_put_aside_by_a_killed_process_comes_back(tmp_path):
 
 def test_one_writes_and_the_next_is_told_who(tmp_path):
     place = tmp_path / "run.zarr"
-    with paths.Held(place):
-        with pytest.raises(
-            StoreError, match=rf"run\.zarr' is .* by process {os.getpid()} on .*since 2"
-        ):
-            paths.Held(place)
-        paths.Held(tmp_path / "other.zarr").close()
-    with paths.Held(place):
-        pass
-    assert not list(tmp_path.iterdir())
+    for store in (False, True):
+        with paths.Held(place, store=store):
+            with pytest.raises(
+                StoreError, match=rf"run\.zarr' is .* by process {os.getpid()} on .*since 2"
+            ):
+                paths.Held(place, store=store)
+            paths.Held(tmp_path / "other.zarr", store=store).close()
+        with paths.Held(place, store=store):
+            pass
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_lock_of_a_store_is_in_it_by_whatever_name_it_is_reached(tmp_path):
+    place, link = tmp_path / "run.zarr", tmp_path / "link.zarr"
+    link.symlink_to(place)
+    with paths.Held(place, store=True) as held:
+        assert paths.is_free(place), "a lock alone is nothing"
+        with pytest.raises(StoreError, match="is being written to by process"):
+            paths.Held(link, store=True)
+        with paths.made_at_once(place, held=held) as making:
+            making.mkdir()
+            (making / "values").write_text("all")
+            with pytest.raises(StoreError, match="is being written to by process"):
+                paths.Held(place, store=True)
+        assert sorted(each.name for each in place.iterdir()) == [".lock", "values"]
+        for name in (place, link):
+            with pytest.raises(StoreError, match="is being written to by process"):
+                paths.Held(name, store=True)
+    assert [each.name for each in place.iterdir()] == ["values"]
+    paths.Held(place, store=True).close()
+    assert text_of(place) == "all"
+
+
+def test_a_folder_in_which_another_began_to_write_does_not_give_way(tmp_path, monkeypatch):
+    place = tmp_path / "run.zarr"
+    goes_into, others = paths.Held.goes_into, []
+
+    def overtaken(held, making):
+        goes_into(held, making)
+        others.append(paths.Held(place, store=True))
+
+    monkeypatch.setattr(paths.Held, "goes_into", overtaken)
+    with (
+        pytest.raises(StoreError, match="not empty"),
+        paths.Held(place, store=True) as held,
+        paths.made_at_once(place, held=held) as making,
+    ):
+        making.mkdir()
+    assert [each.name for each in place.iterdir()] == [".lock"]
+    others[0].close()
+    assert not any(each.name.startswith(".making") for each in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("age", [0, 7200])
+def test_what_killed_processes_left_is_removed_by_the_next_in_that_folder(tmp_path, age):
+    for name in (".making-a.zarr", ".making-b.zarr", ".making-c.zip"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "values").write_text("half")
+    (tmp_path / ".c.zip.lock").write_text("process 1")
+    when = time.time() - age
+    for left in tmp_path.iterdir():
+        os.utime(left, (when, when))
+    with paths.Held(tmp_path / "b.zarr", store=True):
+        put(tmp_path / "new", "file", "text")
+        there = {each.name for each in tmp_path.iterdir()}
+    kept = {"new", "b.zarr", ".making-b.zarr"}
+    young = {".making-a.zarr", ".making-c.zip", ".c.zip.lock"}
+    assert there == (kept if age else kept | young)
 
 
 def test_who_died_keeps_nothing(tmp_path):
@@ -134,15 +193,17 @@ def test_who_died_keeps_nothing(tmp_path):
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(StoreError, match=f"by process {holder.pid} on "):
-            paths.Held(place)
+            paths.Held(place, store=True)
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
-    assert [each.name for each in tmp_path.iterdir()] == [".run.zarr.lock"]
-    with paths.Held(place):
-        pass
-    assert not list(tmp_path.iterdir())
+    assert [each.name for each in tmp_path.rglob("*")] == ["run.zarr", ".lock"]
+    assert paths.is_free(place)
+    with paths.Held(place, store=True) as held, paths.made_at_once(place, held=held) as making:
+        making.mkdir()
+        (making / "values").write_text("all")
+    assert [each.name for each in tmp_path.rglob("*")] == ["run.zarr", "values"]
 
 
 def test_a_forked_child_keeps_nothing_of_its_parents(tmp_path):

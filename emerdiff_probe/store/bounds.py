@@ -31,6 +31,9 @@ _MOST_LABELS: Final = 2**26
 _MOST_CHUNK: Final = 2**32
 """Bytes of a chunk, which is the least that is read."""
 
+_MOST_CHUNKS: Final = 2**20
+"""Chunks along one dim, each of which dask keeps a number for."""
+
 _PART: Final = re.compile(r"[^/\\\0]+")
 
 
@@ -78,7 +81,16 @@ def _check_array(path: str, node: Mapping[str, Any], *, labels: bool) -> None:
         raise ValueError(
             f"{path!r} has {math.prod(shape):,} labels; {_MOST_LABELS:,} are read at most"
         )
+    if max(shape, default=0) > _MOST_LABELS:
+        raise ValueError(f"{path!r} has sizes {shape}; {_MOST_LABELS:,} are read at most")
     chunks = _sizes(path, _chunk_shape(node))
+    if len(chunks) != len(shape) or 0 in chunks:
+        raise ValueError(f"{path!r} has sizes {shape} and chunks of {chunks}")
+    if any(size / chunk > _MOST_CHUNKS for size, chunk in zip(shape, chunks, strict=True)):
+        raise ValueError(
+            f"{path!r} has chunks of {chunks}, too many for its sizes {shape}; "
+            f"{_MOST_CHUNKS:,} along a dim are read at most"
+        )
     size = math.prod(chunks) * (16 if kind == "string" else np.dtype(kind).itemsize)
     if size > _MOST_CHUNK:
         raise ValueError(

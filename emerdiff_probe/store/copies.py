@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 
 from emerdiff_probe.errors import ConfigError, StoreError
-from emerdiff_probe.paths import local, made_at_once
+from emerdiff_probe.paths import LOCK, Held, local, made_at_once
 from emerdiff_probe.schema import TIMESTEP, X, Y
 from emerdiff_probe.store.address import Address, local_folder, opened
 from emerdiff_probe.store.chunks import PARTIAL
@@ -69,7 +69,7 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
         tree.sizes[TIMESTEP],
     )
     new = local_folder(path)
-    with made_at_once(new) as making:
+    with Held(new, store=True) as held, made_at_once(new, held=held) as making:
         about = with_checksums(tree.to_dataset().assign_attrs({LAYOUT: layout}))
         portable(about.drop_encoding()).to_zarr(making, zarr_format=3, consolidated=False)
         root = zarr.open_group(making, mode="r+")
@@ -175,8 +175,9 @@ def pack(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files of a recording, but for those that a writer was about to name."""
-    found = sorted(each for each in folder.rglob("*") if each.suffix != PARTIAL)
+    """All files of a recording, but for a writer's lock and what it was about to name."""
+    own = (each for each in folder.rglob("*") if each != folder / LOCK)
+    found = sorted(each for each in own if each.suffix != PARTIAL)
     for each in found:
         if each.is_symlink():
             raise StoreError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emerdiff_probe.paths import made_at_once
+from emerdiff_probe.paths import Held, made_at_once
 from emerdiff_probe.store.chunks import write_chunk
 from emerdiff_probe.store.making import lay_out
 from emerdiff_probe.store.plan import IMAGE, Plan
@@ -34,8 +34,10 @@ class Growing:
         self.path = path
         self._blocks = 0
         self._failed = False
-        self._open = ExitStack()
-        self._making = self._open.enter_context(made_at_once(path))
+        with ExitStack() as stack:
+            held = stack.enter_context(Held(path, store=True))
+            self._making = stack.enter_context(made_at_once(path, held=held))
+            self._open = stack.pop_all()
 
     def write(self, plan: Plan, values: Mapping[str, NDArray[Any]]) -> None:
         """Take a block of timesteps of all samples.

@@ -91,7 +91,7 @@ class ResponseStore:
         Raises:
             StoreError: The disk has too little room, or somebody else writes there.
         """
-        self._held = Held(self.path)
+        self._held = Held(self.path, store=True)
         try:
             if is_free(self.path):
                 self._make(rest, response)

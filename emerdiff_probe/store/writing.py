@@ -122,7 +122,7 @@ class Streamed:
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path, self.plan = path, plan
         # Held from before the first look: two who begin at once are not both the first.
-        self._held = Held(path)
+        self._held = Held(path, store=True)
         try:
             if is_free(path):
                 make_recording(path, plan, self._held)

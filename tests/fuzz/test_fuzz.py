@@ -7,9 +7,11 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import warnings
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,15 +30,19 @@ from tests.store.recordings import filled, small_plan
 COUNT = int(os.environ.get("FUZZ_INPUTS", "30"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 SECONDS = 20
+MEMORY = 4 * 2**30
 
 
 @contextmanager
 def soon():
-    """An answer within some seconds, or none."""
+    """An answer within some seconds and some memory more, or none."""
 
     def late(*_):
         pytest.fail(f"no answer in {SECONDS} seconds")
 
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, limits[1]))
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
     try:
@@ -44,6 +50,7 @@ def soon():
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def tried(door, inputs):

@@ -244,10 +244,10 @@ def test_of_two_who_begin_one_store_at_once_the_second_continues_it(tmp_path, mo
     class Late(writing.Held):
         """Another has recorded a block by the time one gets the right to write there."""
 
-        def __init__(self, where):
+        def __init__(self, where, **options):
             monkeypatch.setattr(writing, "Held", Late.__base__)
             filled(Streamed(where, plan), blocks=1)
-            super().__init__(where)
+            super().__init__(where, **options)
 
     monkeypatch.setattr(writing, "Held", Late)
     second = Streamed(path, plan)
