@@ -238,4 +238,4 @@ def _grey(pixels: xr.DataArray) -> go.Image:
     """Draw the picture without its colours."""
     # Luma of ITU-R BT.601.
     luma = np.rint(pixels.values @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-    return picture(luma, extent(pixels))
+    return picture(luma, extent(pixels), pointed=False)

@@ -69,7 +69,8 @@ def comparison(
         at = number // across + 1, number % across + 1
         coloured = (numbers if numbers is first else matched(numbers, first))[rows][:, columns]
         own = numbers[rows][:, columns]
-        figure.add_trace(picture(outlined(pixels[rows][:, columns], coloured, alpha), size), *at)
+        painted = outlined(pixels[rows][:, columns], coloured, alpha)
+        figure.add_trace(picture(painted, size, pointed=False), *at)
         template = f"{text(name)}<br>segment %{{z}}<br>x %{{x:.1f}}, y %{{y:.1f}}"
         figure.add_trace(pixel_map(own, size, template, opacity=0, showscale=False), *at)
     return figure

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import described
+from emerdiff_probe.views.colours import SEQUENTIAL
 from emerdiff_probe.views.panels import as_bytes, panels, picture, pixel_map, title
 
 __all__ = ["Replayed", "effect"]
@@ -82,7 +83,7 @@ def effect(run: Replayed, edited: Replayed) -> go.Figure:
         side=_SIDE,
         heading=title(numbers, under),
         titles=["before", "after", "difference"],
-        scales=[{"colorscale": "viridis", "cmin": 0}],
+        scales=[{"colorscale": SEQUENTIAL, "cmin": 0}],
     )
     figure.add_trace(picture(as_bytes(before), run.size), 1, 1)
     figure.add_trace(picture(as_bytes(after), run.size), 1, 2)

@@ -55,7 +55,7 @@ def layers(
     """Draw what sites hold: a row for each site, a column for each timestep.
 
     The picture that the run ended with stands at the beginning of each row, where it is known; all
-    panels zoom together.
+    panels zoom together. Pointing at a location tells its value; of colours, its magnitude.
 
     Args:
         run: A recording.
@@ -82,16 +82,24 @@ def layers(
         raise InputError(f"scale is {scale!r}; choose 'all' or 'site'")
     run = store.with_samples(run)
     names, (at, steps) = chosen_sites(run, sites), chosen_calls(run, timesteps)
-    maps = {
-        name: _shown(
-            places(store.site(run, name), sample=sample, guidance=guidance, head=head)
-            .isel({TIMESTEP: at})
-            .load(),
-            show,
-        )
+    recorded = {
+        name: places(store.site(run, name), sample=sample, guidance=guidance, head=head)
+        .isel({TIMESTEP: at})
+        .load()
         for name in names
     }
+    # Colours are no numbers: pointing at them tells the magnitude.
+    maps = {
+        name: one_channel(values, show) if isinstance(show, int) else magnitude(values)
+        for name, values in recorded.items()
+    }
+    coloured = (
+        {name: principal_colours(values)[0] for name, values in recorded.items()}
+        if show == "colours"
+        else {}
+    )
     what = f"channel {show}" if isinstance(show, int) else show
+    told = "magnitude" if coloured else what
     model, source = described(run, sample)
     size = extent(next(iter(maps.values())))
     ended = endings(run).isel({SAMPLE: sample}).transpose(Y, X, RGB)
@@ -103,33 +111,25 @@ def layers(
         heading=title(f"{model}: {what} by site and timestep", source, 30 + 20 * len(steps)),
         columns=[*["picture"] * len(pictures), *(f"t = {step}" for step in steps)],
         rows=[site_text(name) for name in names],
-        scales=() if show == "colours" else _scales(maps, what, scale),
+        scales=() if coloured else _scales(maps, what, scale),
     )
     for row, (name, values) in enumerate(maps.items(), start=1):
         for each in pictures:
             figure.add_trace(each, row, 1)
         for number, step in enumerate(steps):
-            one = values.isel({TIMESTEP: number})
             column = len(pictures) + number + 1
-            if show == "colours":
-                pixels = as_bytes(one.transpose(Y, X, RGB).values)
-                figure.add_trace(picture(pixels, size), row, column)
-                continue
+            drawn: dict[str, Any] = {"scale": row if scale == "site" else 1}
+            if coloured:
+                colours = coloured[name].isel({TIMESTEP: number}).transpose(Y, X, RGB).values
+                figure.add_trace(picture(as_bytes(colours), size, pointed=False), row, column)
+                drawn = {"opacity": 0, "showscale": False}
             template = (
-                f"{text(site_text(name))}, t = {step}<br>{what} %{{z:.3~g}}<br>x %{{x:.1f}}, "
+                f"{text(site_text(name))}, t = {step}<br>{told} %{{z:.3~g}}<br>x %{{x:.1f}}, "
                 "y %{y:.1f}"
             )
-            axis = row if scale == "site" else 1
-            figure.add_trace(
-                pixel_map(one.transpose(Y, X).values, size, template, scale=axis), row, column
-            )
+            one = values.isel({TIMESTEP: number}).transpose(Y, X).values
+            figure.add_trace(pixel_map(one, size, template, **drawn), row, column)
     return figure
-
-
-def _shown(values: xr.DataArray, show: str | int) -> xr.DataArray:
-    if isinstance(show, int):
-        return one_channel(values, show)
-    return magnitude(values) if show == "magnitude" else principal_colours(values)[0]
 
 
 def _scales(

@@ -22,6 +22,7 @@ script-src 'unsafe-inline'; style-src 'unsafe-inline'">
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 1.5rem auto; \
 max-width: 1500px; padding: 0 1rem; }}
+.caution {{ border-left: 4px solid #d08700; padding-left: 0.8rem; }}
 h1 {{ font-size: 1.3rem; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; }}
 th, td {{ text-align: left; vertical-align: top; padding: 0.15rem 1rem 0.15rem 0; \
@@ -32,7 +33,7 @@ summary {{ cursor: pointer; font-weight: 600; margin: 0.8rem 0 0.3rem; }}
 </head>
 <body>
 <h1>{title}</h1>
-<p>{facts}</p>
+<p>{facts}</p>{caution}
 {figure}
 {tables}
 </body>
@@ -61,6 +62,12 @@ _JSON: Final = (
 )
 
 
+_UNSEEN: Final = """
+<p class="caution">The bundled model has seen nothing but drawn scenes. If this image is a \
+photograph, the model has never seen anything like it, and what it finds says little about \
+EmerDiff: take a model that knows photographs, such as Stable Diffusion.</p>"""
+
+
 def page(ds: xr.Dataset) -> str:
     """A page with the `overview` figure and the provenance; plotly.js is in it.
 
@@ -68,7 +75,8 @@ def page(ds: xr.Dataset) -> str:
         ds: A segmentation, as `emerdiff_probe.segment` makes it.
 
     Returns:
-        HTML of some 5 MB. Texts from the dataset are escaped.
+        HTML of some 5 MB. Texts from the dataset are escaped. Where the bundled model was given an
+        image, the page says that it has never seen photographs.
     """
     figure = overview(ds).update_layout(title=None, margin_t=40, width=None)
     plot = figure.to_html(
@@ -89,7 +97,10 @@ def page(ds: xr.Dataset) -> str:
         f"{ds.sizes['x']} × {ds.sizes['y']} pixels (width × height). "
         "Point at a place to see its segment; drag to zoom, double-click to go back."
     )
+    inverted = str(ds.attrs["source"]).startswith("photo ")
+    bundled = json.loads(ds.attrs["config"]).get("family") == "playground"
     return _PAGE.format(
+        caution=_UNSEEN if inverted and bundled else "",
         title=html.escape(f"Segments of {ds.attrs['source']}"),
         facts=html.escape(facts),
         figure=plot,

@@ -224,10 +224,21 @@ def pixel_map(
     )
 
 
-def picture(pixels: NDArray[np.uint8], extent: Extent) -> go.Image:
-    """Pixels, (y, x, rgb) or greys (y, x), over the whole of the picture, whatever their number."""
+def picture(pixels: NDArray[np.uint8], extent: Extent, *, pointed: bool = True) -> go.Image:
+    """Draw pixels over the whole of the image, whatever their number.
+
+    Args:
+        pixels: (y, x, rgb), or greys (y, x).
+        extent: Of the image.
+        pointed: Pointing at a pixel tells its place and colour. Where a map lies above, it is the
+            map that is pointed at.
+    """
     source = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
-    return go.Image(source=source, hoverinfo="skip", **cells(extent, *pixels.shape[:2]))
+    told: dict[str, Any] = {"hoverinfo": "skip"}
+    if pointed:
+        colour = ", ".join(f"%{{color[{channel}]}}" for channel in range(3))
+        told = {"hovertemplate": f"RGB {colour}<br>x %{{x:.1f}}, y %{{y:.1f}}<extra></extra>"}
+    return go.Image(source=source, **told, **cells(extent, *pixels.shape[:2]))
 
 
 def as_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -8,9 +8,12 @@ from typing import Final
 
 import numpy as np
 import plotly.graph_objects as go
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from emerdiff_probe.errors import InputError
+from emerdiff_probe.schema import X, Y
+from emerdiff_probe.views.maps import extent
 from emerdiff_probe.views.panels import as_bytes, panels, picture, pixel_map, text
 
 __all__ = ["pictures"]
@@ -24,7 +27,8 @@ def pictures(shown: Mapping[str, ArrayLike], *, columns: int = 4, heading: str =
     Args:
         shown: By title. A picture is (y, x, rgb), uint8 or floats in [0, 1], what is beyond is cut;
             a map is (y, x) of any numbers from 0 up, on the picture's grid or a coarser one, black
-            at 0 and white at its own largest value, which can be read by pointing.
+            at 0 and white at its own largest value, which can be read by pointing. Labelled arrays
+            lie where their coordinates y and x say, in pixels of the scene.
         columns: Panels in a row.
         heading: Of the whole figure.
 
@@ -33,8 +37,9 @@ def pictures(shown: Mapping[str, ArrayLike], *, columns: int = 4, heading: str =
     """
     if not shown or columns < 1:
         raise InputError(f"{len(shown)} pictures in {columns} columns; give at least one of both")
-    arrays = {name: _checked(name, np.asarray(values)) for name, values in shown.items()}
-    height, width = (max(each.shape[axis] for each in arrays.values()) for axis in (0, 1))
+    arrays = {name: _checked(name, _pixels(values)) for name, values in shown.items()}
+    sizes = [_size(shown[name], values) for name, values in arrays.items()]
+    height, width = (max(each[axis] for each in sizes) for axis in (0, 1))
     across = min(columns, len(arrays))
     figure = panels(
         (height, width),
@@ -59,6 +64,19 @@ def pictures(shown: Mapping[str, ArrayLike], *, columns: int = 4, heading: str =
             )
         figure.add_trace(trace, number // across + 1, number % across + 1)
     return figure
+
+
+def _pixels(values: ArrayLike) -> NDArray[np.generic]:
+    if isinstance(values, xr.DataArray):
+        values = values.transpose(Y, X, ..., missing_dims="ignore")
+    return np.asarray(values)
+
+
+def _size(given: ArrayLike, pixels: NDArray[np.generic]) -> tuple[int, int]:
+    """Return the height and width in pixels of the scene that an image or map spans."""
+    if isinstance(given, xr.DataArray) and {Y, X} <= set(given.coords):
+        return extent(given)
+    return pixels.shape[0], pixels.shape[1]
 
 
 def _checked(name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:

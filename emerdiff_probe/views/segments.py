@@ -91,19 +91,20 @@ def _extent(ds: xr.Dataset) -> tuple[int, int]:
 
 def _picture_image(ds: xr.Dataset) -> go.Image:
     rows, columns = thinned(_extent(ds))
-    return picture(ds["picture"].transpose(Y, X, RGB).values[rows][:, columns], _extent(ds))
+    pixels = ds["picture"].transpose(Y, X, RGB).values[rows][:, columns]
+    return picture(pixels, _extent(ds), pointed=False)
 
 
 def _segments_image(ds: xr.Dataset, alpha: float) -> go.Image:
     rows, columns = thinned(_extent(ds))
     pixels = ds["picture"].transpose(Y, X, RGB).values[rows][:, columns]
     labels = ds["labels"].transpose(Y, X).values[rows][:, columns]
-    return picture(outlined(pixels, labels, alpha), _extent(ds))
+    return picture(outlined(pixels, labels, alpha), _extent(ds), pointed=False)
 
 
 def _masks_image(ds: xr.Dataset) -> go.Image:
     low_res = ds["low_res"].transpose(SOURCE_Y, SOURCE_X).values
-    return picture(palette(int(low_res.max()) + 1)[low_res], _extent(ds))
+    return picture(palette(int(low_res.max()) + 1)[low_res], _extent(ds), pointed=False)
 
 
 def outlined(

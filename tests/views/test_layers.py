@@ -81,6 +81,14 @@ def test_colours_share_one_basis_over_timesteps(run):
     expected = np.clip(0.5 + centred @ directions.T / (5 * deviation), 0, 1)
     found = np.stack(images(figure)[1:]).reshape(-1, 3)
     np.testing.assert_allclose(found / 255, expected, atol=0.005)
+    # Colours cannot be read: an invisible map above them tells the magnitude.
+    told = views.layers(run, "mid_block", steps, show="magnitude")
+    for hidden, shown in zip(maps(figure), maps(told), strict=True):
+        np.testing.assert_array_equal(hidden, shown)
+    assert {trace.opacity for trace in figure.data if trace.type == "heatmap"} == {0}
+    assert "magnitude %{z" in figure.data[2].hovertemplate
+    skipped = [trace.hoverinfo for trace in figure.data if trace.type == "image"]
+    assert skipped == [None, "skip", "skip", "skip"]
 
 
 def test_features_without_differences_are_grey():

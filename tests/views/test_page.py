@@ -1,5 +1,6 @@
 """The page: whole in itself, and with nothing of a prompt or file name as markup."""
 
+import json
 import re
 
 import pytest
@@ -41,3 +42,17 @@ def test_texts_are_escaped(own):
 def test_it_says_where_the_result_comes_from(own):
     for text in ("Provenance", "0123", "literal", "edit_friendly", "4 segments of 4 masks"):
         assert text in own
+
+
+@pytest.mark.parametrize(
+    ("source", "family", "said"),
+    [
+        ("photo 'cat' 0123", "playground", True),
+        ("prompt 'a photo ', seed 0", "playground", False),
+        ("photo 'cat' 0123", "stable-diffusion", False),
+        ("photo 'cat' 0123", None, False),
+    ],
+)
+def test_it_says_that_the_bundled_model_has_seen_no_photographs(source, family, said):
+    page = views.page(bands(source=source, config=f'{{"family": {json.dumps(family)}}}'))
+    assert ("has never seen anything like it" in page) == said

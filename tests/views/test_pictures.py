@@ -37,6 +37,22 @@ def test_a_coarse_map_spans_the_picture_from_black_to_its_own_largest_value():
     assert black.zmax > black.zmin
 
 
+def test_labelled_arrays_lie_where_their_coordinates_say():
+    places = {"y": [4.0, 12.0], "x": [4.0, 12.0, 20.0]}
+    coarse = xr.DataArray(np.arange(6.0).reshape(3, 2), dims=("x", "y"), coords=places)
+    figure = views.pictures({"map": coarse})
+    assert extent(figure.data[0], 2, 3) == (0, 24, 0, 16)
+    assert tuple(figure.layout.yaxis.range) == (16, 0)
+    assert np.array_equal(maps(figure)[0], coarse.values.T)
+    bare = views.pictures({"map": coarse.values})
+    assert extent(bare.data[0], 3, 2) == (0, 2, 0, 3)
+
+
+def test_pointing_at_a_picture_tells_its_colour():
+    (trace,) = views.pictures({"picture": RED}).data
+    assert trace.hovertemplate.startswith("RGB %{color[0]}, ")
+
+
 def test_they_are_wrapped_into_rows():
     figure = views.pictures(dict.fromkeys("abcde", RED), columns=2)
     rows, columns = zip(*(_place(figure, each) for each in figure.data), strict=True)
