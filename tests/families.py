@@ -33,7 +33,7 @@ from emerdiff_probe import scenes
 from emerdiff_probe.playground import architecture
 from tests.checkpoints import TINY
 
-__all__ = ["FAMILIES", "flux", "pixart", "stable_diffusion_3", "unconditional"]
+__all__ = ["FAMILIES", "attentive", "flux", "pixart", "stable_diffusion_3", "unconditional"]
 
 
 def _tokenizer() -> Any:
@@ -224,3 +224,14 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "flux": flux,
 }
 """Makers by name; each takes a seed and options for its network."""
+
+
+def attentive(pipeline: Any) -> Any:
+    """Return a pipeline whose attention is large and differs between places, unlike a new one's."""
+    with torch.no_grad():
+        for name, parameter in pipeline.transformer.named_parameters():
+            if any(
+                part in name for part in ("norm_q", "norm_added_q", "to_q", "to_out", "proj_out")
+            ):
+                parameter.mul_(8)
+    return pipeline

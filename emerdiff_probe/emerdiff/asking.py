@@ -63,8 +63,7 @@ def _fitted(
         return config
     warnings.warn(
         f"the settings of the method for {model.family} follow a rule (the attention in the "
-        "middle, no injection, the timesteps nearest to the paper's) and are untried on published "
-        "weights",
+        "middle, the timesteps nearest to the paper's) and are untried on published weights",
         stacklevel=level,
     )
     return config.on_grid(timesteps)

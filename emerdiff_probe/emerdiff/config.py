@@ -173,7 +173,7 @@ class EmerDiffConfig(RunSettings):
         fewer. In Stable Diffusion v1 these are the paper's, in XL those of 32 x 32 locations at
         1024 pixels, where each transformer has ten layers, of which the first is taken. Those of
         diffusion transformers follow a rule and are untried on published weights: the block in the
-        middle and its attention, without injection, at the timesteps nearest to the paper's.
+        middle and its attention, at the timesteps nearest to the paper's.
 
         Args:
             model: From `emerdiff_probe.load`, or a diffusers pipeline.
@@ -211,21 +211,21 @@ class EmerDiffConfig(RunSettings):
         """The settings to start from with a transformer, untried on published weights.
 
         All its blocks have one grid, so the block in the middle of the image's stream stands for
-        the paper's. What is shifted is its attention's output: of a block's, which is normalised
-        before it is read, a shift of all channels alike would be lost. Timesteps are the nearest to
-        the paper's; see `on_grid`.
+        the paper's. What is shifted is the output of its attention, whose gate differs between
+        channels: of what has no gate, as a block's output or PixArt's cross-attention, a shift of
+        all channels alike would be lost in the next normalisation. Timesteps are the nearest to the
+        paper's; see `on_grid`.
         """
         sites = model.sites("blocks").index
         middle = sites[len(sites) // 2]
         block, known = Site.parse(middle).path, set(model.sites().index)
-        outputs = (f"{block}.{attention}:out" for attention in ("attn", "attn2"))
+        outputs = (f"{block}.{attention}:out" for attention in ("attn", "attn1"))
         shifted = next((each for each in outputs if each in known), middle)
         fitting = cls.for_family(
             model.family,
             family=model.family,
             feature_site=middle,
             modulation_site=shifted,
-            injection=False,
         )
         size = (model.image_size, model.image_size)
         return fitting.on_grid(model.timesteps(fitting.steps, size))

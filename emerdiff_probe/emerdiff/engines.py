@@ -14,7 +14,6 @@ from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.literal import Modulated
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.models.denoiser import Denoiser
-from emerdiff_probe.models.layouts import layout_of
 from emerdiff_probe.runs import Run, Trajectory
 
 __all__ = [
@@ -68,10 +67,9 @@ def engine_named(name: str) -> Engine:
 def one_by_one(run: Run, config: EmerDiffConfig) -> bool:
     """Return whether only the literal engine can compute the branches of a run.
 
-    So it is where the run was replayed under interventions, where nothing is injected, and in
-    transformers, whose attention is not computed for several branches at once.
+    So it is where the run was replayed under interventions, and where nothing is injected.
     """
-    return bool(run.interventions) or not config.injection or not layout_of(run.model.unet).is_unet
+    return bool(run.interventions) or not config.injection
 
 
 def engine_of(run: Run, name: str | None, config: EmerDiffConfig) -> str:

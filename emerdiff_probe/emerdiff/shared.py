@@ -1,53 +1,45 @@
-"""The shared engine: the literal one's result, with what all branches have in common done once.
+"""The shared engine: the result of the literal one, with common work of the branches done once.
 
-Under injection (section 3.2 of the paper) every modulated run uses the unmodulated one's products
-QK^T. Two things follow exactly. A cross-attention, whose keys and values come from the text alone,
-gives every branch the unmodulated run's output: it need not be computed. And one softmax(QK^T)
-serves the self-attention of all branches: only their values differ, so these are laid side by
-side as channels of a single attention. At t_m, moreover, all branches are the unmodulated run up to
-the shifted layer: they begin there.
+Under injection all branches use the attention of the unmodulated run; see `sharing`. At t_m they
+also equal the unmodulated run up to the shifted site, so they start there. Both hold for UNets and
+for transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.literal import Modulated, signed
-from emerdiff_probe.errors import CaptureError, ConfigError
+from emerdiff_probe.emerdiff.sharing import shared_attention, shared_sites
+from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.interventions import Shift, intervene
 from emerdiff_probe.models.denoiser import Condition, Denoiser
 from emerdiff_probe.runs import Trajectory
 from emerdiff_probe.sites import Site
-from emerdiff_probe.taps import attentions, capture, given, prefix, with_processors
+from emerdiff_probe.taps import capture, given, prefix
 
 __all__ = ["Watched", "branches", "modulate", "watch"]
-
-_QUERIES: Final = 256
-"""Queries at a time: some 30 MiB of probabilities at Stable Diffusion v1's finest level."""
 
 
 @dataclass(frozen=True, eq=False)
 class Watched:
-    """What one UNet call of the unmodulated run leaves for all branches.
+    """Hold what all branches use of one call of the unmodulated run.
 
     Attributes:
         index: Position in the trajectory.
         timestep: t.
         latents: x_t, shape (1, channel, y, x).
         eps: Its predicted noise.
-        known: Tensors at the sites that branches take over.
-        begun: At t_m, what is computed before the shifted layer, by module; else nothing.
+        known: Tensors at the sites that branches share.
+        begun: At t_m, the outputs of modules up to the shifted site, by path; else nothing.
         site_rms: Root mean square of the shifted site.
     """
 
@@ -61,11 +53,11 @@ class Watched:
 
 
 def watch(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -> Iterator[Watched]:
-    """Runs a trajectory unmodulated, from t_m down, and keeps what branches share.
+    """Run a trajectory unmodulated from t_m down and keep what branches share.
 
     Yields:
-        One timestep's after the other, so that only one need be held. Kept in a list they serve
-        any number of calls of `modulate`.
+        What each timestep leaves, so that only one is held at a time. A list of all serves any
+        number of calls of `modulate`.
 
     Raises:
         ConfigError: The settings are without injection, on which this rests; or t_m is not a
@@ -73,7 +65,7 @@ def watch(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -> It
     """
     _check(trajectory, config)
     site = Site.parse(config.modulation_site)
-    taken = list(dict.fromkeys([*_common_sites(model.unet), site]))
+    taken = list(dict.fromkeys([*shared_sites(model.unet), site]))
     latents, start = trajectory.start, trajectory.timesteps.index(config.modulation_timestep)
     if trajectory.latents:
         latents = trajectory.latents[start]
@@ -86,7 +78,9 @@ def watch(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -> It
         with ExitStack() as stack:
             tap = stack.enter_context(capture(model.unet, taken))
             if index == start:
-                begun = stack.enter_context(prefix(model.unet, site.path))
+                begun = stack.enter_context(
+                    prefix(model.unet, site.path, through=site.port == "out")
+                )
             eps = model.predict(latents, timestep, trajectory.condition)
         known = tap.take()
         rms = float(known[site].float().square().mean().sqrt())
@@ -103,14 +97,14 @@ def modulate(
     watched: Iterable[Watched] | None = None,
     progress: bool = False,
 ) -> Modulated:
-    """Runs two modulated denoisings for each mask, to the end; see `literal.modulate`.
+    """Run two modulated denoisings for each mask to the end; see `literal.modulate`.
 
     Args:
         model: The denoiser.
         trajectory: Its timesteps include t_m.
         masks: Weights in [0, 1], shape (mask, source_y, source_x).
         config: Settings.
-        watched: What `watch` gave for this trajectory; by default it is made as it is needed.
+        watched: Results of `watch` for this trajectory; by default computed as needed.
         progress: Shows a bar with the time left.
 
     Raises:
@@ -143,23 +137,26 @@ def branches(
     config: EmerDiffConfig,
     done: Callable[[int], object] = lambda _rows: None,
 ) -> Tensor:
-    """The predicted noise of branches at one timestep.
+    """Return the predicted noise of branches at one timestep.
 
     Args:
         model: The denoiser.
-        watched: What they share.
-        latents: Theirs, shape (run, channel, y, x).
-        runs: Their signed masks, shape (run, source_y, source_x).
+        watched: What the branches share.
+        latents: Latents of the branches, shape (run, channel, y, x).
+        runs: Signed masks of the branches, shape (run, source_y, source_x).
         condition: Encoded text.
         config: Settings; its batch is halved as often as memory runs out.
-        done: Told how many runs are done.
+        done: Called with the number of runs that were computed.
     """
     shift = watched.timestep == config.modulation_timestep
+    site = Site.parse(config.modulation_site)
+    # A mix lies inside its attention, which must therefore compute its own output.
+    inside = site.path if shift and site.port == "mix" else None
 
     def predicted(rows: slice) -> Tensor:
         count = len(latents[rows])
         with ExitStack() as stack:
-            stack.enter_context(_shared(model.unet, watched, config))
+            stack.enter_context(shared_attention(model.unet, watched.known, count, own=inside))
             if shift:
                 stack.enter_context(given(model.unet, watched.begun, count))
                 edit = Shift(config.modulation_site, config.strength, mask=runs[rows])
@@ -192,102 +189,3 @@ def _check(trajectory: Trajectory, config: EmerDiffConfig) -> None:
             f"t_m = {config.modulation_timestep} is not a timestep of the trajectory; "
             f"choose one of {trajectory.timesteps}"
         )
-
-
-def _common_sites(unet: nn.Module) -> list[Site]:
-    """What the branches take over: queries and keys of self-attention, outputs of the rest."""
-    return [
-        Site(path, port)
-        for path, attention in attentions(unet).items()
-        for port in (("out",) if attention.is_cross_attention else ("query", "key"))
-    ]
-
-
-@contextmanager
-def _shared(unet: nn.Module, watched: Watched, config: EmerDiffConfig) -> Iterator[None]:
-    known = watched.known
-    processors: dict[str, Any] = {
-        path: _Known(known[Site(path, "out")])
-        if attention.is_cross_attention
-        else _SideBySide(known[Site(path, "query")], known[Site(path, "key")])
-        for path, attention in attentions(unet).items()
-    }
-    site = Site.parse(config.modulation_site)
-    if site.port == "mix" and isinstance(processors[site.path], _Known):
-        # What is shifted lies before the output projection, which therefore must run.
-        processors[site.path] = _Known(known[site], project=True)
-    with with_processors(unet, processors):
-        yield
-
-
-class _Known:
-    """An attention processor that gives a known output, shape (row, location, channel).
-
-    Args:
-        output: Of the attention.
-        project: Whether it is what the output projection is given.
-    """
-
-    def __init__(self, output: Tensor, *, project: bool = False) -> None:
-        self._output = output
-        self._project = project
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, *_arguments: object, **_options: object
-    ) -> Tensor:
-        repeats = len(hidden_states) // len(self._output)
-        output = self._output.repeat_interleave(repeats, dim=0)
-        projected: Tensor = attn.to_out[0](output) if self._project else output
-        return projected
-
-
-class _SideBySide:
-    """A self-attention processor with given queries and keys, shape (row, location, channel).
-
-    Every row of them serves as many rows of values as the batch is larger.
-    """
-
-    def __init__(self, query: Tensor, key: Tensor) -> None:
-        self._query = query
-        self._key = key
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        if attention_mask is not None or encoder_hidden_states is not None:
-            raise CaptureError("only plain self-attention can be shared; choose engine='literal'")
-        query, key = (
-            rearrange(each, "row place (head channel) -> row head place channel", head=attn.heads)
-            for each in (self._query, self._key)
-        )
-        values = rearrange(
-            attn.to_v(hidden_states),
-            "(row branch) place (head channel) -> row head place (branch channel)",
-            row=len(query),
-            head=attn.heads,
-        )
-        mixed = _attention(query, key, values)
-        mixed = rearrange(
-            mixed,
-            "row head place (branch channel) -> (row branch) place (head channel)",
-            branch=len(hidden_states) // len(query),
-        )
-        projected: Tensor = attn.to_out[0](mixed)
-        return projected
-
-
-def _attention(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
-    """``softmax(Q K^T / sqrt(d)) V``, all of shape (row, head, location, channel), V the widest."""
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, values)
-    # PyTorch's fast kernel for CPUs wants values as wide as queries, else the whole matrix is held.
-    keys = (key * query.shape[-1] ** -0.5).transpose(-1, -2)
-    # The sums of a softmax in half precision are in single precision inside.
-    return torch.cat(
-        [(some @ keys).softmax(-1) @ values for some in query.split(_QUERIES, dim=2)], dim=2
-    )

@@ -24,6 +24,7 @@ __all__ = [
     "TEXT",
     "Layout",
     "Part",
+    "attention_kind",
     "joint_attentions",
     "layout_named",
     "layout_of",
@@ -297,6 +298,22 @@ def network_of(model: Any) -> Any:
         f"a {type(model).__name__} has no denoising network; choose a diffusers pipeline with a "
         "unet or a transformer, such a network, or a model from ep.load()"
     )
+
+
+def attention_kind(network: nn.Module, path: str) -> str:
+    """Return what an attention reads: "joint", "cross" or "self".
+
+    That is image and text together, the text, or the image itself.
+
+    Args:
+        network: Its class has a layout.
+        path: Path of the attention.
+    """
+    part = layout_of(network).part(path)
+    if part is not None and len(part.multiplied) > 1:
+        return "joint"
+    attention: Any = unwrapped(network).get_submodule(path)
+    return "cross" if getattr(attention, "is_cross_attention", False) else "self"
 
 
 def joint_attentions(network: nn.Module, paths: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emerdiff_probe.models.arguments import Reading, network_arguments
-from emerdiff_probe.models.layouts import IMAGE, TEXT, Layout, Part
+from emerdiff_probe.models.layouts import IMAGE, TEXT, Layout, Part, attention_kind
 from emerdiff_probe.models.normed import on_normed
 from emerdiff_probe.schema import CHANNEL, HEAD, TOKEN, X, Y
 
@@ -45,7 +45,7 @@ def token_sites(
         for port, stream, shape in _streams(part, output, math.prod(grid)):
             dims = (Y, X, CHANNEL) if stream == IMAGE else (TOKEN, CHANNEL)
             sizes = (*grid, shape[-1]) if stream == IMAGE else shape[1:]
-            kind = part.kind if part.kind != "attention" else _attention(copy, path, part)
+            kind = part.kind if part.kind != "attention" else attention_kind(copy, path)
             size = math.prod(sizes) * item
             rows.append((f"{path}:{port}", kind, grid[0], dims, sizes, size))
 
@@ -99,7 +99,7 @@ def _multiplied(
 ) -> Iterator[Row]:
     """Yield what an attention multiplies and gives, for each stream that takes part."""
     module: Any = copy.get_submodule(path)
-    kind = _attention(copy, path, part)
+    kind = attention_kind(copy, path)
     widths = {"query": module.to_q, "key": module.to_k, "value": module.to_v, "mix": module.to_v}
     for stream in (IMAGE, TEXT):
         if stream not in part.multiplied:
@@ -111,11 +111,3 @@ def _multiplied(
             name = f"text_{port}" if stream == TEXT else port
             size = math.prod(shape) * item
             yield f"{path}:{name}", kind, grid[0], (*dims, HEAD, CHANNEL), shape, size
-
-
-def _attention(copy: nn.Module, path: str, part: Part) -> str:
-    """Return what an attention reads: text and image together, the text, or its own stream."""
-    if len(part.multiplied) > 1:
-        return "joint"
-    module: Any = copy.get_submodule(path)
-    return "cross" if getattr(module, "is_cross_attention", False) else "self"

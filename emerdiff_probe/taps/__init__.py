@@ -20,6 +20,7 @@ from emerdiff_probe.taps.hooks import (
     watched,
 )
 from emerdiff_probe.taps.perturbed import restored_after_errors
+from emerdiff_probe.taps.products import multiplied
 
 __all__ = [
     "Call",
@@ -31,6 +32,7 @@ __all__ = [
     "given",
     "hooked",
     "modules_at",
+    "multiplied",
     "prefix",
     "product_sites",
     "restored_after_errors",

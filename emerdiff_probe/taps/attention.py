@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention, IPAdapterAttnProcess
 from torch import nn
 
 from emerdiff_probe.errors import ModelError
-from emerdiff_probe.models.layouts import TEXT, layout_of, unwrapped
+from emerdiff_probe.models.layouts import attention_kind, layout_of, unwrapped
 from emerdiff_probe.models.locks import around, tapping
 from emerdiff_probe.sites import Site
 
@@ -25,20 +25,17 @@ __all__ = [
 ]
 
 
-def attentions(unet: nn.Module) -> dict[str, Attention]:
-    """Return all attention modules of a UNet, by path.
+def attentions(network: nn.Module) -> dict[str, Any]:
+    """Return all attention modules of a network, by path.
 
     Raises:
-        ModelError: The network is a transformer, or one of its attentions is not plain attention
-            over to_q, to_k and to_v, so that recording and injecting queries and keys would not be
-            exact.
+        ModelError: An attention of a UNet is not plain attention over to_q, to_k and to_v, so that
+            recording and injecting queries and keys would not be exact.
     """
-    if not layout_of(unet).is_unet:
-        raise ModelError(
-            f"the attentions of a {type(unwrapped(unet)).__name__} cannot be computed for many "
-            "runs at once, as the engine 'shared' does; choose engine='literal'"
-        )
-    modules = unwrapped(unet).named_modules()
+    modules, layout = unwrapped(network).named_modules(), layout_of(network)
+    if not layout.is_unet:
+        parts = ((path, module, layout.part(path)) for path, module in modules)
+        return {path: module for path, module, part in parts if part and part.kind == "attention"}
     found = {path: module for path, module in modules if isinstance(module, Attention)}
     for path, attention in found.items():
         refuse_fused(path, attention)
@@ -66,15 +63,10 @@ def product_sites(network: nn.Module) -> list[Site]:
     Raises:
         ModelError: An attention of a UNet is not plain attention; see `attentions`.
     """
-    layout = layout_of(network)
-    if layout.is_unet:
-        return [Site(path, port) for path in attentions(network) for port in ("query", "key")]
     found = []
-    for path, _ in unwrapped(network).named_modules():
-        part = layout.part(path)
-        if part is not None and part.kind == "attention":
-            streams = ("", "text_") if TEXT in part.multiplied else ("",)
-            found += [Site(path, f"{own}{port}") for own in streams for port in ("query", "key")]
+    for path in attentions(network):
+        streams = ("", "text_") if attention_kind(network, path) == "joint" else ("",)
+        found += [Site(path, f"{own}{port}") for own in streams for port in ("query", "key")]
     return found
 
 

@@ -19,17 +19,25 @@ from torch.overrides import TorchFunctionMode
 from emerdiff_probe.errors import CaptureError
 from emerdiff_probe.models.locks import around
 
-__all__ = ["Edit", "multiplied"]
+__all__ = ["Edit", "Mix", "multiplied"]
 
 Edit = Callable[[Tensor], Tensor | None]
 """A function of a site's tensor that returns a replacement, or None to leave it unchanged."""
+
+Mix = Callable[[Tensor], Tensor]
+"""A function of values (row, head, place, channel) that returns them mixed, in the same shape."""
 
 _FACTORS: Final = ("query", "key", "value")
 
 
 @contextmanager
 def multiplied(
-    attention: nn.Module, path: str, edits: Mapping[str, Edit], *, masked: bool = True
+    attention: nn.Module,
+    path: str,
+    edits: Mapping[str, Edit],
+    *,
+    masked: bool = True,
+    mix: Mix | None = None,
 ) -> Iterator[None]:
     """Pass the factors and the product of an attention to functions, which may replace them.
 
@@ -42,6 +50,7 @@ def multiplied(
             place, channel) with all heads side by side. If blocks are nested, the inner ones see
             the result of the outer ones.
         masked: Whether a mask is allowed, because the reader of the tensors knows it.
+        mix: A function that mixes the values, so that queries and keys are not used.
 
     Raises:
         CaptureError: Within a call: the attention multiplies in another way, or under a mask.
@@ -53,8 +62,9 @@ def multiplied(
             if product is not None and product.attention is attention:
                 # A later block is already open on this attention; it acts after this one.
                 product.edits.insert(0, edits)
+                product.mix = product.mix or mix
                 return original(*arguments, **named)
-            product = _FirstProduct(attention, path, edits, masked)
+            product = _FirstProduct(attention, path, edits, masked, mix)
             token = _OPEN.set(product)
             try:
                 with product:
@@ -79,19 +89,26 @@ class _FirstProduct(TorchFunctionMode):
     """Pass the first product within a block to functions, which may change it.
 
     Attributes:
-        attention: The module whose forward pass the block is.
+        attention: The attention module whose forward pass the block is.
         path: The path of the module.
         edits: The functions by port, in the order in which they act.
+        mix: The function that mixes the values, if any; see `multiplied`.
         seen: Whether the product has been computed.
     """
 
     def __init__(
-        self, attention: nn.Module, path: str, edits: Mapping[str, Edit], masked: bool
+        self,
+        attention: nn.Module,
+        path: str,
+        edits: Mapping[str, Edit],
+        masked: bool,
+        mix: Mix | None,
     ) -> None:
         super().__init__()
         self.attention = attention
         self.path = path
         self.edits = [edits]
+        self.mix = mix
         self.seen = False
         self._masked = masked
 
@@ -104,6 +121,8 @@ class _FirstProduct(TorchFunctionMode):
         self.seen = True
         given = dict(zip(_FACTORS, args, strict=False)) | kwargs
         self._check(given, *args[len(_FACTORS) :])
+        if self.mix is not None:
+            return self._edited("mix", self.mix(self._edited("value", given["value"])))
         factors: list[Any] = [self._edited(port, given.pop(port)) for port in _FACTORS]
         return self._edited("mix", func(*factors, *args[len(_FACTORS) :], **given))
 
@@ -122,9 +141,10 @@ class _FirstProduct(TorchFunctionMode):
             f"with scale {scale}": not math.isclose(scale or usual, usual, rel_tol=1e-5),
         }
         if found := [way for way, applies in unusual.items() if applies]:
+            choice = "choose its port 'out'" if self.mix is None else "choose engine='literal'"
             raise CaptureError(
                 f"{self.path!r} multiplies {' and '.join(found)}, so its probabilities would not "
-                "follow from queries and keys; choose its port 'out'"
+                f"follow from queries and keys; {choice}"
             )
 
     def _edited(self, port: str, tensor: Tensor) -> Tensor:

@@ -31,10 +31,14 @@ def test_own_errors_of_a_check_are_not_taken_for_answers(monkeypatch):
         tried(None, "one")
 
 
-def test_a_family_is_tried_out():
+def test_a_family_is_tried_out(monkeypatch):
     subject = Subject.of(pixart())
     assert tried(subject, "intervene") == WORKS
-    assert "engine 'shared'" in tried(subject, "segment, shared")
+    assert tried(subject, "segment, shared") == WORKS
+    # The control: a shift that a norm takes off.
+    dead = {"modulation_site": "transformer_blocks.1.attn2:out", "strength": 10.0}
+    monkeypatch.setattr(families, "_settings", lambda subject: dead)
+    assert tried(subject, "segment, shared") == "WRONG: no pixel is moved"
 
 
 def test_refusals_have_a_reason():

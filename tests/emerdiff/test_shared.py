@@ -6,7 +6,7 @@ import torch
 
 import emerdiff_probe as ep
 from emerdiff_probe import taps
-from emerdiff_probe.emerdiff import literal, shared
+from emerdiff_probe.emerdiff import literal, shared, sharing
 from emerdiff_probe.emerdiff.asking import made_for
 from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.scenes import scene
@@ -171,10 +171,10 @@ def test_attention_in_blocks_is_attention(places):
     query, key = (torch.randn(2, 3, places, 8, generator=random) for _ in range(2))
     values = torch.randn(2, 3, places, 40, generator=random)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, values)
-    found = shared._attention(query, key, values)
+    found = sharing.attended(query, key, values)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     # The control: with the keys of another row it is another.
-    assert not torch.allclose(shared._attention(query, key.flip(0), values), expected, atol=0.1)
+    assert not torch.allclose(sharing.attended(query, key.flip(0), values), expected, atol=0.1)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,9 +8,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional
 
 import emerdiff_probe as ep
-from emerdiff_probe.errors import CaptureError, ConfigError, ModelError, SiteError
+from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
 from emerdiff_probe.interventions import InjectAttention, attention_kept
-from emerdiff_probe.taps import attentions as attentions_of
 from tests.families import FAMILIES, flux, pixart
 from tests.recording.test_transformers import call
 
@@ -179,11 +178,6 @@ def test_what_is_not_multiplied_there_is_refused_by_name():
             pass
     with pytest.raises(ConfigError, match="has tokens"):
         ep.Ablate("transformer_blocks.0.attn:text_key", mask=np.ones((4, 6)))
-
-
-def test_the_shared_engine_is_refused():
-    with pytest.raises(ModelError, match=r"FluxTransformer2DModel .*engine='literal'"):
-        attentions_of(flux().transformer)
 
 
 def test_a_mask_that_nobody_knows_is_refused():
