@@ -26,6 +26,7 @@ from emerdiff_probe.inputs import Latents, Photo, Prompt
 
 if TYPE_CHECKING:
     from emerdiff_probe import layers, metrics, responses, scenes, segments, views, widgets
+    from emerdiff_probe.distributed import map_inputs as map
     from emerdiff_probe.emerdiff import (
         EmerDiffConfig,
         respond,
@@ -74,6 +75,7 @@ __all__ = [
     "invert",
     "layers",
     "load",
+    "map",
     "metrics",
     "open",
     "open_responses",
@@ -95,6 +97,7 @@ __all__ = [
 __version__ = version("emerdiff-probe")
 
 _HOMES = {
+    "emerdiff_probe.distributed": ("map",),
     "emerdiff_probe.emerdiff": (
         "EmerDiffConfig",
         "respond",
@@ -119,8 +122,8 @@ _HOMES = {
     "emerdiff_probe.store": ("gather", "open", "open_responses", "pack", "rechunk", "site"),
 }
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
-_OWN_NAMES = {"open": "open_recording", "reduce": "reducers"}
-"""Names that differ in their room: there, ``open`` must not hide Python's."""
+_OWN_NAMES = {"map": "map_inputs", "open": "open_recording", "reduce": "reducers"}
+"""Names that differ in their room: there, ``open`` and ``map`` must not hide Python's."""
 _ROOMS = frozenset(room.name for room in iter_modules(__path__))
 
 

@@ -33,6 +33,12 @@ _LEFT_AFTER: Final = 3600
 _MOST_NAME: Final = 255
 """Bytes of the name of a file or folder."""
 
+_PATIENCE: Final = 10.0
+"""Seconds to wait for one who has made what is then shared."""
+
+_PAUSE: Final = 0.1
+"""Seconds between two looks at a lock."""
+
 
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/:]")
 """How an address begins; `Path` makes one slash of two. A drive of Windows has one letter."""
@@ -176,13 +182,21 @@ def _is_locked(lock: Path) -> bool:
     if sys.platform == "win32":
         return True  # nobody knows
     try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with lock.open("rb", buffering=0) as file:
+            return not _locked(file, fcntl.LOCK_EX)
     except FileNotFoundError:
         return False
     except OSError:
         return True
-    return False
+
+
+def _locked(file: FileIO, how: int) -> bool:
+    """Lock a file, and return whether that could be done at once."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Held:
@@ -191,27 +205,38 @@ class Held:
     It is a lock on a file in the store, or beside a file, which the operating system ends with the
     process that has it, however that ends. Windows has no such locks; there nobody is refused.
 
+    Several who write parts of one store can share it. The first of them is alone, so that it can
+    make the store, until it calls `share`; the others wait for that.
+
     Args:
         path: What is written to; it need not be there yet.
         store: Whether it is a store: its folder is made for the lock, if need be.
+        shared: Whether others who say the same may write there, too.
+
+    Attributes:
+        alone: Whether nobody else can write there.
 
     Raises:
         StoreError: Somebody else writes there; names the process.
     """
 
-    def __init__(self, path: Path, *, store: bool = False) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, store: bool = False, shared: bool = False) -> None:
+        self._path, self._shared = path, shared
+        self.alone = True
         self._lock = path / LOCK if store else _lock_beside(path)
         self._made = store and not path.exists()
         self._file: FileIO | None = None
         if sys.platform == "win32":
             return
         try:
+            patience = time.monotonic() + _PATIENCE
             while self._file is None:
                 self._lock.parent.mkdir(parents=True, exist_ok=True)
+                # What is not there yet is being made by one who is going to share it.
+                waits = shared and (is_free(path) or time.monotonic() < patience)
                 # One that ended a moment ago may take the folder with it.
                 with suppress(FileNotFoundError):
-                    self._take()
+                    self._take(waits)
         except OSError as error:
             self._unmake()
             # Where nothing can be written there is nobody to keep apart; and what is finished can
@@ -221,17 +246,20 @@ class Held:
             return
         _held.add(self)
 
-    def _take(self) -> None:
+    def _take(self, waits: bool) -> None:
         file = self._lock.open("a+b", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        self.alone = _locked(file, fcntl.LOCK_EX)
+        if not (self.alone or (self._shared and _locked(file, fcntl.LOCK_SH))):
             file.seek(0)
             holder = file.read().decode() or "another process"
+            file.close()
+            if waits:
+                time.sleep(_PAUSE)
+                return
             raise StoreError(
                 f"'{self._path}' is being written to by {holder}; wait until "
                 "it has ended, or choose another name"
-            ) from None
+            )
         # One that ended a moment ago took its file with it.
         if self._is_there(file):
             self._file = file
@@ -242,6 +270,12 @@ class Held:
                 file.write(holder.encode())
         else:
             file.close()
+
+    def share(self) -> None:
+        """Let others who share it write there from now on."""
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+            self._shared, self.alone = True, False
 
     def _is_there(self, file: FileIO) -> bool:
         """Return whether a file is the one that has the lock's name."""
@@ -262,7 +296,9 @@ class Held:
         """Let others write there."""
         if self._file is not None:
             with suppress(OSError):
-                if self._is_there(self._file):
+                # Those who still share it keep the file.
+                last = self.alone or _locked(self._file, fcntl.LOCK_EX)
+                if last and self._is_there(self._file):
                     self._lock.unlink()
             self._unmake()
             self._file.close()

@@ -50,6 +50,7 @@ ROOMS: Final = (
     ("interventions", "Interventions"),
     ("emerdiff", "EmerDiff"),
     ("evaluation", "Evaluation"),
+    ("distributed", "Distributed"),
 )
 
 # NumPy's types, as Sphinx spells them out, and as the source has them.

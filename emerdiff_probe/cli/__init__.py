@@ -13,6 +13,7 @@ from emerdiff_probe.cli.claims import claims
 from emerdiff_probe.cli.doctor import doctor
 from emerdiff_probe.cli.evaluate import evaluate
 from emerdiff_probe.cli.info import info
+from emerdiff_probe.cli.map import many
 from emerdiff_probe.cli.record import record
 from emerdiff_probe.cli.segment import segment
 from emerdiff_probe.cli.sites import list_sites
@@ -67,3 +68,4 @@ for _name, _command in (
 ):
     # `claims` is the only command that needs no arguments.
     app.command(_name, no_args_is_help=_command is not claims)(_command)
+app.add_typer(many, name="map")

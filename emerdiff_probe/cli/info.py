@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,9 @@ import typer
 from emerdiff_probe.cli.report import plain, reported
 
 __all__ = ["info"]
+
+_NAMED = 10
+"""Samples that are named, and not only counted."""
 
 
 def info(
@@ -29,7 +33,7 @@ def info(
         state = "complete" if found.finished else f"{found.committed:.0%} of it is there"
         rows = {
             "model": ", ".join(_facts(found.model)),
-            "samples": "; ".join(found.samples),
+            "samples": _named(found.samples),
             "timesteps": f"{len(found.timesteps)}, {found.timesteps[0]} to {found.timesteps[-1]}",
             "sites": f"{len(found.sites)}, {found.sites[0]} to {found.sites[-1]}",
             "values": found.config["dtype"],
@@ -39,10 +43,18 @@ def info(
         }
         if reducers := found.config.get("reduce"):
             rows["reduced"] = ", ".join(map(_described, reducers))
+        if found.missing:
+            count = f"{len(found.missing)} of {len(found.samples)} samples"
+            rows["missing"] = f"{count}: {_named(found.missing)}"
         if found.lost:
             rows["lost"] = f"chunks of {', '.join(found.lost)}"
         for name, text in rows.items():
             typer.echo(plain(f"{name:>9}  {text}"))
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return "; ".join(names[:_NAMED]) + more
 
 
 def _facts(model: dict[str, Any]) -> list[str]:

@@ -9,32 +9,21 @@ from typing import Any, cast
 
 import xarray as xr
 
-from emerdiff_probe import checks
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.inputs import Photo, as_input, cropped, input_name, unique_names
 from emerdiff_probe.models import Denoiser, Model, as_model
-from emerdiff_probe.recording.casting import (
-    Sites,
-    ValueType,
-    pattern_of,
-    torch_dtype,
-)
-from emerdiff_probe.recording.planning import Sample, joint, plan_recording, wanted_timesteps
-from emerdiff_probe.recording.reducer_chains import (
-    Reducers,
-    as_tuple,
-    described,
-    reductions,
-)
-from emerdiff_probe.recording.run_recorder import RunRecorder
+from emerdiff_probe.recording.casting import Sites, ValueType
+from emerdiff_probe.recording.planning import Sample
+from emerdiff_probe.recording.recipe import Planned, Recipe
+from emerdiff_probe.recording.reducer_chains import Reducers
 from emerdiff_probe.runs import Inversion, Prepared, Run, prepare
-from emerdiff_probe.sites import Site
 from emerdiff_probe.store import (
     Memory,
     Plan,
     Streamed,
     local_folder,
     open_recording,
+    size_name,
 )
 
 __all__ = ["record", "record_runs"]
@@ -180,56 +169,35 @@ def _recorded(
     plan: bool = False,
     progress: bool = True,
 ) -> xr.DataTree | Plan:
+    recipe = Recipe(sites, timesteps, batch, dtype, reduce)
     groups: dict[tuple[int, int], list[Sample]] = {}
     for each in samples:
         groups.setdefault(each.prepared.own_size, []).append(each)
     if len(groups) == 1:
-        return _of_one_size(samples, sites, timesteps, batch, dtype, reduce, store, plan, progress)
+        return _of_one_size(recipe.planned(samples), store, plan, progress)
     if plan:
         raise ConfigError(
             f"images have several sizes {sorted(groups)} (height, width), of which each is a "
             "recording with a plan of its own; plan them one by one, or give crop=True"
         )
     found = {}
-    for (height, width), alike in groups.items():
-        name = f"{height}x{width}"
+    for size, alike in groups.items():
+        name = size_name(size)
         folder = None if store is None else Path(store) / name
-        tree = _of_one_size(alike, sites, timesteps, batch, dtype, reduce, folder, False, progress)
-        found[name] = cast(xr.DataTree, tree)
+        found[name] = cast(
+            xr.DataTree, _of_one_size(recipe.planned(alike), folder, False, progress)
+        )
     return xr.DataTree(children=found)
 
 
 def _of_one_size(
-    samples: Sequence[Sample],
-    sites: Sites,
-    timesteps: Sequence[int] | None,
-    batch: int,
-    dtype: ValueType,
-    reduce: Reducers,
-    store: str | os.PathLike[str] | None,
-    plan: bool,
-    progress: bool,
+    planned: Planned, store: str | os.PathLike[str] | None, plan: bool, progress: bool
 ) -> xr.DataTree | Plan:
     """A recording of samples whose images have one size."""
-    kind = torch_dtype(dtype)
-    batch = checks.integer("batch", batch, 1)
-    first = samples[0].prepared
-    height, width = first.size
-    rows = first.model.sites(pattern_of(sites), height=height, width=width)
-    reducers = as_tuple(reduce)
-    reduced = reductions(rows, first.own_size, reducers)
-    wanted = wanted_timesteps(samples[0], timesteps)
-    further = described(reducers) | joint(first.model.unet, reduced)
-    layout = plan_recording(samples, reduced, wanted, batch, dtype, further)
     if plan:
-        return layout
+        return planned.plan
     path = None if store is None else local_folder(store)
-    sink: Memory | Streamed = Memory(layout) if path is None else Streamed(path, layout)
-    shapes = {Site.parse(name): shape for name, shape in rows["shape"].items()}
-    recorder = RunRecorder(samples, shapes, reduced, wanted, batch, kind, sink)
-    try:
-        with recorder.intervened():
-            recorder.run(progress)
-    finally:
-        sink.close()
+    sink: Memory | Streamed
+    sink = Memory(planned.plan) if path is None else Streamed(path, planned.plan)
+    planned.record(sink, progress)
     return open_recording(path) if path is not None else cast(Memory, sink).tree()

@@ -4,7 +4,7 @@ A recording is a tree. Its root has the samples, the timesteps and how it was ma
 one array, ``value``: the tensor of a site over all of them. Nothing here needs torch.
 """
 
-from emerdiff_probe.store.address import Address, local_folder
+from emerdiff_probe.store.address import Address, local_folder, size_name
 from emerdiff_probe.store.copies import Layout, pack, rechunk
 from emerdiff_probe.store.growing import Growing
 from emerdiff_probe.store.identity import check_model, model_differences
@@ -21,9 +21,10 @@ from emerdiff_probe.store.plan import (
 from emerdiff_probe.store.precision import single, widened
 from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
 from emerdiff_probe.store.responses import ResponseStore, open_responses
+from emerdiff_probe.store.rows import Place, Rows
 from emerdiff_probe.store.summary import Info, info
 from emerdiff_probe.store.whole import complete, with_samples
-from emerdiff_probe.store.writing import Memory, Sink, Streamed
+from emerdiff_probe.store.writing import Memory, Row, Sink, Streamed
 
 __all__ = [
     "Address",
@@ -35,8 +36,11 @@ __all__ = [
     "Leaf",
     "MASKS",
     "Memory",
+    "Place",
     "Plan",
     "ResponseStore",
+    "Row",
+    "Rows",
     "Sink",
     "Streamed",
     "at",
@@ -55,6 +59,7 @@ __all__ = [
     "single",
     "site",
     "sites_of",
+    "size_name",
     "size_text",
     "widened",
     "with_samples",

@@ -30,6 +30,7 @@ __all__ = [
     "is_remote",
     "local_folder",
     "opened",
+    "size_name",
     "size_on_disk",
 ]
 
@@ -80,6 +81,16 @@ def by_size(address: Address) -> dict[str, Path]:
         return {}
     folders = sorted(each for each in path.iterdir() if _SIZE.fullmatch(each.name))
     return {each.name: each for each in folders if (each / METADATA).exists()}
+
+
+def size_name(size: tuple[int, int]) -> str:
+    """Return the name of the folder of images of a size, (height, width) in pixels.
+
+    >>> size_name((480, 640))
+    '480x640'
+    """
+    height, width = size
+    return f"{height}x{width}"
 
 
 def opened(address: Address) -> zarr.Group:

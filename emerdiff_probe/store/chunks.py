@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLAT", "PARTIAL", "chunk_name", "chunks_of", "fill_of", "write_chunk"]
+__all__ = ["FLAT", "PARTIAL", "chunk_index", "chunk_name", "chunks_of", "fill_of", "write_chunk"]
 
 PARTIAL: Final = ".partial"
 """What the name of a file ends with until it is whole; Zarr's own do, too."""
@@ -29,11 +30,19 @@ for each dim, makes five times as many entries, which takes as long as writing t
 
 def chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
     """Indices of the chunks that an array has on disk."""
-    return {
-        tuple(map(int, file.name.split(".")[1:]))
-        for file in (path / array).glob("c.*")
-        if re.fullmatch(r"c(\.\d+)+", file.name)
-    }
+    files = (path / array).glob("c.*")
+    return {index for file in files if (index := chunk_index(file.name))}
+
+
+def chunk_index(name: str) -> tuple[int, ...] | None:
+    """The index of the chunk in a file; None for another file.
+
+    >>> chunk_index("c.0.2.0"), chunk_index("zarr.json")
+    ((0, 2, 0), None)
+    """
+    if not re.fullmatch(r"c(\.\d+)+", name):
+        return None
+    return tuple(map(int, name.split(".")[1:]))
 
 
 def chunk_name(index: Iterable[int]) -> str:
@@ -68,7 +77,8 @@ def write_chunk(
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     content: Any = little.reshape(-1).view(np.uint8)
     file = array / chunk_name(index)
-    partial = file.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
+    # Processes on several machines can have one number.
+    partial = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
     with partial.open("wb") as out:
         out.write(content)
         out.write(google_crc32c.value(content).to_bytes(4, "little"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emerdiff_probe import schema
+from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.schema import GUIDANCE, LOCATION, SAMPLE, STEP, TIMESTEP, TOKEN
 from emerdiff_probe.sites import Site
 
@@ -101,6 +102,41 @@ class Plan:
     row: str = SAMPLE
     names: tuple[str, ...] = ()
     masks: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, plans: Sequence[Plan]) -> Plan:
+        """Return one plan for the samples of several, in their order.
+
+        Raises:
+            ConfigError: They are of recordings that differ in more than their samples.
+        """
+        first = plans[0]
+        names: list[str] = []
+        sources: list[Any] = []
+        for plan in plans:
+            own = {**first.config, "sources": plan.config["sources"]}
+            if (plan.leaves, plan.size, plan.config) != (first.leaves, first.size, own):
+                raise ConfigError(
+                    f"{plan.names[0]!r} and {first.names[0]!r} cannot be samples of one recording; "
+                    "prompts, images and latents are recorded apart, and so are guided and "
+                    "unguided runs"
+                )
+            names += plan.names
+            sources += plan.config["sources"].values()
+        tokens = [plan.tokens for plan in plans if plan.tokens is not None]
+        return replace(
+            first,
+            samples=tuple(each for plan in plans for each in plan.samples),
+            names=tuple(names),
+            tokens=np.concatenate(tokens) if tokens else None,
+            config={
+                **first.config,
+                "sources": dict(zip(map(str, range(len(names))), sources, strict=True)),
+            },
+            masks={
+                name: np.concatenate([plan.masks[name] for plan in plans]) for name in first.masks
+            },
+        )
 
     def dims(self, leaf: Leaf) -> tuple[str, ...]:
         """Dims of a leaf's array."""

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import zarr
 
+from emerdiff_probe.schema import SAMPLE
 from emerdiff_probe.store.address import Address, as_it_claims, opened, size_on_disk
 from emerdiff_probe.store.plan import IMAGE, LATENTS
 from emerdiff_probe.store.sealing import checked_labels
-from emerdiff_probe.store.values import leaves_of, restart_of
+from emerdiff_probe.store.values import chunks_in, leaves_of, restart_of, whole_rows
 
 __all__ = ["LAYOUT", "Info", "info"]
 
@@ -30,6 +31,7 @@ class Info:
         timesteps: From the most noise to the least.
         committed: Share of the blocks that are there, in [0, 1].
         finished: Whether the last picture is there too, if there are any.
+        missing: Names of the samples of which not all is there; none for a batch.
         lost: Paths of the leaves that have lost chunks of what is committed.
         layout: "steps" or "points", for which it is fast to read; see `rechunk`.
         nbytes: On disk.
@@ -43,6 +45,7 @@ class Info:
     timesteps: tuple[float, ...]
     committed: float
     finished: bool
+    missing: tuple[str, ...]
     lost: tuple[str, ...]
     layout: str
     nbytes: int
@@ -78,6 +81,7 @@ def _info(root: zarr.Group, address: Address) -> Info:
         timesteps=tuple(_labels(root, "timestep", str(address))),
         committed=share,
         finished=share == 1 and there.get(IMAGE, 1) == 1,
+        missing=_missing(root, restart, str(address)),
         lost=tuple(leaf for leaf, part in there.items() if leaf != IMAGE and part < share),
         layout=attributes.get(LAYOUT, "steps"),
         nbytes=size_on_disk(address),
@@ -85,6 +89,16 @@ def _info(root: zarr.Group, address: Address) -> Info:
         config=config,
         versions=json.loads(attributes["versions"]),
     )
+
+
+def _missing(root: zarr.Group, restart: Any, place: str) -> tuple[str, ...]:
+    if restart is None or SAMPLE not in root:
+        return ()
+    images = dict(leaves_of(root)).get(IMAGE)
+    pictures = None if images is None else chunks_in(images)
+    whole = whole_rows(chunks_in(restart), restart.shape[1], pictures)
+    names = _labels(root, SAMPLE, place)
+    return tuple(str(name) for row, name in enumerate(names) if row not in whole)
 
 
 def _samples(root: zarr.Group, place: str) -> tuple[str, ...]:

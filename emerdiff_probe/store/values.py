@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,10 +15,21 @@ from zarr.core.sync import sync
 
 from emerdiff_probe.errors import StoreError, first_line
 from emerdiff_probe.schema import TIMESTEP
-from emerdiff_probe.store.chunks import chunk_name
+from emerdiff_probe.store.chunks import chunk_index, chunk_name
+from emerdiff_probe.store.plan import IMAGE
 from emerdiff_probe.store.precision import single_dtype
 
-__all__ = ["RESTART", "dims_of", "leaves_of", "mark_of", "restart_of", "values_of"]
+__all__ = [
+    "RESTART",
+    "chunks_in",
+    "dims_of",
+    "leaves_of",
+    "mark_of",
+    "picture_of",
+    "restart_of",
+    "values_of",
+    "whole_rows",
+]
 
 RESTART: Final = "restart"
 """Group of latents that a run goes on from; a block of timesteps is committed by its own."""
@@ -46,6 +58,42 @@ def mark_of(sample: int, block: int) -> str:
     'restart/value/c.0.2.0.0.0'
     """
     return f"{RESTART}/value/{chunk_name((sample, block, 0, 0, 0))}"
+
+
+def picture_of(sample: int) -> str:
+    """The file with the picture that the run of a sample ended with.
+
+    >>> picture_of(3)
+    'image/value/c.3.0.0.0'
+    """
+    return f"{IMAGE}/value/{chunk_name((sample, 0, 0, 0))}"
+
+
+def chunks_in(array: Any) -> set[tuple[int, ...]]:
+    """Indices of the chunks that an array has, wherever its store lies."""
+
+    async def listed() -> list[str]:
+        return [name async for name in array.store.list_prefix(f"{array.store_path.path}/")]
+
+    return {index for name in sync(listed()) if (index := chunk_index(name.rpartition("/")[2]))}
+
+
+def whole_rows(
+    committed: Set[tuple[int, ...]], blocks: int, pictures: Set[tuple[int, ...]] | None
+) -> set[int]:
+    """Rows of samples of which all is there.
+
+    Args:
+        committed: Indices of the chunks of the array of commits.
+        blocks: How many blocks of timesteps each sample has.
+        pictures: Indices of the chunks of pictures, which are written last; None: there are none.
+
+    >>> whole_rows({(0, 0), (0, 1), (1, 0)}, 2, None)
+    {0}
+    """
+    counted = Counter(index[0] for index in committed)
+    rows = {row for row, count in counted.items() if count == blocks}
+    return rows if pictures is None else rows & {index[0] for index in pictures}
 
 
 def dims_of(array: Any) -> tuple[str, ...]:

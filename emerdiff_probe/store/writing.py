@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from emerdiff_probe.errors import StoreError, check_unchanged
 from emerdiff_probe.paths import Held, is_free
 from emerdiff_probe.store.address import opened
-from emerdiff_probe.store.chunks import PARTIAL, chunks_of, write_chunk
+from emerdiff_probe.store.chunks import PARTIAL, write_chunk
 from emerdiff_probe.store.identity import check_model, instead_of
 from emerdiff_probe.store.making import make_recording
 from emerdiff_probe.store.plan import IMAGE, Leaf, Plan
 from emerdiff_probe.store.precision import widened
-from emerdiff_probe.store.values import RESTART, mark_of, restart_of
+from emerdiff_probe.store.values import RESTART, mark_of, picture_of, restart_of
 
-__all__ = ["Memory", "Sink", "Streamed"]
+__all__ = ["Memory", "Row", "Sink", "Streamed", "check_continues", "tidy"]
 
 _WAITING: Final = 1
 """Blocks that wait for the disk; more would let memory grow with the length of a run."""
@@ -105,32 +105,17 @@ def _region(plan: Plan, leaf: Leaf, samples: slice, block: int) -> tuple[slice, 
     return (samples, *halves, plan.blocks[block])
 
 
-class Streamed:
-    """A recording in a folder, written by a thread of its own while the model runs.
+class _Writer:
+    """Writes samples to a recording in a folder, by a thread of its own while the model runs.
 
     Args:
-        path: The folder. One that was begun with the same settings is continued.
-        plan: What it will hold.
-
-    Raises:
-        StoreError: The folder is something else, somebody writes to it, or the disk has too little
-            room.
-        ConfigError: It was begun with other settings or another model; gives both values of each
-            difference.
+        path: The folder.
+        plan: What is written.
+        first: The row in the recording of the plan's first sample.
     """
 
-    def __init__(self, path: Path, plan: Plan) -> None:
-        self.path, self.plan = path, plan
-        # Held from before the first look: two who begin at once are not both the first.
-        self._held = Held(path, store=True)
-        try:
-            if is_free(path):
-                make_recording(path, plan, self._held)
-            else:
-                _check_continues(path, plan)
-        except BaseException:
-            self._held.close()
-            raise
+    def __init__(self, path: Path, plan: Plan, first: int = 0) -> None:
+        self.path, self.plan, self._first = path, plan, first
         self._waiting: queue.Queue[tuple[slice, int, Values, NDArray[np.float32]] | None] = (
             queue.Queue(_WAITING)
         )
@@ -140,19 +125,18 @@ class Streamed:
 
     def begun(self, samples: slice) -> tuple[int, NDArray[np.float32] | None]:
         """How many blocks of all of some samples are there already, and the latents that follow."""
-        present = {index[:2] for index in chunks_of(self.path, f"{RESTART}/value")}
-        done = 0
+        rows, done = self._rows(samples), 0
         while done < len(self.plan.blocks) and all(
-            (sample, done) in present for sample in _each(samples)
+            (self.path / mark_of(row, done)).exists() for row in rows
         ):
             done += 1
         if not done:
             return 0, None
         try:
             restart: Any = zarr.open_array(self.path / RESTART / "value", mode="r")
-            return done, restart[samples, done - 1]
+            return done, restart[rows.start : rows.stop, done - 1]
         except Exception as error:  # every codec has kinds of its own
-            marks = [mark_of(sample, done - 1) for sample in _each(samples)]
+            marks = [mark_of(row, done - 1) for row in rows]
             raise StoreError(
                 f"'{self.path}' cannot go on: {error} in {' or '.join(map(repr, marks))}; delete "
                 "that there and record again as before"
@@ -161,9 +145,8 @@ class Streamed:
     def finished(self, samples: slice) -> bool:
         """Whether all blocks and the pictures of some samples are there."""
         # Pictures are written last, but a block of which a chunk was lost is recorded again.
-        present = {index[0] for index in chunks_of(self.path, f"{IMAGE}/value")}
-        whole = present.issuperset(_each(samples))
-        return whole and self.begun(samples)[0] == len(self.plan.blocks)
+        files = (self.path / picture_of(row) for row in self._rows(samples))
+        return all(map(Path.exists, files)) and self.begun(samples)[0] == len(self.plan.blocks)
 
     def write(
         self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
@@ -177,8 +160,8 @@ class Streamed:
         self._waiting.join()
         self._raise()
         try:
-            for sample, picture in zip(_each(samples), pictures, strict=True):
-                self._write(IMAGE, (sample, 0, 0, 0), picture[None], (1, *picture.shape))
+            for row, picture in zip(self._rows(samples), pictures, strict=True):
+                self._write(IMAGE, (row, 0, 0, 0), picture[None], (1, *picture.shape))
         except OSError as error:
             self._failure = error
             self._raise()
@@ -191,8 +174,10 @@ class Streamed:
         """
         self._waiting.put(None)
         self._writer.join()
-        self._held.close()
         self._raise()
+
+    def _rows(self, samples: slice) -> range:
+        return range(self._first + samples.start, self._first + samples.stop)
 
     def _drain(self) -> None:
         while (item := self._waiting.get()) is not None:
@@ -209,17 +194,17 @@ class Streamed:
         self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
     ) -> None:
         leaves = [leaf for leaf in self.plan.leaves if leaf.timed]
-        for row, sample in enumerate(_each(samples)):
+        for number, row in enumerate(self._rows(samples)):
             for leaf in leaves:
                 self._write(
                     leaf.path,
-                    self.plan.chunk_index(leaf, sample, block),
-                    values[leaf.path][row : row + 1],
+                    self.plan.chunk_index(leaf, row, block),
+                    values[leaf.path][number : number + 1],
                     self.plan.chunks(leaf),
                 )
         # Last: what is committed is whole.
-        for sample, following in zip(_each(samples), latents, strict=True):
-            index = (sample, block, *[0] * following.ndim)
+        for row, following in zip(self._rows(samples), latents, strict=True):
+            index = (row, block, *[0] * following.ndim)
             self._write(RESTART, index, following[None, None], (1, 1, *following.shape))
 
     def _write(
@@ -235,23 +220,106 @@ class Streamed:
             ) from self._failure
 
 
-def _each(samples: slice) -> range:
-    return range(samples.start, samples.stop)
+class Streamed(_Writer):
+    """A recording in a folder, of which all samples are written here.
+
+    Args:
+        path: The folder. One that was begun with the same settings is continued.
+        plan: What it will hold.
+
+    Raises:
+        StoreError: The folder is something else, somebody writes to it, or the disk has too little
+            room.
+        ConfigError: It was begun with other settings or another model; gives both values of each
+            difference.
+    """
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        # Held from before the first look: two who begin at once are not both the first.
+        self._held = Held(path, store=True)
+        try:
+            if is_free(path):
+                make_recording(path, plan, self._held)
+            else:
+                check_continues(path, plan)
+                tidy(path)
+        except BaseException:
+            self._held.close()
+            raise
+        super().__init__(path, plan)
+
+    def close(self) -> None:
+        """Waits until all is written, and lets others write there.
+
+        Raises:
+            StoreError: Something could not be written.
+        """
+        try:
+            super().close()
+        finally:
+            self._held.close()
 
 
-def _check_continues(path: Path, plan: Plan) -> None:
+class Row(_Writer):
+    """One sample of a recording in a folder, of which others write other samples meanwhile.
+
+    Somebody holds the folder for all of them, and made it.
+
+    Args:
+        path: The folder.
+        plan: What it holds of this sample.
+        row: Of the sample.
+
+    Raises:
+        StoreError: The folder is something else, or this sample was another one.
+        ConfigError: It was begun with other settings or another model; gives both values of each
+            difference.
+    """
+
+    def __init__(self, path: Path, plan: Plan, row: int) -> None:
+        check_continues(path, plan, row)
+        super().__init__(path, plan, row)
+
+
+def check_continues(path: Path, plan: Plan, row: int | None = None) -> None:
+    """Sees that a recording was begun as a plan says.
+
+    Args:
+        path: Its folder.
+        plan: Of all of it, or of one sample.
+        row: Of that sample.
+
+    Raises:
+        StoreError: The folder is something else, or a copy; or the row was another sample.
+        ConfigError: Something else differs.
+    """
     root = opened(path)
-    begun: Any = dict(root.attrs)
+    attributes: Any = dict(root.attrs)
+    begun = json.loads(attributes["config"])
     what, present = f"the recording in '{path}'", json.loads(json.dumps(plan.config))
-    check_unchanged(json.loads(begun["config"]), present, what, "another folder")
+    if row is not None:
+        before, now = begun.pop("sources").get(str(row)), present.pop("sources")["0"]
+        if before != now:
+            raise StoreError(
+                f"row {row} of '{path}' was begun with {before}, and {plan.names[0]!r} is now "
+                f"{now}; record it to another folder"
+            )
+    check_unchanged(begun, present, what, "another folder")
     present = json.loads(json.dumps(plan.about["model"]))
-    check_model(json.loads(begun["model"]), present, what, instead_of(path))
+    check_model(json.loads(attributes["model"]), present, what, instead_of(path))
     if restart_of(root) is None:
         raise StoreError(
             f"'{path}' is a copy that rechunk() made, and nothing is recorded into those; open it, "
             "or record to another folder"
         )
-    # What one that was killed was about to name.
+
+
+def tidy(path: Path) -> None:
+    """Removes what one that was killed was about to name; nobody may be writing there.
+
+    Raises:
+        StoreError: It cannot be removed.
+    """
     try:
         for left in path.rglob(f"*{PARTIAL}"):
             left.unlink()
