@@ -23,7 +23,8 @@ PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .DELETE_ON_ERROR:
 .PHONY: help demo test fuzz lint docs lab notebooks results benchmark-scenes benchmark-settings \
     benchmark-quality benchmark-recording benchmark-modulation benchmark-atlas benchmark-claims \
-    benchmark-families benchmark-widgets card pictures animation test-lowest wheel clean
+    benchmark-families benchmark-full-size benchmark-gpu benchmark-widgets card pictures animation \
+    test-lowest wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -100,6 +101,12 @@ benchmark-atlas: $(STAMP)  ## which layer and timestep of the bundled model know
 benchmark-families: $(STAMP)  ## what works in which family of models, on random weights
 	$(BENCHMARK) families
 
+benchmark-full-size: $(STAMP)  ## the method at the size of published models, by counting operations
+	$(BENCHMARK) full-size
+
+benchmark-gpu: $(STAMP)  ## the same measured on a GPU, with random weights; a trial without one
+	$(BENCHMARK) gpu
+
 # Short trainings, to see how far models differ; an interrupted one goes on.
 SEEDS := build/seeds/1 build/seeds/2 build/seeds/3
 $(SEEDS): build/seeds/%: | $(STAMP)
@@ -122,8 +129,8 @@ animation: $(STAMP)  ## the README's moving picture of the correspondence explor
 
 # All that is stored and depends on the weights. Unchanged parts are kept in build/ and go on.
 results: benchmark-scenes benchmark-settings benchmark-quality benchmark-recording \
-    benchmark-modulation benchmark-atlas benchmark-claims benchmark-families benchmark-widgets card pictures \
-    animation notebooks  ## all stored results
+    benchmark-modulation benchmark-atlas benchmark-claims benchmark-families benchmark-full-size \
+    benchmark-widgets card pictures animation notebooks  ## all stored results
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(check_python)

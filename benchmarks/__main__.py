@@ -11,7 +11,9 @@ from joblib import cpu_count
 from benchmarks import (
     atlas,
     card,
+    estimates,
     families,
+    gpu,
     modulation,
     pictures,
     quality,
@@ -33,6 +35,8 @@ BENCHMARKS: Final = {
     "card": card.benchmark,
     "recording": recording.benchmark,
     "families": families.benchmark,
+    "full-size": estimates.benchmark,
+    "gpu": gpu.benchmark,
 }
 
 
