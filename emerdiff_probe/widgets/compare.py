@@ -1,114 +1,185 @@
-"""Two of a kind side by side: recordings with one cursor, and segmentations of one picture."""
+"""Two of a kind side by side: recordings under one set of controls, and segmentations."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-import ipywidgets
 import numpy as np
 import traitlets
 import xarray as xr
 
 from emerdiff_probe.errors import InputError
-from emerdiff_probe.schema import RGB, X, Y
-from emerdiff_probe.timesteps import matching
+from emerdiff_probe.layers import principal_colours, similarity_to_point
+from emerdiff_probe.schema import CHANNEL, RGB, SAMPLE, X, Y
+from emerdiff_probe.timesteps import labels, matching
 from emerdiff_probe.views.comparison import matched
-from emerdiff_probe.views.panels import png
+from emerdiff_probe.views.maps import magnitude
+from emerdiff_probe.views.panels import as_bytes, png, site_text, spaced
 from emerdiff_probe.views.segments import thinned
-from emerdiff_probe.widgets.explorer import Explorer, with_static, written
-from emerdiff_probe.widgets.inspector import Inspector
+from emerdiff_probe.widgets.explorer import Explorer
 from emerdiff_probe.widgets.overlay import stained
-from emerdiff_probe.widgets.picture import Picture
+from emerdiff_probe.widgets.picture import Picture, read_by_pointing
+from emerdiff_probe.widgets.recordings import Reading
+from emerdiff_probe.widgets.walker import Walker, drawn_map, numbers_of, range_of
 
 __all__ = ["Compare", "CompareSegments"]
 
 _DIFFER: Final = np.array([[0, 0, 0, 150], [255, 212, 0, 255]], np.uint8)
 
 
-class Compare(ipywidgets.VBox):
-    """Two recordings, of other prompts, seeds, samples or models, looked at with one cursor.
+class Compare(Walker):
+    """Two recordings, of other prompts, seeds, samples or models, with one set of controls.
 
-    Each is an `Inspector`. What is done to one is done to the other, as far as the other has it:
-    places are the same share of both pictures.
+    Both pictures stand beside both maps, which share one scale, and the difference of the maps. A
+    click shows the cosine similarity to that place in each; places are the same share of both
+    pictures. Sites and timesteps are those that both recordings have.
 
     Args:
         a, b: Recordings, in memory or opened; perhaps one recording twice.
         samples: Positions of the samples that are shown of each.
-        state: Other traits of `Inspector` to begin with.
+        state: Traits to begin with; see `emerdiff_probe.widgets.walker.Walker`.
 
-    Attributes:
-        inspectors: One of each recording; their traits can be set and observed.
+    Raises:
+        InputError: The recordings have no site or no timestep in common; or no such sample.
     """
-
-    LINKED: Final = ("site", "timestep", "step", "point", "pins", "show", "channel", "head")
 
     def __init__(
         self, a: xr.DataTree, b: xr.DataTree, samples: tuple[int, int] = (0, 0), **state: Any
     ) -> None:
-        first, second = Inspector(a, sample=samples[0], **state), Inspector(b, sample=samples[1])
-        self.inspectors = first, second
-        super().__init__(self.inspectors)
-        self._following = False
-        for name in state:
-            self._copy(first, second, name)
-        for one, other in ((first, second), (second, first)):
-            one.observe(lambda change, to=other: self._follow(change, to), list(self.LINKED))
+        first, second = Reading(a), Reading(b)
+        if not set(first.sites) & set(second.sites):
+            raise InputError(
+                f"no site is in both recordings; a has {', '.join(first.sites[:4])}, b has "
+                f"{', '.join(second.sites[:4])}"
+            )
+        for name, sample, reading in zip("ab", samples, (first, second), strict=True):
+            if not 0 <= sample < (count := reading.images.sizes[SAMPLE]):
+                raise InputError(f"sample of {name} is {sample}; choose 0 to {count - 1}")
+        self.samples = int(samples[0]), int(samples[1])
+        pictures = [Picture(width=480) for _ in range(5)]
+        for each in pictures:
+            each.observe(self._clicked, "clicked")
+        super().__init__(
+            _same_calls(first, second), pictures, usual={}, names=("a", "b"), state=state
+        )
 
-    def _follow(self, change: Any, to: Inspector) -> None:
-        # What is copied would come back as a change of the other.
-        if self._following:
-            return
-        self._following = True
-        try:
-            self._copy(change["owner"], to, change["name"])
-        finally:
-            self._following = False
+    def _clicked(self, change: Any) -> None:
+        # Of whichever picture, told in pixels of the first.
+        size = change["owner"].extent
+        at = change["new"]["y"], change["new"]["x"]
+        self.point = tuple(
+            place / there * here for place, there, here in zip(at, size, self.extent, strict=True)
+        )
 
-    def _copy(self, one: Inspector, other: Inspector, name: str) -> None:
-        value = getattr(one, name)
-        if name == "point" and value:
-            value = _moved(value, one, other)
-        elif name == "pins":
-            value = tuple(_moved(each, one, other) for each in value)
-        elif name == "step":
-            # The same step of another schedule is another timestep.
-            if not other.has_call(one.timestep, value):
-                return
-        elif (name == "site" and value not in other.sites) or (
-            name == "timestep" and not matching(other.timesteps, value)
-        ):
-            other.say(f"{name} {value} was not recorded here, so this stays as it is")
-            return
-        setattr(other, name, value)
+    def _points(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The place in either picture; empty without one."""
+        if not self.point:
+            return (), ()
+        y, x = self.point
+        (height, width), (tall, wide) = (each.extent for each in self._readings)
+        return (y, x), (y / height * tall, x / width * wide)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and both recordings' pictures for readers without a kernel."""
-        views = [each.snapshot() for each in self.inspectors]
-        wide = max(each.shape[1] for each in views)
-        rows = [
-            np.pad(each, ((0, 8), (0, wide - each.shape[1]), (0, 0)), constant_values=255)
-            for each in views
+    def _draw_pictures(self) -> None:
+        position = self._position(self.step)
+        features = [
+            reading.values(
+                self.site, position, sample=sample, guidance=self.guidance, head=self.head
+            )
+            for reading, sample in zip(self._readings, self.samples, strict=True)
         ]
-        return with_static(super()._repr_mimebundle_(**kwargs), np.concatenate(rows))
+        points = self._points()
+        two = [
+            {"marks": [list(each)] if each else [], "cursor": list(each), "extent": [*of.extent]}
+            for each, of in zip(points, self._readings, strict=True)
+        ]
+        shown = zip("ab", self._readings, self.samples, two, self.pictures[:2], strict=True)
+        for name, reading, sample, common, picture in shown:
+            sizes = reading.images.sizes
+            caption = f"{name}, {reading.images.name}"
+            grid = [sizes[Y], sizes[X]]
+            picture.show(image=reading.file(sample), caption=caption, grid=grid, **common)
+        *maps, difference = self._maps(features, points)
+        for traits, common, picture in zip(maps, two, self.pictures[2:4], strict=True):
+            picture.show(**traits, **common)
+        self.pictures[4].show(**difference, **two[0])
 
-    def code(self, a: str = "a", b: str = "b") -> str:
-        """The cell that makes the present view again.
+    def _maps(self, features: list[xr.DataArray], points: Any) -> list[dict[str, Any]]:
+        """Both maps and their difference."""
+        what = f"{site_text(self.site)}, t = {self._when()}"
+        if self.point:
+            numbers = [
+                similarity_to_point(each, *point)[0].transpose(Y, X).rename("cosine similarity")
+                for each, point in zip(features, points, strict=True)
+            ]
+        elif self.show == "colours" and _comparable(features):
+            return _colours(features, what)
+        else:
+            numbers = [numbers_of(each, self.show, self.channel) for each in features]
+        ends = range_of(*numbers)
+        name = str(numbers[0].name)
+        change = numbers[0].copy(data=_on(numbers[1], numbers[0]).values - numbers[0].values)
+        most = max(float(np.abs(change).max()), np.finfo(np.float32).tiny)
+        return [
+            drawn_map(numbers[0], *ends, f"a, {what}: {name}"),
+            drawn_map(numbers[1], *ends, f"b, {what}: {name}"),
+            drawn_map(change, -most, most, f"b - a: {name}", name="b - a"),
+        ]
 
-        Args:
-            a, b: Names of the recordings in it.
-        """
-        first, second = self.inspectors
-        state = {name: value for name, value in first.state().items() if name in self.LINKED}
-        if samples := (first.sample, second.sample) if first.sample or second.sample else ():
-            state = {"samples": samples, **state}
-        return written("Compare", [a, b], state)
+    def state(self) -> dict[str, Any]:
+        """The samples where they are not the first, and the traits that are not as usual."""
+        return {**({"samples": self.samples} if any(self.samples) else {}), **super().state()}
 
 
-def _moved(place: tuple[float, ...], one: Inspector, other: Inspector) -> tuple[float, ...]:
-    """The same share of another picture."""
-    return tuple(
-        at / size * there for at, size, there in zip(place, one.extent, other.extent, strict=True)
-    )
+def _same_calls(first: Reading, second: Reading) -> tuple[Reading, Reading]:
+    """Return readings of the calls that both have, call by call."""
+    pairs = []
+    for position, timestep in enumerate(first.timesteps):
+        visit = matching(first.timesteps, timestep).index(position)
+        there = matching(second.timesteps, timestep)
+        if visit < len(there):
+            pairs.append((position, there[visit]))
+    if not pairs:
+        raise InputError(
+            f"no timestep is in both recordings; a has {', '.join(labels(first.calls))}, b has "
+            f"{', '.join(labels(second.calls))}"
+        )
+    at, there = zip(*pairs, strict=True)
+    return first.at(at), second.at(there)
+
+
+def _comparable(features: list[xr.DataArray]) -> bool:
+    """Whether both have the same channels, and enough of them for colours."""
+    first, second = (each.sizes[CHANNEL] for each in features)
+    return first == second >= 3
+
+
+def _colours(features: list[xr.DataArray], what: str) -> list[dict[str, Any]]:
+    """Both in the same principal colours, and how far apart their features are."""
+    first, second = features[0], _on(features[1], features[0])
+    both = principal_colours(xr.concat([first, second], SAMPLE, join="override"))
+    share = sum(both.attrs["share"])
+    found: list[dict[str, Any]] = []
+    for name, colours, values in zip(
+        "ab", both.transpose(SAMPLE, ...), (first, second), strict=True
+    ):
+        found.append(
+            {
+                "image": png(as_bytes(colours.transpose(Y, X, RGB).values)),
+                "caption": f"{name}, {what}: common principal colours, {share:.0%} of the variance",
+                "grid": [values.sizes[Y], values.sizes[X]],
+                **read_by_pointing(numbers_of(values, "magnitude", 0).values, "magnitude"),
+            }
+        )
+    apart = magnitude(second.copy(data=second.values - first.values)).transpose(Y, X)
+    most = float(apart.max())
+    return [*found, drawn_map(apart, 0, most, "magnitude of b - a", name="of b - a")]
+
+
+def _on(values: xr.DataArray, grid: xr.DataArray) -> xr.DataArray:
+    """Values at the nearest places of another grid over the same share of a picture."""
+    at: Any = {dim: spaced(values.sizes[dim], grid.sizes[dim]) for dim in (Y, X)}
+    near = values.isel(at).transpose(*grid.dims)
+    return near.assign_coords({dim: grid[dim].values for dim in (Y, X)})
 
 
 class CompareSegments(Explorer):
@@ -152,7 +223,7 @@ class CompareSegments(Explorer):
             )
         self._labels = first, second
         super().__init__(
-            [], [Picture(width=360) for _ in range(3)], usual={"point": ()}, names=names
+            [], [Picture(width=480) for _ in range(3)], usual={"point": ()}, names=names
         )
         agreed = matched(second, first)
         self.set_trait("agreement", float((agreed == first).mean()))
@@ -160,15 +231,16 @@ class CompareSegments(Explorer):
         at = np.ix_(*thinned(extent))
         image = png(np.ascontiguousarray(pixels[at]))
         differ = (agreed != first)[at].astype(np.uint8)
-        shown = {
-            "a": stained(first[at], 0.6),
-            "b, in the colours of a": stained(agreed[at], 0.6),
-            f"agreement: {self.agreement:.1%}; bright where they differ": png(differ, _DIFFER),
-        }
-        for each, (caption, over) in zip(self.pictures, shown.items(), strict=True):
-            each.show(
-                image=image, over=over, extent=list(extent), caption=caption, grid=list(extent)
-            )
+        agreement = f"agreement: {self.agreement:.1%}; bright where they differ"
+        shown = (
+            ("a", stained(first[at], 0.6), read_by_pointing(first, "segment")),
+            ("b, in the colours of a", stained(agreed[at], 0.6),
+             read_by_pointing(second, "segment")),
+            (agreement, png(differ, _DIFFER), {}),
+        )  # fmt: skip
+        common = {"image": image, "extent": list(extent), "grid": list(extent)}
+        for each, (caption, over, read) in zip(self.pictures, shown, strict=True):
+            each.show(over=over, caption=caption, **read, **common)
             each.observe(self._clicked, "clicked")
         self.observe(self._mark, "point")
         self.begin(**state)

@@ -18,7 +18,7 @@ from emerdiff_probe.views.panels import as_bytes, png, spaced
 from emerdiff_probe.widgets.answers import Answers, LiveAnswers, StoredAnswers
 from emerdiff_probe.widgets.explorer import Explorer
 from emerdiff_probe.widgets.overlay import stained
-from emerdiff_probe.widgets.picture import Picture, map_file, photo_file
+from emerdiff_probe.widgets.picture import Picture, map_file, photo_file, read_by_pointing
 
 __all__ = ["CorrespondenceExplorer"]
 
@@ -26,7 +26,7 @@ _OVER: Final = 0.75
 """Opacity of a map over the picture."""
 
 _SENT: Final = 256
-"""Pixels on a side of a map, which is 360 pixels wide on the screen."""
+"""Pixels on a side of a map, which is 480 pixels wide on the screen at most."""
 
 _MOST: Final = 40
 """Masks; the paper tries 10 to 40."""
@@ -77,8 +77,9 @@ class CorrespondenceExplorer(Explorer):
         self._clusters: xr.Dataset | None = None
         self.set_trait("known", self.answers.known)
         self._shown, self._grid, self._moved, self._segments = (
-            Picture(width=360) for _ in range(4)
+            Picture(width=480) for _ in range(4)
         )
+        self._grid.draws = True
         pictures = [self._shown, self._grid, self._moved, self._segments]
         engine = self.answers.engine if isinstance(self.answers, LiveAnswers) else ""
         usual = {"selection": (), "pixel": (), "strength": 1.0, "masks": 0, "engine": engine}
@@ -234,30 +235,33 @@ class CorrespondenceExplorer(Explorer):
                 "marks": [list(self.pixel)] if self.pixel else [],
                 "cells": [list(each) for each in self.selection],
             }
-            over, caption = b"", "picture: click a pixel"
+            over, caption, read = b"", "picture: click a pixel", {"values": b""}
             moved, moved_caption = self._image, "picture, moved: choose a location"
             if self.selection:
                 response = self.response()
                 norms = np.linalg.norm(response, axis=0)
                 over = map_file(_sent(norms), 0, float(norms.max()))
+                read = read_by_pointing(norms, "moved by")
                 caption = f"pixels moved by {names}, at most {norms.max():.3g}"
                 signed = self._pixels / 255 + self.strength / 2 * response.transpose(1, 2, 0)
                 moved = photo_file(as_bytes(signed))
                 moved_caption = f"picture + {self.strength / 2:g} x response"
-            movers, grid_caption = b"", "latent locations: click or brush"
+            movers: dict[str, Any] = {
+                "over": b"", "caption": "latent locations: click or brush", "values": b"",
+            }  # fmt: skip
             if self.pixel:
-                movers, grid_caption = self._drawn_movers()
+                movers = self._drawn_movers()
             last = self.selection[-1:]
             cursor = [[(r + 0.5) * height / rows, (c + 0.5) * width / columns] for r, c in last]
             common["cursor"] = cursor[0] if cursor else []
             pixel = {**common, "cursor": list(self.pixel)}
-            self._shown.show(image=self._image, over=over, caption=caption, **pixel)
-            self._grid.show(image=self._image, over=movers, caption=grid_caption, **common)
+            self._shown.show(image=self._image, over=over, caption=caption, **read, **pixel)
+            self._grid.show(image=self._image, **movers, **common)
             self._moved.show(image=moved, caption=moved_caption, **common)
         if self.selection:
             self._fill()
 
-    def _drawn_movers(self) -> tuple[bytes, str]:
+    def _drawn_movers(self) -> dict[str, Any]:
         movers = self.movers()
         known = int(np.isfinite(movers).sum())
         most = float(np.nanmax(movers)) if known else 0.0
@@ -265,7 +269,11 @@ class CorrespondenceExplorer(Explorer):
         caption = f"locations that move y {y}, x {x}, at most {most:.3g}"
         if known < movers.size:
             caption += f"; {known} of {movers.size} are known so far"
-        return map_file(movers, 0, most), caption
+        return {
+            "over": map_file(movers, 0, most),
+            "caption": caption,
+            **read_by_pointing(movers, "moves it by"),
+        }
 
     def _draw_segments(self, _: Any = None) -> None:
         self._segments.layout.display = None if self.masks else "none"
@@ -286,6 +294,7 @@ class CorrespondenceExplorer(Explorer):
                 over=stained(labels, 0.6),
                 extent=list(self._extent),
                 grid=[rows, columns],
+                **read_by_pointing(labels, "segment"),
                 caption=f"segments from {self._clusters.sizes[MASK]} masks: click one for its "
                 "locations",
             )
@@ -326,8 +335,7 @@ class CorrespondenceExplorer(Explorer):
         self.set_trait("known", self.answers.known)
         self._progress.value = self.known
         if self.pixel:
-            over, caption = self._drawn_movers()
-            self._grid.show(over=over, caption=caption)
+            self._grid.show(**self._drawn_movers())
         if self.known == self._progress.max:
             self._filling.layout.display = "none"
             self._draw_segments()

@@ -29,6 +29,7 @@ _SIDE: Final = 256
 _CAPTION: Final = 18
 _ARM: Final = 6
 _LINE: Final = 88  # characters of code
+_LEAST: Final = 150  # width of a picture on the screen: five in a notebook at 1280 pixels
 _FORMATS: Final = (".html", ".svg", ".png", ".pdf")
 
 
@@ -49,7 +50,8 @@ class Explorer(ipywidgets.VBox):
 
     Attributes:
         usual: Names of the traits that make up a view, with their usual values.
-        error: What went wrong last, which stands in red below the controls; empty when all is well.
+        error: What went wrong last, which stands in red below the button that was
+            pressed; empty when all is well.
         busy: What is being computed; empty when nothing is.
     """
 
@@ -68,8 +70,17 @@ class Explorer(ipywidgets.VBox):
         # Room for a line, so that pictures do not move when it comes and goes.
         self._said = ipywidgets.HTML(layout={"min_height": "24px"})
         wrapped = {"flex_flow": "row wrap"}
+        # As many beside each other as are shown, so that an answer stands beside its question.
         # Captions have one line or three; the pictures below them stand on one line.
-        self._row = ipywidgets.HBox(layout={**wrapped, "align_items": "flex-end"})
+        columns = f"repeat(auto-fit, minmax({_LEAST}px, 1fr))"
+        self._row = ipywidgets.GridBox(
+            layout={
+                "grid_template_columns": columns,
+                "grid_gap": "0 12px",
+                "align_items": "flex-end",
+            }
+        )
+        self._row.add_class("ep-row")
         self._file = ipywidgets.Text(
             f"{type(self).__name__.lower()}.svg",
             description="figure",
@@ -82,12 +93,14 @@ class Explorer(ipywidgets.VBox):
         shown.observe(lambda change: self._show_code(change["new"]), "value")
         self._code = ipywidgets.HTML()
         self.files = ipywidgets.HBox([self._file, save, shown], layout=wrapped)
+        self._written = ipywidgets.HTML()
         super().__init__(
             [
                 ipywidgets.HBox(list(controls), layout=wrapped),
                 self._said,
                 self._row,
                 self.files,
+                self._written,
                 self._code,
             ]
         )
@@ -96,7 +109,8 @@ class Explorer(ipywidgets.VBox):
     def show_pictures(self, pictures: Sequence[Picture]) -> None:
         """Puts pictures side by side, in place of those that were there."""
         self.pictures = tuple(pictures)
-        self._row.children = self.pictures
+        if self._row.children != self.pictures:
+            self._row.children = self.pictures
 
     def begin(self, **state: Any) -> None:
         """Sets the traits that a view begins with.
@@ -113,11 +127,18 @@ class Explorer(ipywidgets.VBox):
                 setattr(self, name, state[name])
 
     @contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """Says what is computed while it is, and afterwards what went wrong with it."""
+    def working(self, what: str, *, files: bool = False) -> Iterator[None]:
+        """Says what is computed while it is, and afterwards what went wrong with it.
+
+        Args:
+            what: In words.
+            files: Whether it was asked for in the row for files, and is told there.
+        """
+        line = self._written if files else self._said
+        self._said.value = self._written.value = ""
         self.set_trait("busy", what)
         self.set_trait("error", "")
-        self._said.value = f"<em>{html.escape(what)} ...</em>"
+        line.value = f"<em>{html.escape(what)} ...</em>"
         try:
             yield
         except ProbeError as error:
@@ -127,13 +148,13 @@ class Explorer(ipywidgets.VBox):
         finally:
             self.set_trait("busy", "")
             said = html.escape(self.error)
-            self._said.value = f'<span class="ep-error" role="alert">{said}</span>' if said else ""
+            line.value = f'<span class="ep-error" role="alert">{said}</span>' if said else ""
         if self._code.value:
             self._show_code(True)
 
-    def say(self, what: str) -> None:
-        """A line below the controls."""
-        self._said.value = html.escape(what)
+    def say(self, what: str, *, files: bool = False) -> None:
+        """Writes a line below the controls, or below the row for files."""
+        (self._written if files else self._said).value = html.escape(what)
 
     def code(self, *names: str) -> str:
         """The cell that makes the present view again.
@@ -200,10 +221,10 @@ class Explorer(ipywidgets.VBox):
 
     def _save(self) -> None:
         path = None
-        with self.working(f"writing {self._file.value}"):
+        with self.working(f"writing {self._file.value}", files=True):
             path = self.save(self._file.value)
         if path:
-            self.say(f"written: {path.absolute()}")
+            self.say(f"written: {path.absolute()}", files=True)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget, and its pictures for readers without a kernel."""

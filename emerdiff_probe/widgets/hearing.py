@@ -25,10 +25,10 @@ class Hearing(anywidget.AnyWidget):
         super().__init__(model_id=address, _address=address, **traits)
 
 
-def code(name: str) -> str:
+def code(*names: str) -> str:
     """Return a widget's code with what all share.
 
     Args:
-        name: The name of a file beside this one.
+        *names: Names of files beside this one, in order.
     """
-    return "".join((_HERE / each).read_text("utf-8") for each in ("hearing.js", name))
+    return "".join((_HERE / each).read_text("utf-8") for each in ("hearing.js", *names))

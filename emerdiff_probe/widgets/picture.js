@@ -1,6 +1,10 @@
-// A picture with sharp pixels that tells where it was clicked, dragged over or walked on by keys.
+// A picture with sharp pixels that tells where it was clicked, drawn on or walked on by keys, and
+// the value under the pointer.
 const SVG = "http://www.w3.org/2000/svg";
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const ZOOMS = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 0 };
+const HOW =
+  "Ctrl (or ⌘) with the wheel, or the keys + - 0, zoom; Ctrl (or ⌘) with a drag moves what is zoomed";
 
 function shape(name, attributes) {
   const element = document.createElementNS(SVG, name);
@@ -21,13 +25,29 @@ function render({ model, el }) {
   const caption = document.createElement("figcaption");
   const frame = document.createElement("div");
   frame.className = "ep-frame";
+  const inside = document.createElement("div");
   const files = { image: document.createElement("img"), over: document.createElement("img") };
   for (const image of Object.values(files)) Object.assign(image, { alt: "", draggable: false });
   const cover = shape("svg", { tabindex: 0, role: "application", preserveAspectRatio: "none" });
-  const where = document.createElement("div");
-  where.className = "ep-where";
-  frame.append(files.image, files.over, cover);
-  root.append(caption, frame, where);
+  const below = document.createElement("div");
+  below.className = "ep-below";
+  const where = document.createElement("span");
+  const middle = () => {
+    const [scale, top, left] = model.get("zoom");
+    return [top + 0.5 / scale, left + 0.5 / scale];
+  };
+  const look = (zoom) => tellRow(root, "ep-zoom", zoom);
+  const zoomBy = (by, at) => look(by ? zoomed(model.get("zoom"), by, at) : [1, 0, 0]);
+  const whole = button("1:1", "whole picture", () => zoomBy(0));
+  below.append(
+    where,
+    button("−", "zoom out", () => zoomBy(1 / 1.5, middle())),
+    button("+", "zoom in", () => zoomBy(1.5, middle())),
+    whole,
+  );
+  inside.append(files.image, files.over, cover);
+  frame.append(inside);
+  root.append(caption, frame, below);
   el.append(root);
 
   const addresses = {};
@@ -39,6 +59,7 @@ function render({ model, el }) {
     if (content.byteLength) files[name].src = addresses[name];
   }
 
+  const pointed = shape("g", {});
   function drawCover() {
     const [height, width] = model.get("extent");
     const [rows, columns] = model.get("grid");
@@ -49,7 +70,7 @@ function render({ model, el }) {
       const box = { x: column * across, y: row * down, width: across, height: down };
       cover.append(...outlined("rect", box));
     }
-    const arm = 0.03 * Math.max(height, width);
+    const arm = (0.03 * Math.max(height, width)) / model.get("zoom")[0];
     model.get("marks").forEach(([y, x], number) => {
       const path = `M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}`;
       cover.append(...outlined("path", { d: path, "data-mark": number }));
@@ -58,25 +79,69 @@ function render({ model, el }) {
       label.textContent = number + 1;
       cover.append(label);
     });
+    cover.append(pointed);
+  }
+
+  function drawZoom() {
+    const [scale, top, left] = model.get("zoom");
+    const size = `${100 * scale}%`;
+    Object.assign(inside.style, { width: size, height: size });
+    Object.assign(inside.style, { top: `${-100 * scale * top}%`, left: `${-100 * scale * left}%` });
+    whole.disabled = scale === 1;
+    drawCover();
   }
 
   function drawRest() {
     caption.textContent = model.get("caption");
     cover.setAttribute("aria-label", `${model.get("caption")}. Click, or move with arrow keys.`);
     files.over.style.opacity = model.get("opacity");
-    frame.style.width = `${model.get("width")}px`;
     const [height, width] = model.get("extent");
+    // Never so high that controls and picture are not seen at once.
+    frame.style.maxWidth = `min(${model.get("width")}px, ${(60 * width) / height}vh)`;
     frame.style.aspectRatio = `${width} / ${height}`;
   }
 
-  function place(event) {
-    const box = cover.getBoundingClientRect();
+  let values = null;
+  function readValues() {
+    const bytes = model.get("values");
+    const { buffer, byteOffset, byteLength } = bytes;
+    values = byteLength ? new Float32Array(buffer.slice(byteOffset, byteOffset + byteLength)) : null;
+  }
+
+  function drawPointed({ detail }) {
+    pointed.replaceChildren();
+    where.textContent = "";
+    if (!detail.at) return;
     const [height, width] = model.get("extent");
-    const inside = (share, size) => Math.min(Math.max(share, 0), 1 - 1e-6) * size;
+    const [y, x] = [detail.at[0] * height, detail.at[1] * width];
+    if (detail.from !== root) {
+      const arm = (0.02 * Math.max(height, width)) / model.get("zoom")[0];
+      const path = `M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}`;
+      pointed.append(...outlined("path", { d: path }));
+    }
+    const words = detail.from === root ? [`y ${Math.floor(y)}, x ${Math.floor(x)}`] : [];
+    if (values) {
+      const [rows, columns] = model.get("value_grid");
+      const place = (share, count) => Math.min(Math.floor(share * count), count - 1);
+      const found = values[place(detail.at[0], rows) * columns + place(detail.at[1], columns)];
+      const number = Number.isInteger(found) ? found : Number(found.toPrecision(3));
+      words.push(`${model.get("value_name")} ${Number.isNaN(number) ? "unknown" : number}`);
+    }
+    where.textContent = words.join(": ");
+  }
+
+  function share(event) {
+    const box = cover.getBoundingClientRect();
+    const inside = (at) => Math.min(Math.max(at, 0), 1 - 1e-6);
     return [
-      inside((event.clientY - box.top) / box.height, height),
-      inside((event.clientX - box.left) / box.width, width),
+      inside((event.clientY - box.top) / box.height),
+      inside((event.clientX - box.left) / box.width),
     ];
+  }
+  function place(event) {
+    const [height, width] = model.get("extent");
+    const [y, x] = share(event);
+    return [y * height, x * width];
   }
 
   let count = 0;
@@ -89,59 +154,89 @@ function render({ model, el }) {
 
   let path = null;
   let way = [];
+  let moving = null;
+  let farthest = 0;
   cover.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
+    const moves = event.button === 1 || event.ctrlKey || event.metaKey;
+    if (event.button !== 0 && !moves) return;
+    if (moves) event.preventDefault();
+    cover.setPointerCapture(event.pointerId);
+    farthest = 0;
     path = [place(event)];
+    moving = { at: [event.clientY, event.clientX], zoom: model.get("zoom"), only: moves };
+    if (moves || !model.get("draws")) return;
     way = outlined("polyline", {});
     cover.append(...way);
-    cover.setPointerCapture(event.pointerId);
   });
   cover.addEventListener("pointermove", (event) => {
-    const [y, x] = place(event);
-    where.textContent = `y ${Math.floor(y)}, x ${Math.floor(x)}`;
+    tellRow(root, "ep-point", { at: share(event), from: root });
     if (!path) return;
-    path.push([y, x]);
-    for (const line of way) line.setAttribute("points", path.map(([y, x]) => `${x},${y}`).join(" "));
+    const [down, across] = [event.clientY - moving.at[0], event.clientX - moving.at[1]];
+    // A line that comes back to where it began is not a click.
+    farthest = Math.max(farthest, Math.hypot(down, across));
+    if (way.length) {
+      path.push(place(event));
+      const points = path.map(([y, x]) => `${x},${y}`).join(" ");
+      for (const line of way) line.setAttribute("points", points);
+    } else if (farthest > 4) {
+      const [scale, top, left] = moving.zoom;
+      const box = cover.getBoundingClientRect();
+      look(within([scale, top - down / box.height, left - across / box.width]));
+    }
   });
-  cover.addEventListener("pointerleave", () => (where.textContent = ""));
+  cover.addEventListener("pointerleave", () => tellRow(root, "ep-point", {}));
   function endWay() {
     for (const line of way) line.remove();
     path = null;
+    way = [];
   }
   cover.addEventListener("pointercancel", () => path && endWay());
   cover.addEventListener("pointerup", (event) => {
     if (!path) return;
-    const [begin, end] = [path[0], place(event)];
-    const box = cover.getBoundingClientRect();
-    const [height, width] = model.get("extent");
-    const far = Math.hypot(
-      ((end[0] - begin[0]) * box.height) / height,
-      ((end[1] - begin[1]) * box.width) / width,
-    );
-    if (far > 4) tell("dragged", { path: [...path, end], shift: event.shiftKey });
-    else tell("clicked", { y: begin[0], x: begin[1], shift: event.shiftKey });
+    const [y, x] = path[0];
+    const isFar = farthest > 4;
+    if (way.length && isFar) tell("dragged", { path: [...path, place(event)], shift: event.shiftKey });
+    else if (!isFar && !moving.only) tell("clicked", { y, x, shift: event.shiftKey });
     endWay();
   });
+  const wheel = (event) => {
+    // Without the key the notebook scrolls, as anywhere else.
+    if (!event.ctrlKey && !event.metaKey) return;
+    event.preventDefault();
+    zoomBy(Math.exp(-event.deltaY / 300), share(event));
+  };
+  cover.addEventListener("wheel", wheel, { passive: false });
   cover.addEventListener("keydown", (event) => {
     const step = STEPS[event.key];
-    if (!step) return;
+    if (!step && !(event.key in ZOOMS)) return;
     event.preventDefault();
     event.stopPropagation();
     const [height, width] = model.get("extent");
-    const [rows, columns] = model.get("grid");
     const [y, x] = model.get("cursor").length ? model.get("cursor") : [height / 2, width / 2];
+    if (!step) {
+      const at = model.get("cursor").length ? [y / height, x / width] : middle();
+      zoomBy(ZOOMS[event.key], at);
+      return;
+    }
+    const [rows, columns] = model.get("grid");
     const cell = (at, size, cells, by) =>
       ((Math.min(Math.max(Math.floor((at / size) * cells) + by, 0), cells - 1) + 0.5) * size) / cells;
     const next = { y: cell(y, height, rows, step[0]), x: cell(x, width, columns, step[1]) };
     tell("clicked", { ...next, shift: event.shiftKey });
   });
+  root.addEventListener("ep-zoom", ({ detail }) => model.set("zoom", detail));
+  root.addEventListener("ep-point", drawPointed);
 
   for (const name of Object.keys(files)) model.on(`change:${name}`, () => drawFile(name));
   model.on("change:marks change:cells change:extent change:grid", drawCover);
   model.on("change:caption change:width change:extent change:opacity", drawRest);
+  model.on("change:zoom", drawZoom);
+  model.on("change:values", readValues);
   Object.keys(files).forEach(drawFile);
-  drawCover();
+  below.title = HOW;
+  drawZoom();
   drawRest();
+  readValues();
   hear(model);
   return () => Object.values(addresses).forEach((address) => address && URL.revokeObjectURL(address));
 }

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emerdiff_probe.views.colours import SEQUENTIAL, ramp, shaded, shades
-from emerdiff_probe.views.panels import png
+from emerdiff_probe.views.panels import png, spaced
 from emerdiff_probe.widgets.hearing import Hearing, code
 
-__all__ = ["Picture", "map_file", "photo_file"]
+__all__ = ["Picture", "map_file", "photo_file", "read_by_pointing"]
 
 _HERE = Path(__file__).parent
 _Pixels = NDArray[np.uint8]
@@ -23,13 +23,18 @@ _Pixels = NDArray[np.uint8]
 _EXACT: Final = 256
 """Pixels on a side up to which a photograph that changes with each click is sent as it is."""
 
+_POINTED: Final = 128
+"""Numbers on a side that are read by pointing; a map that has more has evenly spaced ones."""
+
 
 class Picture(Hearing):
     """A picture, a layer over it, marks and cells, and what was done to it with mouse and keys.
 
     Positions are y and x in pixels. Arrow keys move the cursor from cell to cell of the grid and
-    click there. What did not change is not sent again, so that a click that only changes the layer
-    costs no more than that.
+    click there. Buttons below the picture, the keys + - 0, and the wheel with Ctrl or ⌘ zoom; a
+    drag moves what is zoomed, with Ctrl or ⌘ where a drag draws. Pictures of one explorer zoom
+    together, and each shows its value under the pointer. What did not change is not sent again, so
+    that a click that only changes the layer costs no more than that.
 
     Attributes:
         image: What is shown, a file that browsers know.
@@ -41,12 +46,19 @@ class Picture(Hearing):
         cells: Outlined cells, as (row, column).
         cursor: Where keys begin, (y, x), or empty.
         caption: Above the picture.
-        width: On the screen.
+        width: Largest width on the screen, in pixels.
+        values: Numbers that are read by pointing, float32 row by row; see `read_by_pointing`.
+        value_grid: Rows and columns of ``values``.
+        value_name: What these numbers are.
+        zoom: Scale, from 1 to 16, and the place of the frame's upper left corner, (y, x), as shares
+            of the picture.
+        draws: Whether a drag draws a line, which ``dragged`` gets.
         clicked: The last click: ``y``, ``x``, ``shift`` and a ``count`` of events.
-        dragged: The last drag: ``path`` of (y, x), ``shift`` and a ``count`` of events.
+        dragged: The last line drawn: ``path`` of (y, x), ``shift`` and a ``count`` of events. A
+            line that ends where it began is one, too.
     """
 
-    _esm = code("picture.js")
+    _esm = code("looking.js", "picture.js")
     _css = _HERE / "picture.css"
 
     image = traitlets.Bytes().tag(sync=True)
@@ -59,6 +71,11 @@ class Picture(Hearing):
     cursor: Any = traitlets.List().tag(sync=True)
     caption = traitlets.Unicode().tag(sync=True)
     width = traitlets.Int(256).tag(sync=True)
+    values = traitlets.Bytes().tag(sync=True)
+    value_grid = traitlets.List([1, 1]).tag(sync=True)
+    value_name = traitlets.Unicode().tag(sync=True)
+    zoom: Any = traitlets.List([1, 0, 0]).tag(sync=True)
+    draws = traitlets.Bool(False).tag(sync=True)
     clicked = traitlets.Dict().tag(sync=True)
     dragged = traitlets.Dict().tag(sync=True)
 
@@ -87,6 +104,19 @@ def map_file(
     if np.isnan(values).any():
         return png(shaded(values, low, high, scale))
     return png(shades(values, low, high), ramp(scale))
+
+
+def read_by_pointing(values: NDArray[Any], name: str) -> dict[str, Any]:
+    """Return the traits of a `Picture` that tell the value under the pointer.
+
+    Args:
+        values: (y, x), over the whole of the picture; NaN is told as unknown. Of a map larger than
+            128 x 128 evenly spaced values.
+        name: What they are.
+    """
+    kept = [spaced(side, min(side, _POINTED)) for side in values.shape]
+    few = np.ascontiguousarray(values[np.ix_(*kept)], "<f4")
+    return {"values": few.tobytes(), "value_grid": list(few.shape), "value_name": name}
 
 
 def photo_file(pixels: _Pixels) -> bytes:

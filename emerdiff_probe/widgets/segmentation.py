@@ -18,7 +18,7 @@ from emerdiff_probe.views.panels import png
 from emerdiff_probe.views.segments import thinned
 from emerdiff_probe.widgets.explorer import Explorer
 from emerdiff_probe.widgets.overlay import stained
-from emerdiff_probe.widgets.picture import Picture, map_file
+from emerdiff_probe.widgets.picture import Picture, map_file, read_by_pointing
 from emerdiff_probe.widgets.segmenting import BASELINES, Segmenter, covered
 
 __all__ = ["SegmentationExplorer"]
@@ -85,8 +85,9 @@ class SegmentationExplorer(Explorer):
             "overlay": "segments", "alpha": 0.5, "own": (), "selection": -1,
         }  # fmt: skip
         self._segments, self._beside, self._low, self._moved = (
-            Picture(width=360) for _ in range(4)
+            Picture(width=480) for _ in range(4)
         )
+        self._segments.draws = True
         pictures = [self._segments, self._beside, self._low, self._moved]
         names = ("result",) if responses is None else ("result", "responses")
         super().__init__(self._controls(), pictures, usual=usual, names=names)
@@ -248,10 +249,10 @@ class SegmentationExplorer(Explorer):
 
     def _export(self) -> None:
         path = None
-        with self.working(f"writing {self._masks_file.value}"):
+        with self.working(f"writing {self._masks_file.value}", files=True):
             path = self.export(self._masks_file.value)
         if path:
-            self.say(f"written: {path.absolute()}")
+            self.say(f"written: {path.absolute()}", files=True)
 
     def _picture_clicked(self, change: Any) -> None:
         self._choose(change["new"], "labels", (Y, X))
@@ -294,12 +295,14 @@ class SegmentationExplorer(Explorer):
                 self._beside.show(
                     image=self._image,
                     over=stained(other, self.alpha, chosen),
-                    caption=f"{self.baseline}, of {same:.1%} of the pixels the same",
+                    caption=f"{self.baseline}, {same:.1%} of the pixels are the same",
+                    **read_by_pointing(other, "segment"),
                     **common,
                 )
             self._low.show(
                 image=stained(low_res, 1.0, chosen, lines=False),
                 caption="low-resolution masks: click one",
+                **read_by_pointing(low_res, "mask"),
                 **common,
             )
             self._draw_moved(found, common)
@@ -308,11 +311,12 @@ class SegmentationExplorer(Explorer):
         self, found: xr.Dataset, labels: NDArray[np.integer], chosen: list[int], common: Any
     ) -> None:
         own = [covered(each, self._extent, labels.shape) for each in self.own]
-        opacity = 1.0
+        opacity, read = 1.0, read_by_pointing(labels, "segment")
         caption = f"{found.sizes[MASK]} segments: click one, or draw a mask"
         if self.overlay == "margin":
-            over = map_file(found["margin"].transpose(Y, X).values, 0, 1)
-            opacity = self.alpha
+            margin = found["margin"].transpose(Y, X).values
+            over = map_file(margin, 0, 1)
+            opacity, read = self.alpha, read_by_pointing(margin, "margin")
             caption = "margin, 0 (dark: undecided) to 1 (light)"
         else:
             over = stained(labels, self.alpha, chosen, own)
@@ -320,7 +324,7 @@ class SegmentationExplorer(Explorer):
             share = float((labels == chosen[0]).mean())
             caption = f"segment {chosen[0]}, {share:.1%} of the picture"
         self._segments.show(
-            image=self._image, over=over, opacity=opacity, caption=caption, **common
+            image=self._image, over=over, opacity=opacity, caption=caption, **read, **common
         )
 
     def _draw_moved(self, found: xr.Dataset, common: Any) -> None:
@@ -334,5 +338,9 @@ class SegmentationExplorer(Explorer):
         self._moved.layout.display = "none" if values is None else None
         if values is not None:
             most = float(values.max())
-            caption = f"{what}, at most {most:.3g}"
-            self._moved.show(image=map_file(values, 0, most), caption=caption, **common)
+            self._moved.show(
+                image=map_file(values, 0, most),
+                caption=f"{what}, at most {most:.3g}",
+                **read_by_pointing(values, "moved by"),
+                **common,
+            )

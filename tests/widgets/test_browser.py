@@ -151,7 +151,7 @@ def test_branches_of_sites_open_and_are_ticked(lab):
 def test_a_click_reaches_the_kernel_and_its_answer_the_page(lab, inspector):
     inspector.click("^picture", 0.75, 0.5)
     inspector.picture("cosine similarity").wait_for()
-    assert inspector.picture(r"t = 1: magnitude").locator("path.ep-light").count() == 1
+    assert inspector.picture(r"t = 1: magnitude").locator("svg > path.ep-light").count() == 1
     assert lab.ask("inspector.point") == pytest.approx((24, 32), abs=0.5)
 
 
@@ -212,14 +212,14 @@ def test_a_segment_is_chosen_and_others_merged_and_filtered(lab, segments):
 
 def test_a_baseline_and_the_margin_are_shown(lab, segments):
     segments.root.get_by_label("baseline").select_option("guided filter")
-    segments.picture("guided filter, of .*% of the pixels the same").wait_for()
+    segments.picture("guided filter, .*% of the pixels are the same").wait_for()
     segments.root.get_by_label("overlay").select_option("margin")
     segments.picture("margin, 0").wait_for()
     assert lab.ask("(segments.baseline, segments.overlay)") == ("guided filter", "margin")
 
 
 def test_a_mask_is_drawn_with_the_mouse_and_exported(lab, segments, folder):
-    path = [(0.1, 0.1), (0.1, 0.6), (0.6, 0.6), (0.6, 0.1), (0.2, 0.1)]
+    path = [(0.1, 0.1), (0.1, 0.6), (0.6, 0.6), (0.6, 0.1), (0.1, 0.1)]
     segments.drag("4 segments", *path)
     segments.picture("pixels moved by your mask 1").wait_for()
     weights = lab.ask("segments.own_masks().values.tolist()")[0]
@@ -249,24 +249,64 @@ def test_code_and_figures_are_a_click_away(lab, segments, folder):
     assert "plotly" in (folder / "view.html").read_text()
 
 
-def test_two_recordings_have_one_cursor(lab):
-    compare = Shown(lab, "compare")
-    compare.click("^picture", 0.25, 0.5)
-    likeness = compare.root.locator(".ep-picture", has_text="cosine similarity")
-    likeness.nth(3).wait_for()
-    points = lab.ask("[each.point for each in compare.inspectors]")
-    assert points[0] == points[1] == pytest.approx((8, 32), abs=0.5)
+def test_two_recordings_have_one_set_of_controls(lab):
+    shown = Shown(lab, "compare")
+    expect(shown.root.get_by_label("show")).to_have_count(1)
+    shown.root.get_by_label("show").select_option("magnitude")
+    shown.picture("b - a: magnitude").wait_for()
+    shown.click("^b, picture", 0.25, 0.5)
+    shown.picture("b - a: cosine similarity").wait_for()
+    assert lab.ask("compare.point") == pytest.approx((8, 32), abs=0.5)
+
+
+def test_pictures_of_one_widget_are_pointed_at_and_zoom_together(lab):
+    shown = Shown(lab, "compare")
+    values = shown.root.locator(".ep-below span")
+    shown.picture("^a, picture").locator("svg").hover(position={"x": 20, "y": 10})
+    expect(values.nth(0)).to_have_text(re.compile(r"^y \d+, x \d+$"))
+    expect(values.nth(4)).to_have_text(re.compile(r"^b - a -?\d"))
+    shown.root.get_by_role("button", name="zoom in").first.click()
+    widths = shown.root.locator(".ep-frame svg").evaluate_all(
+        "all => all.map(each => each.clientWidth)"
+    )
+    frame = shown.root.locator(".ep-frame").first.bounding_box()["width"]
+    assert widths == pytest.approx([1.5 * frame] * 5, abs=2)
+    shown.root.get_by_role("button", name="whole picture").last.click()
+
+
+def test_answers_stand_beside_questions_in_a_small_window(lab, inspector, explorer, segments):
+    for expression in (
+        "inspector.set(point=(8, 32))",
+        "explorer.choose(((1, 2),))",
+        "explorer.set_trait('masks', 2)",
+        "segments.set_trait('selection', 1)",
+        "segments.set_trait('baseline', 'nearest')",
+    ):
+        lab.ask(expression)
+    explorer.picture("segments from 2 masks").wait_for()
+    segments.picture("difference map of 1").wait_for()
+    size = lab.page.viewport_size
+    lab.page.set_viewport_size({"width": 1280, "height": 800})
+    room = lab.page.locator(".jp-WindowedPanel-outer").bounding_box()
+    for shown in (inspector, explorer, segments, Shown(lab, "compare")):
+        frames = shown.root.locator(".ep-frame").locator("visible=true")
+        boxes = [each.bounding_box() for each in frames.all()]
+        assert len(boxes) >= 4
+        assert len({round(box["y"] + box["height"]) for box in boxes}) == 1, "in one row"
+        assert max(box["x"] + box["width"] for box in boxes) <= room["x"] + room["width"]
+        assert shown.root.bounding_box()["height"] < room["height"] - 60, "below the cell's code"
+    lab.page.set_viewport_size(size)
 
 
 def test_a_place_is_marked_in_both_segmentations(lab):
     shown = Shown(lab, "comparesegments")
     shown.click("^a", 0.5, 0.9)
     shown.root.get_by_text("segment 3 of a, segment 1 of b").wait_for()
-    assert shown.root.locator("path.ep-light").count() == 3
+    assert shown.root.locator("svg > path.ep-light").count() == 3
     assert lab.ask("agreed.agreement") == pytest.approx(0.75)
 
 
 def test_all_that_is_shown_was_drawn_without_errors(lab):
-    names = ("inspector", "explorer", "segments", "agreed")
-    assert lab.ask(f"[each.error for each in ({', '.join(names)})]") == [""] * 4
+    names = ("inspector", "explorer", "segments", "compare", "agreed")
+    assert lab.ask(f"[each.error for each in ({', '.join(names)})]") == [""] * 5
     assert lab.errors == []

@@ -5,13 +5,16 @@ import io
 
 import numpy as np
 import pytest
+import xarray as xr
 from PIL import Image
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import InputError, SiteError
 from emerdiff_probe.views.colours import SEQUENTIAL, shaded
 from emerdiff_probe.views.maps import magnitude, places
+from emerdiff_probe.views.panels import as_bytes
 from emerdiff_probe.widgets import Inspector
+from emerdiff_probe.widgets.recordings import most_telling
 from tests.datasets import recording
 
 QUERY = "up_blocks.1.attentions.0.transformer_blocks.0.attn2:query"
@@ -26,17 +29,53 @@ def inspector():
     return Inspector(recording())
 
 
-def test_it_begins_with_the_first_site_and_the_least_noise(inspector):
-    assert (inspector.site, inspector.timestep) == (QUERY, 1)
-    picture, shown, *likeness = inspector.pictures
+def test_it_begins_in_colours_where_features_are_read_at_the_least_noise(inspector):
+    assert (inspector.site, inspector.timestep, inspector.show) == (QUERY, 1, "colours")
+    picture, shown = inspector.pictures
     np.testing.assert_array_equal(pixels(picture), ep.site(recording(), "image")[0])
     assert pixels(shown).shape == (2, 4, 3), "one pixel a place, no more is sent"
-    assert all(each.layout.display == "none" and not each.image for each in likeness)
+    values = places(ep.site(recording(), QUERY)).sel(timestep=1)
+    colours = ep.layers.principal_colours(values)[0].transpose("y", "x", "rgb")
+    np.testing.assert_array_equal(pixels(shown), as_bytes(colours.values))
+    assert "principal colours" in shown.caption
+
+
+def test_fewer_than_three_channels_have_no_colours():
+    run = recording()
+    run["mid_block/out"] = xr.DataTree(run["mid_block/out"].to_dataset().isel(channel=[0, 1]))
+    inspector = Inspector(run, site="mid_block")
+    assert inspector.error == ""
+    assert "magnitude" in inspector.pictures[1].caption
+
+
+@pytest.mark.parametrize(
+    ("sites", "chosen"),
+    [
+        ({"up_blocks.1:out": 256, "up_blocks.1.attn1:query": 256}, "up_blocks.1:out"),
+        ({"up_blocks.0.attn2:query": 64, "up_blocks.1.attn2:key": 256,
+          "up_blocks.1.attn1:query": 256}, "up_blocks.1.attn1:query"),
+        ({"up_blocks.0.attn2:query": 64, "mid_block:out": 16}, "up_blocks.0.attn2:query"),
+        ({f"transformer_blocks.{number}:out": 256 for number in range(5)},
+         "transformer_blocks.2:out"),
+    ],
+)  # fmt: skip
+def test_the_first_site_is_close_to_where_the_method_reads(sites, chosen):
+    assert most_telling(sites) == chosen
+
+
+def test_values_are_read_by_pointing(inspector):
+    inspector.set(site="mid_block", point=(3, 4))
+    values = places(ep.site(recording(), "mid_block")).sel(timestep=1)
+    _, shown, alike, _ = inspector.pictures
+    numbers = np.frombuffer(shown.values, "<f4").reshape(shown.value_grid)
+    np.testing.assert_allclose(numbers, magnitude(values).values, rtol=1e-6)
+    assert (shown.value_name, alike.value_name) == ("magnitude", "similarity")
+    assert np.frombuffer(alike.values, "<f4").max() == pytest.approx(1)
 
 
 def test_the_map_follows_site_and_timestep(inspector):
     before = pixels(inspector.pictures[1])
-    inspector.site = "mid_block"
+    inspector.set(site="mid_block", show="magnitude")
     inspector.timestep = 281
     values = ep.site(recording(), "mid_block")[0].sel(timestep=281).astype(np.float32)
     lengths = np.sqrt((values**2).mean("channel")).values
@@ -49,13 +88,11 @@ def test_the_map_follows_site_and_timestep(inspector):
 def test_a_click_asks_for_likeness_in_this_layer_and_its_neighbours(inspector):
     inspector.pictures[1].clicked = {"y": 20.0, "x": 50.0, "shift": False, "count": 1}
     assert inspector.point == (20, 50)
-    own, neighbour, unused = inspector.pictures[2:]
+    own, neighbour = inspector.pictures[2:]
     values = places(ep.site(recording(), QUERY)).sel(timestep=1)
     alike = ep.layers.similarity_to_point(values, 20, 50)[0].values
     np.testing.assert_array_equal(pixels(own), shaded(alike, alike.min(), 1))
     assert "mid: cosine" in neighbour.caption
-    assert own.layout.display is None
-    assert unused.layout.display == "none"
     assert own.marks == [[20, 50]]
 
 
@@ -64,15 +101,15 @@ def test_shift_pins_places_and_each_has_its_likeness(inspector):
         inspector.pictures[0].clicked = {"y": y, "x": 5.0, "shift": True, "count": number}
     assert inspector.pins == ((4, 5), (20, 5))
     assert inspector.point == ()
-    first, second = (each for each in inspector.pictures[2:] if each.image)
+    first, second = inspector.pictures[2:]
     assert "to place 1" in first.caption
     assert "to place 2" in second.caption
     assert not np.array_equal(pixels(first), pixels(second))
     inspector.pins = [(1, 1)] * 5
-    assert sum(bool(each.image) for each in inspector.pictures[2:]) == 5
+    assert len(inspector.pictures[2:]) == 5
     assert inspector._row.children == inspector.pictures
     inspector.set(pins=(), point=())
-    assert not any(each.image for each in inspector.pictures[2:])
+    assert len(inspector.pictures) == 2
 
 
 def test_points_do_not_paint_the_map_anew(inspector, monkeypatch):
@@ -102,7 +139,7 @@ def test_menus_and_traits_are_one(inspector):
 
 def test_calls_at_one_timestep_are_told_apart():
     run = recording((981, 946.4247, 946.4247, 1))
-    inspector = Inspector(run, site="mid_block")
+    inspector = Inspector(run, site="mid_block", show="magnitude")
     labels = [label for label, _ in inspector._menus["step"].options]
     assert labels == ["981", "946.42 (step 1)", "946.42 (step 2)", "1"]
     values = places(ep.site(run, "mid_block")).astype(np.float32)

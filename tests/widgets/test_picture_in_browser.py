@@ -19,7 +19,10 @@ window.told = [];
 window.listeners = {};
 window.model = {
   get: (name) => window.state[name],
-  set: (name, value) => { window.state[name] = value; window.told.push([name, value]); },
+  set: (name, value) => {
+    window.change(name, value);
+    if (name !== "zoom") window.told.push([name, value]);
+  },
   save_changes: () => {},
   on: (names, listener) => names.split(" ").forEach((name) => {
     (window.listeners[name] ??= []).push(listener);
@@ -47,9 +50,13 @@ def page():
         "width": 320,
         "clicked": {},
         "dragged": {},
+        "value_grid": [2, 4],
+        "value_name": "magnitude",
+        "zoom": [1, 0, 0],
+        "draws": True,
     }
     assert set(state) <= set(Picture.class_trait_names(sync=True))
-    script = code("picture.js").replace("export default", "window.widget =")
+    script = code("looking.js", "picture.js").replace("export default", "window.widget =")
     style = (HERE / "picture.css").read_text()
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 600, "height": 400})
@@ -62,6 +69,10 @@ def page():
         page.evaluate("bytes => { state.image = new DataView(new Uint8Array(bytes).buffer); }",
                       list(png(pixels)))  # fmt: skip
         page.evaluate("() => { state.over = new DataView(new ArrayBuffer(0)); }")
+        page.evaluate("""() => {
+          const numbers = Float32Array.of(0, 1, 2, 3, 4, 5.25, NaN, 7);
+          state.values = new DataView(numbers.buffer);
+        }""")
         page.add_script_tag(content=script)
         # What gives a function back would be called.
         page.evaluate("widget.render({ model, el: document.getElementById('el') }); undefined")
@@ -108,6 +119,65 @@ def test_drags_are_told_with_their_way(page):
     assert event["path"][0] == pytest.approx([2, 2], abs=0.1)
     assert event["path"][-1] == pytest.approx([2, 22], abs=0.1)
     assert len(event["path"]) >= 6
+
+
+def test_a_line_that_ends_where_it_began_is_no_click(page):
+    box = page.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.mouse.down()
+    for x, y in ((120, 20), (120, 90), (20, 90), (20, 20)):
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=3)
+    page.mouse.up()
+    name, event = told(page)
+    assert name == "dragged"
+    assert event["path"][0] == pytest.approx(event["path"][-1], abs=0.1)
+    assert max(y for y, _ in event["path"]) == pytest.approx(18, abs=0.1)
+
+
+def test_the_value_under_the_pointer_is_told(page):
+    cover = page.locator("svg")
+    cover.hover(position={"x": 130, "y": 102})
+    assert page.locator(".ep-below span").inner_text() == "y 20, x 26: magnitude 5.25"
+    cover.hover(position={"x": 202, "y": 102})
+    assert page.locator(".ep-below span").inner_text() == "y 20, x 40: magnitude unknown"
+    page.locator("figcaption").hover()
+    assert page.locator(".ep-below span").inner_text() == ""
+
+
+def test_pictures_zoom_at_the_pointer_and_move(page):
+    cover, frame = page.locator("svg"), page.locator(".ep-frame").bounding_box()
+    whole = cover.bounding_box()
+    cover.hover(position={"x": 80, "y": 40})
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -300 * 0.6931472)
+    page.wait_for_function("state.zoom[0] > 1")
+    assert page.evaluate("state.zoom") == pytest.approx([2, 0.125, 0.125], abs=0.01)
+    box = cover.bounding_box()
+    assert box["width"] == pytest.approx(640, abs=4)
+    page.mouse.click(whole["x"] + 80, whole["y"] + 40)
+    assert told(page)[0] != "clicked", "with the key a click moves, and does not choose"
+    page.mouse.down()
+    page.mouse.move(whole["x"] + 80 + 64, whole["y"] + 40)
+    page.mouse.up()
+    page.keyboard.up("Control")
+    assert page.evaluate("state.zoom") == pytest.approx([2, 0.125, 0.025], abs=0.01)
+    # Clicks are still told in pixels of the picture, and what is beyond the frame is cut off.
+    page.mouse.click(whole["x"] + 144, whole["y"] + 40)
+    name, event = told(page)
+    assert (name, event["x"]) == ("clicked", pytest.approx(16, abs=0.3))
+    assert page.locator(".ep-frame").bounding_box() == frame
+    page.evaluate("change('draws', false)")
+    page.mouse.down()
+    page.mouse.move(whole["x"] + 144 - 32, whole["y"] + 40, steps=2)
+    page.mouse.up()
+    assert page.evaluate("state.zoom[2]") == pytest.approx(0.075, abs=0.01), "a plain drag moves"
+    page.get_by_role("button", name="whole picture").click()
+    assert page.evaluate("state.zoom") == [1, 0, 0]
+    cover.press("+")
+    assert page.evaluate("state.zoom[0]") == 1.5
+    cover.press("0")
+    assert cover.bounding_box() == whole
+    page.evaluate("change('draws', true)")
 
 
 def test_keys_walk_from_cell_to_cell(page):

@@ -45,6 +45,9 @@ def test_a_click_chooses_the_segment_or_the_mask_below_it(result):
     assert (pixels(difference).astype(int).sum(-1) > 400).sum() == 1
     click(masks, 47.9, 63.9)
     assert explorer.selection == 3
+    numbers = np.frombuffer(segments.values, "<f4").reshape(segments.value_grid)
+    np.testing.assert_array_equal(numbers, result["labels"])
+    assert (segments.value_name, masks.value_name) == ("segment", "mask")
     explorer.selection = -1
     np.testing.assert_array_equal(pixels(segments), before)
 
@@ -243,7 +246,8 @@ def test_masks_are_written_and_read_back(explorer, tmp_path):
     np.testing.assert_array_equal(opened["own"], found["own"])
     explorer._masks_file.value = str(tmp_path / "masks.json")
     explorer._export()
-    assert "written" in explorer._said.value
+    assert "written" in explorer._written.value, "beside the button"
+    assert explorer._said.value == ""
     written = json.loads((tmp_path / "masks.json").read_text())
     masks = [coco.decode(each["segmentation"]) for each in written["annotations"]]
     assert [each["category_id"] for each in written["annotations"]] == [1, 1, 1, 1, 2]
@@ -268,6 +272,10 @@ def test_figures_are_of_the_present_view(explorer, tmp_path):
     explorer._file.value = "view.gif"
     explorer._save()
     assert ".svg" in explorer.error
+    assert ".svg" in explorer._written.value
+    assert explorer._said.value == ""
+    explorer.selection = 1
+    assert explorer._written.value == "", "the next question takes it away"
 
 
 def test_the_code_is_shown_and_makes_the_view_again(explorer, answers):
