@@ -118,7 +118,7 @@ class Compare(Walker):
         ends = range_of(*numbers)
         name = str(numbers[0].name)
         change = numbers[0].copy(data=_on(numbers[1], numbers[0]).values - numbers[0].values)
-        most = max(float(np.abs(change).max()), np.finfo(np.float32).tiny)
+        most = max(float(np.abs(change).max()), float(np.finfo(np.float32).tiny))
         return [
             drawn_map(numbers[0], *ends, f"a, {what}: {name}"),
             drawn_map(numbers[1], *ends, f"b, {what}: {name}"),
@@ -132,7 +132,7 @@ class Compare(Walker):
 
 def _same_calls(first: Reading, second: Reading) -> tuple[Reading, Reading]:
     """Return readings of the calls that both have, call by call."""
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for position, timestep in enumerate(first.timesteps):
         visit = matching(first.timesteps, timestep).index(position)
         there = matching(second.timesteps, timestep)
@@ -143,8 +143,8 @@ def _same_calls(first: Reading, second: Reading) -> tuple[Reading, Reading]:
             f"no timestep is in both recordings; a has {', '.join(labels(first.calls))}, b has "
             f"{', '.join(labels(second.calls))}"
         )
-    at, there = zip(*pairs, strict=True)
-    return first.at(at), second.at(there)
+    ours, theirs = zip(*pairs, strict=True)
+    return first.at(ours), second.at(theirs)
 
 
 def _comparable(features: list[xr.DataArray]) -> bool:
@@ -232,7 +232,7 @@ class CompareSegments(Explorer):
         image = png(np.ascontiguousarray(pixels[at]))
         differ = (agreed != first)[at].astype(np.uint8)
         agreement = f"agreement: {self.agreement:.1%}; bright where they differ"
-        shown = (
+        shown: tuple[tuple[str, bytes, dict[str, Any]], ...] = (
             ("a", stained(first[at], 0.6), read_by_pointing(first, "segment")),
             ("b, in the colours of a", stained(agreed[at], 0.6),
              read_by_pointing(second, "segment")),
