@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "api",
     "figures",
+    "gallery",
 ]
 
 # Notebooks are shown with the outputs stored in them: tests compare these with new runs.

@@ -91,7 +91,7 @@ def heading_layout(heading: str) -> dict[str, Any]:
     It stands at the upper edge: at a share of the height it would run into the panels of a low
     figure.
     """
-    at = {"x": 0, "y": 1, "yanchor": "top", "pad": {"t": 14, "l": 14}}
+    at = {"x": 0, "y": 1, "yanchor": "top", "pad": {"t": 18, "l": 14}}
     return {"text": heading, "font_size": 14, **at}
 
 
@@ -130,7 +130,7 @@ def panels(
     margin = {
         "l": left,
         "r": right,
-        "t": 36 + 18 * heading.count("<br>") + above,
+        "t": (36 + 18 * heading.count("<br>") if heading else 12) + above,
         "b": _BELOW,
     }
     inner = side * across + gaps[1] * (across - 1), tall * down + gaps[0] * (down - 1)
