@@ -292,6 +292,12 @@ class Held:
         if self._file is not None:
             self._lock.rename(making / LOCK)
 
+    def last(self) -> bool:
+        """Return whether all who shared it have ended; then nobody else can share it any more."""
+        if self._file is not None and not self.alone:
+            self.alone = _locked(self._file, fcntl.LOCK_EX)
+        return self.alone
+
     def close(self) -> None:
         """Let others write there."""
         if self._file is not None:

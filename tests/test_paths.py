@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -244,3 +245,51 @@ def test_who_was_overtaken_replaces_nothing(tmp_path, overtaken):
         making.mkdir()
     assert text_of(place) == "theirs"
     assert list(tmp_path.iterdir()) == [place]
+
+
+def test_several_share_what_the_first_has_made(tmp_path):
+    place = tmp_path / "run.zarr"
+    first = paths.Held(place, store=True, shared=True)
+    assert first.alone
+    first.share()
+    second = paths.Held(place, store=True, shared=True)
+    assert not second.alone
+    with pytest.raises(StoreError, match="is being written to by process"):
+        paths.Held(place, store=True)
+    first.close()
+    with pytest.raises(StoreError, match="is being written to by process"):
+        paths.Held(place, store=True)
+    assert second.last()
+    second.close()
+    with paths.Held(place, store=True) as alone:
+        assert alone.alone
+    assert not list(place.iterdir())
+
+
+def test_who_shares_waits_while_the_first_makes_it(tmp_path):
+    place = tmp_path / "run.zarr"
+    first, seen = paths.Held(place, shared=True), []
+
+    def join():
+        with paths.Held(place, shared=True):
+            seen.append((place / "made").exists())
+
+    other = threading.Thread(target=join)
+    other.start()
+    time.sleep(0.5)
+    assert not seen, "the control: it waits"
+    place.mkdir()
+    (place / "made").touch()
+    first.share()
+    other.join(60)
+    assert seen == [True]
+    first.close()
+
+
+def test_who_shares_does_not_wait_for_one_who_writes_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "_PATIENCE", 0)
+    place = tmp_path / "run.zarr"
+    place.mkdir()
+    (place / "values").touch()
+    with paths.Held(place), pytest.raises(StoreError, match="is being written to by process"):
+        paths.Held(place, shared=True)

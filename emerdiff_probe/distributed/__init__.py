@@ -3,7 +3,8 @@
 `emerdiff_probe.map` is `map_inputs`.
 """
 
-from emerdiff_probe.distributed.inputs import Item, inputs_of, of_scenes
+from emerdiff_probe.distributed.inputs import inputs_of, of_scenes
+from emerdiff_probe.distributed.items import Item
 from emerdiff_probe.distributed.mapping import Mapped, map_inputs
 from emerdiff_probe.distributed.shards import Shard
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from emerdiff_probe import scenes
+from emerdiff_probe.distributed.archives import is_dataset, of_dataset, of_tar
+from emerdiff_probe.distributed.items import Item
+from emerdiff_probe.distributed.tables import TABLES, of_table
 from emerdiff_probe.errors import InputError, closest
-from emerdiff_probe.inputs import ENDINGS, Input, Photo, as_input
+from emerdiff_probe.inputs import ENDINGS, Photo, as_input
 from emerdiff_probe.paths import local
 
-__all__ = ["Inputs", "Item", "inputs_of", "of_scenes"]
+__all__ = ["Inputs", "inputs_of", "of_scenes"]
 
 Inputs: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Any]]"
-"""A folder of images, a name of scenes, or pairs of a key and an input."""
+"""Name of a folder, table, tar or scenes; a data set; or pairs of a key and an input."""
 
 SCENES: Final = ("scenes-parts", "scenes-objects")
 """Names of the package's own scenes, as `emerdiff-probe evaluate` has them."""
@@ -28,34 +31,16 @@ _FIRST: Final = scenes.TEST_START
 _COUNT: Final = 100
 
 
-class Item(NamedTuple):
-    """Hold one input.
-
-    Attributes:
-        key: Its name, which no other input has.
-        given: The input, or a function without arguments that reads it.
-    """
-
-    key: str
-    given: Input | Callable[[], Input]
-
-    def source(self) -> Input:
-        """Return the input.
-
-        Raises:
-            InputError: It cannot be read.
-        """
-        return self.given() if callable(self.given) else self.given
-
-
 def inputs_of(
     given: Inputs, *, first_seed: int = _FIRST, count: int | None = None
 ) -> tuple[Item, ...]:
     """Return inputs by their keys.
 
     Args:
-        given: A folder, whose images are taken in the order of their names; "scenes-parts" or
-            "scenes-objects"; or pairs of a key and an input, as
+        given: A folder, whose images are taken in the order of their names; a table
+            (``.csv``, ``.tsv``, ``.parquet``) with a column ``prompt`` or ``image``; WebDataset
+            tars, as ``"part-*.tar"``; "scenes-parts" or "scenes-objects"; a Hugging Face data set
+            with a column ``image`` or ``prompt``; or pairs of a key and an input, as
             `emerdiff_probe.inputs.as_input` takes it, or of a key and a function that reads it.
         first_seed: Seed of the first scene.
         count: Only so many inputs; by default all, and 100 scenes.
@@ -69,6 +54,8 @@ def inputs_of(
         )
     elif isinstance(given, str | os.PathLike):
         found = _of_path(local(given))
+    elif is_dataset(given):
+        found = of_dataset(given)
     else:
         found = given
     items = tuple(map(_item, islice(found, count)))
@@ -108,9 +95,18 @@ def _item(pair: Any) -> Item:
 
 
 def _of_path(path: Path) -> Iterator[Item]:
+    path = path.absolute()
     if path.is_dir():
-        return _of_folder(path.absolute())
-    raise InputError(f"no folder '{path}'; give a folder of images, or one of {', '.join(SCENES)}")
+        return _of_folder(path)
+    if path.suffix.lower() in TABLES and path.is_file():
+        return of_table(path)
+    tars = sorted(path.parent.glob(path.name)) if path.suffix.lower() == ".tar" else []
+    if tars:
+        return chain.from_iterable(map(of_tar, tars))
+    raise InputError(
+        f"no inputs '{path}'; give a folder of images, a table ({', '.join(TABLES)}), tars, or "
+        f"one of {', '.join(SCENES)}"
+    )
 
 
 def _of_folder(folder: Path) -> Iterator[Item]:

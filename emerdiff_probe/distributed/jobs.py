@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from emerdiff_probe.distributed.inputs import Item
+from emerdiff_probe.distributed.items import Item
 from emerdiff_probe.distributed.team import Team, Work
 
 __all__ = ["Job", "Task"]
@@ -21,12 +21,10 @@ class Job:
     Attributes:
         left: What is still to be done, by key.
         failed: Why an input cannot be used, by key.
-        noted: What is done with the result of a finished call, given its key and the result.
     """
 
     left: dict[str, Work]
     failed: dict[str, str]
-    noted: Callable[[str, Any], None] = field(default=lambda key, result: None)
 
 
 class Task(Protocol):

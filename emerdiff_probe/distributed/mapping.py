@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import pandas as pd
 
+from emerdiff_probe.distributed.evaluate import Evaluate
 from emerdiff_probe.distributed.inputs import Inputs, inputs_of
+from emerdiff_probe.distributed.items import Item
 from emerdiff_probe.distributed.jobs import Task
 from emerdiff_probe.distributed.progress import finished, reason
 from emerdiff_probe.distributed.record import Record
+from emerdiff_probe.distributed.respond import Respond
+from emerdiff_probe.distributed.segment import Segment
 from emerdiff_probe.distributed.shards import Shard
 from emerdiff_probe.distributed.team import stops_all, team_of
 from emerdiff_probe.errors import ConfigError, closest
@@ -22,8 +26,20 @@ from emerdiff_probe.paths import local, made_at_once
 
 __all__ = ["Mapped", "map_inputs"]
 
-TASKS: Final = {"record": Record}
+TASKS: Final[dict[str, Any]] = {
+    "record": Record,
+    "segment": Segment,
+    "respond": Respond,
+    "evaluate": Evaluate,
+}
 """Tasks by name."""
+
+_WORDS: Final = {
+    "record": "recording",
+    "segment": "segmenting",
+    "respond": "responding",
+    "evaluate": "scoring",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +74,7 @@ class Mapped:
 
 
 def map_inputs(
-    task: Literal["record"],
+    task: Literal["record", "segment", "respond", "evaluate"],
     inputs: Inputs,
     out: str | os.PathLike[str],
     *,
@@ -70,7 +86,7 @@ def map_inputs(
     progress: bool = True,
     **settings: Any,
 ) -> Mapped:
-    """Record many inputs, on several processes or machines.
+    """Record, segment, shift or score many inputs, on several processes or machines.
 
     Each input is committed by itself. The same call does what is left: what failed, and what was
     in work when a process ended. For example::
@@ -82,8 +98,11 @@ def map_inputs(
         task: What to do.
         inputs: A folder of images, a name of scenes, or pairs of a key and an input; see
             `emerdiff_probe.distributed.inputs_of`. Workers read them, so that a folder has the same
-            name for all.
-        out: Where results go: the store of a recording.
+            name for all. To evaluate: scenes, a folder as `emerdiff_probe.evaluation.plain_folder`
+            takes it, or a data set.
+        out: Where results go. Recordings go into one store. The others go into a folder with a part
+            for each input, ``table.csv``, and of segmentations ``contact-sheet.html``, of scores
+            ``summary.csv``.
         model: Name of the model, as `emerdiff_probe.load` takes it. A model that is loaded serves
             without workers and scheduler.
         load: Further arguments of `emerdiff_probe.load`, as ``{"dtype": "float16"}``.
@@ -93,7 +112,9 @@ def map_inputs(
         shard: Which part of all inputs to do, as "3/16"; by default that of a job array of SLURM or
             of RANK and WORLD_SIZE, else all. Shards share one place, and each does its own part.
         progress: Whether to show a bar with the time left.
-        **settings: Settings of the task, as `emerdiff_probe.recording.record` takes them.
+        **settings: Settings of the task, as `emerdiff_probe.recording.record`,
+            `emerdiff_probe.emerdiff.segment` or `emerdiff_probe.emerdiff.respond` takes them; to
+            evaluate ``protocols``, ``masks``, ``seed`` and settings of the method.
 
     Returns:
         What became of each input. Those that failed are in a file beside ``out``, too, named as
@@ -107,20 +128,25 @@ def map_inputs(
     """
     job_of = _task(task, settings)
     part_of = Shard.of_environment() if shard is None else Shard.parse(shard)
-    items, place = inputs_of(inputs), local(out).absolute()
+    place = local(out).absolute()
+    items = job_of.items(inputs) if isinstance(job_of, Evaluate) else inputs_of(inputs)
     part = part_of.of(items)
     with (
         team_of(model, load or {}, workers, scheduler) as team,
         job_of.begun(items, part, place, team, progress) as job,
     ):
         failed = dict(job.failed)
-        for key, result in finished(f"{task}ing", job.left, team, progress):
-            if not isinstance(result, Exception):
-                job.noted(key, result)
-            elif stops_all(result):
-                raise result
-            else:
+        for key, result in finished(_WORDS[task], job.left, team, progress):
+            if isinstance(result, Exception):
+                if stops_all(result):
+                    raise result
                 failed[key] = reason(result)
+        mapped = Mapped(place, _table(part, failed), part_of)
+        _write_failures(mapped)  # before the folder's table, which has the reasons of all shards
+    return mapped
+
+
+def _table(part: Sequence[Item], failed: Mapping[str, str]) -> pd.DataFrame:
     rows = [
         {
             "key": item.key,
@@ -129,9 +155,7 @@ def map_inputs(
         }
         for item in part
     ]
-    mapped = Mapped(place, pd.DataFrame(rows, columns=["key", "state", "reason"]), part_of)
-    _write_failures(mapped)
-    return mapped
+    return pd.DataFrame(rows, columns=["key", "state", "reason"])
 
 
 def _task(name: str, settings: Mapping[str, Any]) -> Task:

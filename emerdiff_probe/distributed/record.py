@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from emerdiff_probe.distributed.inputs import Item
+from emerdiff_probe.distributed.items import Item
 from emerdiff_probe.distributed.jobs import Job
 from emerdiff_probe.distributed.progress import finished, reason
 from emerdiff_probe.distributed.team import Team, Work, stops_all

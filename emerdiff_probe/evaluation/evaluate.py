@@ -25,7 +25,17 @@ from emerdiff_probe.metrics import Confusion
 from emerdiff_probe.paths import local
 from emerdiff_probe.schema import CHANNEL, MASK
 
-__all__ = ["PROTOCOLS", "Evaluation", "Method", "counted", "drawing", "evaluate"]
+__all__ = [
+    "PROTOCOLS",
+    "USUAL",
+    "Evaluation",
+    "Method",
+    "counted",
+    "drawing",
+    "evaluate",
+    "evaluation_of",
+    "scored",
+]
 
 Method = Callable[[NDArray[np.uint8]], Mapping[str, Segments]]
 """Function that segments an image (y, x, rgb) in one or several ways, by name."""
@@ -33,7 +43,8 @@ Method = Callable[[NDArray[np.uint8]], Mapping[str, Segments]]
 PROTOCOLS: Final = (*PER_PICTURE, *OVER_DATASET)
 """Names of all protocols."""
 
-_DEFAULT: Final = ("majority-class", "image-hungarian", "class-mean", "boundary-f", "ari")
+USUAL: Final = ("majority-class", "image-hungarian", "class-mean", "boundary-f", "ari")
+"""Names of the protocols that are used where none are named."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +91,7 @@ class Evaluation:
 def evaluate(
     method: Method,
     dataset: Dataset,
-    protocols: Sequence[str] = _DEFAULT,
+    protocols: Sequence[str] = USUAL,
     *,
     kept: Path | None = None,
     identity: Mapping[str, object] | None = None,
@@ -130,7 +141,7 @@ def evaluate(
         if drawn:  # of a folder that was begun without, some drawings would be missing
             about["drawn"] = True
         journal = Journal(folder / "scores.jsonl", about)
-        task = partial(_scored, method, dataset, tuple(protocols), folder, skip, drawn)
+        task = partial(scored, method, dataset, tuple(protocols), folder, skip, drawn)
         table = journal.table({key: key for key in usable}, task, processes=processes)
         if "problem" in table:
             late = table[table["problem"].notna()]
@@ -138,20 +149,47 @@ def evaluate(
             table = table[table["problem"].isna()].drop(columns="problem").reset_index(drop=True)
         if table.empty:
             raise InputError(f"'{dataset.name}' has no picture that can be used")
-        over = _over_dataset(table, protocols, folder)
-    return Evaluation(dataset.name, table, over, problems)
+        return Evaluation(dataset.name, table, _over_dataset(table, protocols, folder), problems)
 
 
-def _scored(
+def evaluation_of(
+    name: str, rows: Sequence[Row], protocols: Sequence[str], folder: Path
+) -> Evaluation:
+    """Return the scores of images that `scored` has scored, each by itself.
+
+    Args:
+        name: Name of the data set.
+        rows: Rows of all images.
+        protocols: Names from `PROTOCOLS`.
+        folder: Folder that `scored` was given.
+    """
+    table = pd.DataFrame(rows)
+    return Evaluation(name, table, _over_dataset(table, protocols, folder), {})
+
+
+def scored(
     method: Method,
     dataset: Dataset,
-    protocols: tuple[str, ...],
+    protocols: Sequence[str],
     folder: Path,
     skip: bool,
     drawn: bool,
     key: str,
 ) -> list[Row]:
-    """Return the rows of one image; keep what the scores over the data set need."""
+    """Return the rows of one image; keep what the scores over the data set need.
+
+    Args:
+        method: Function that segments an image.
+        dataset: Data set that has the image.
+        protocols: Names from `PROTOCOLS`.
+        folder: Folder for what is kept.
+        skip: Whether an image that cannot be used gives a row that says so, and no error.
+        drawn: Whether the image is drawn.
+        key: Key of the image.
+
+    Raises:
+        InputError: The image cannot be used.
+    """
     try:
         picture, truth = dataset.load(key)
         if not (truth != IGNORE).any():

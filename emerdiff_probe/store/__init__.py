@@ -20,7 +20,7 @@ from emerdiff_probe.store.plan import (
 )
 from emerdiff_probe.store.precision import single, widened
 from emerdiff_probe.store.reading import at, gather, open_recording, site, sites_of
-from emerdiff_probe.store.responses import ResponseStore, open_responses
+from emerdiff_probe.store.responses import ResponseStore, open_responses, responses_missing
 from emerdiff_probe.store.rows import Place, Rows
 from emerdiff_probe.store.summary import Info, info
 from emerdiff_probe.store.whole import complete, with_samples
@@ -56,6 +56,7 @@ __all__ = [
     "open_responses",
     "pack",
     "rechunk",
+    "responses_missing",
     "single",
     "site",
     "sites_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import warnings
@@ -35,7 +36,7 @@ from emerdiff_probe.store.sealing import (
 from emerdiff_probe.store.texts import portable
 from emerdiff_probe.store.values import dims_of, values_of
 
-__all__ = ["ResponseStore", "open_responses"]
+__all__ = ["ResponseStore", "open_responses", "responses_missing"]
 
 _VALUES: Final = re.compile("response|difference")
 """Arrays that are read chunk by chunk; all others are labels here, and small."""
@@ -156,6 +157,14 @@ class ResponseStore:
         """Lets others write there."""
         if self._held is not None:
             self._held.close()
+
+
+def responses_missing(path: Path, name: str = "response") -> int | None:
+    """How many responses a store does not have yet; None where there is no store."""
+    if not (path / METADATA).is_file():
+        return None
+    shape = zarr.open_array(path / name, mode="r").shape
+    return math.prod(shape[:-3]) - len(chunks_of(path, name))
 
 
 def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.Dataset:
