@@ -1,4 +1,4 @@
-"""What a diffusion model knows of each pixel: recording, interventions and segmentation in Jupyter.
+"""Record, intervene in and segment with diffusion models, in Jupyter.
 
 For example::
 

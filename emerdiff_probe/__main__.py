@@ -1,4 +1,4 @@
-"""`python -m emerdiff_probe` is the `emerdiff-probe` command."""
+"""Run the `emerdiff-probe` command as `python -m emerdiff_probe`."""
 
 from emerdiff_probe.cli import main
 

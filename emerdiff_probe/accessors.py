@@ -1,7 +1,7 @@
-"""``.ep`` on what the package makes: the functions for a recording, a segmentation, responses.
+"""Add ``.ep`` to the package's datasets: functions for recordings, segmentations and responses.
 
-Each method hands its dataset to a function that also stands alone, where it is documented in full.
-Importing `emerdiff_probe` registers them as soon as xarray is there.
+Each method passes its dataset to a standalone function, which has the full documentation. Importing
+`emerdiff_probe` registers the accessors as soon as xarray is imported.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from emerdiff_probe.layers import Samples
 
-# xarray may be imported by a module of ours that is itself half imported: all else is imported when
-# it is first called.
+# A module that is itself half imported may import xarray, so import everything else on first use.
 
 __all__ = [
     "RecordingAccessor",
@@ -35,11 +34,11 @@ __all__ = [
 
 
 class WrongKindError(InputError, AttributeError):
-    """Asked of a dataset of another kind; `hasattr` takes it for an attribute that is not there."""
+    """A method of another kind of dataset was called; `hasattr` reports it as missing."""
 
 
 class Accessor:
-    """What all kinds have, and all that a dataset of no kind has."""
+    """The methods that all datasets have, including those of no kind."""
 
     kind: ClassVar[str | None] = None
 
@@ -47,7 +46,7 @@ class Accessor:
         self._data = data
 
     def info(self) -> pd.Series:
-        """Return what a dataset is of and how it was made, as a table."""
+        """Return a table of what a dataset describes and how it was made."""
         import pandas as pd
 
         from emerdiff_probe.kinds import described
@@ -79,14 +78,16 @@ class Accessor:
             for other in _ACCESSORS.values():
                 if hasattr(other, name):
                     words, made = KINDS[other.kind]
-                    raise WrongKindError(f".ep.{name} is of {words}, and this is {here}; {made}")
+                    raise WrongKindError(
+                        f".ep.{name} belongs to {words}, and this is {here}; {made}"
+                    )
             raise AttributeError(f"{here} has no .ep.{name}; {closest(name, dir(self))}")
 
 
 class Sites(Mapping[str, xr.DataArray]):
-    """The sites of a recording by name, which complete by tab: ``recording.ep.sites["up_<tab>``.
+    """The sites of a recording by name, with tab completion: ``recording.ep.sites["up_<tab>``.
 
-    Values are read when they are needed.
+    Values are read lazily.
     """
 
     def __init__(self, run: xr.DataTree) -> None:
@@ -119,13 +120,13 @@ class Sites(Mapping[str, xr.DataArray]):
 
 
 class RecordingAccessor(Accessor):
-    """Of a recording."""
+    """The methods of a recording."""
 
     kind = "recording"
 
     @property
     def sites(self) -> Sites:
-        """The sites by name."""
+        """Return the sites by name."""
         return Sites(self._data)
 
     def site(self, name: str) -> xr.DataArray:
@@ -135,25 +136,25 @@ class RecordingAccessor(Accessor):
         return site(self._data, name)
 
     def gather(self, sites: Any = "*", *, y: float, x: float) -> dict[str, xr.DataArray]:
-        """Return what layers hold of one place; see `emerdiff_probe.store.gather`."""
+        """Return the values of layers at one place; see `emerdiff_probe.store.gather`."""
         from emerdiff_probe.store import gather
 
         return gather(self._data, sites, y=y, x=x)
 
     def attention(self, name: str | None = None, **options: Any) -> xr.DataArray:
-        """Return what an attention looks at; see `emerdiff_probe.layers.attention.attention`."""
+        """Return attention probabilities; see `emerdiff_probe.layers.attention.attention`."""
         from emerdiff_probe.layers.attention import attention
 
         return attention(self._data, name, **options)
 
     def features(self, site: str, timestep: float | None = None, **options: Any) -> xr.DataArray:
-        """Return a site's values as features of places; see `emerdiff_probe.layers.features`."""
+        """Return a site's values as features of locations; see `emerdiff_probe.layers.features`."""
         from emerdiff_probe.layers import features
 
         return features(self._data, site, timestep, **options)
 
     def samples(self, site: str, *, batch: int, **options: Any) -> Samples:
-        """Return its locations in random order to train on; see `emerdiff_probe.layers.samples`."""
+        """Return locations in random order for training; see `emerdiff_probe.layers.samples`."""
         from emerdiff_probe.layers import samples
 
         return samples(self._data, site, batch=batch, **options)
@@ -171,25 +172,25 @@ class RecordingAccessor(Accessor):
         return layers(self._data, sites, timesteps, **options)
 
     def similarity(self, sites: Any, timestep: float, **options: Any) -> go.Figure:
-        """Draw how alike a place is to all others; see `emerdiff_probe.views.similarity`."""
+        """Draw the similarity of a place to all others; see `emerdiff_probe.views.similarity`."""
         from emerdiff_probe.views import similarity
 
         return similarity(self._data, sites, timestep, **options)
 
     def trajectory(self, timesteps: Any = None, **options: Any) -> go.Figure:
-        """Draw the latents from noise to the picture; see `emerdiff_probe.views.trajectory`."""
+        """Draw the latents from noise to the image; see `emerdiff_probe.views.trajectory`."""
         from emerdiff_probe.views import trajectory
 
         return trajectory(self._data, timesteps, **options)
 
     def explore(self, **state: Any) -> Any:
-        """Return a widget to walk through it; see `emerdiff_probe.widgets.Inspector`."""
+        """Return a widget to browse the recording; see `emerdiff_probe.widgets.Inspector`."""
         from emerdiff_probe.widgets import Inspector
 
         return Inspector(self._data, **state)
 
     def save(self, path: str | Path, layout: Any = "steps") -> Path:
-        """Write it to a new folder; see `emerdiff_probe.store.rechunk`."""
+        """Write the recording to a new folder; see `emerdiff_probe.store.rechunk`."""
         from emerdiff_probe.store import rechunk
 
         return rechunk(self._data, layout, path)
@@ -212,18 +213,18 @@ class RecordingAccessor(Accessor):
 
 
 class SegmentationAccessor(Accessor):
-    """Of a segmentation."""
+    """The methods of a segmentation."""
 
     kind = "segmentation"
 
     def plot(self) -> go.Figure:
-        """Draw picture, segments and masks; see `emerdiff_probe.views.overview`."""
+        """Draw image, segments and masks; see `emerdiff_probe.views.overview`."""
         from emerdiff_probe.views import overview
 
         return overview(self._data)
 
     def overlay(self, *, alpha: float = 0.5) -> NDArray[Any]:
-        """Return the picture with its segments; see `emerdiff_probe.views.overlay_image`."""
+        """Return the image with its segments; see `emerdiff_probe.views.overlay_image`."""
         from emerdiff_probe.views import overlay_image
 
         return overlay_image(self._data, alpha=alpha)
@@ -235,13 +236,13 @@ class SegmentationAccessor(Accessor):
         return dendrogram(self._data, by)
 
     def explore(self, **state: Any) -> Any:
-        """Return a widget to change it; see `emerdiff_probe.widgets.SegmentationExplorer`."""
+        """Return a widget to edit segments; see `emerdiff_probe.widgets.SegmentationExplorer`."""
         from emerdiff_probe.widgets import SegmentationExplorer
 
         return SegmentationExplorer(self._data, **state)
 
     def save(self, path: str | Path) -> Path:
-        """Write it as PNG, COCO's JSON or Zarr; see `emerdiff_probe.exports.write_masks`."""
+        """Write segments as PNG, COCO JSON or Zarr; see `emerdiff_probe.exports.write_masks`."""
         from emerdiff_probe.exports import write_masks
 
         return write_masks(self._data, path)
@@ -251,18 +252,18 @@ class SegmentationAccessor(Accessor):
 
 
 class ResponsesAccessor(Accessor):
-    """Of responses, whole or compressed."""
+    """The methods of responses, full or compressed."""
 
     kind = "responses"
 
     def movers(self, y: float, x: float) -> xr.DataArray:
-        """Return how much locations move a pixel; see `emerdiff_probe.responses.movers`."""
+        """Return how much locations change a pixel; see `emerdiff_probe.responses.movers`."""
         from emerdiff_probe.responses import movers
 
         return movers(self._data, y, x)
 
     def pixels_moved(self, source_y: float, source_x: float) -> xr.DataArray:
-        """Return what a location moves; see `emerdiff_probe.responses.pixels_moved`."""
+        """Return what a location changes; see `emerdiff_probe.responses.pixels_moved`."""
         from emerdiff_probe.responses import pixels_moved
 
         return pixels_moved(self._data, source_y, source_x)
@@ -274,13 +275,13 @@ class ResponsesAccessor(Accessor):
         return response_of(self._data, masks)
 
     def segment(self, masks: int | ArrayLike, **options: Any) -> xr.Dataset:
-        """Return segments of other masks; see `emerdiff_probe.responses.segment_from`."""
+        """Return segments for other masks; see `emerdiff_probe.responses.segment_from`."""
         from emerdiff_probe.responses import segment_from
 
         return segment_from(self._data, masks, **options)
 
     def compress(self, **options: Any) -> xr.Dataset:
-        """Return them in fewer bytes; see `emerdiff_probe.responses.compress`."""
+        """Return the responses in fewer bytes; see `emerdiff_probe.responses.compress`."""
         from emerdiff_probe.responses import compress
 
         return compress(self._data, **options)
@@ -292,20 +293,20 @@ class ResponsesAccessor(Accessor):
         return correspondence(self._data, **options)
 
     def explore(self, **state: Any) -> Any:
-        """Return a widget to click in; see `emerdiff_probe.widgets.CorrespondenceExplorer`."""
+        """Return a clickable widget; see `emerdiff_probe.widgets.CorrespondenceExplorer`."""
         from emerdiff_probe.widgets import CorrespondenceExplorer
 
         return CorrespondenceExplorer(self._data, **state)
 
     def save_page(self, path: str | Path) -> Path:
-        """Write a page to click in; see `emerdiff_probe.views.correspondence_page`."""
+        """Write a clickable page; see `emerdiff_probe.views.correspondence_page`."""
         from emerdiff_probe.views import correspondence_page
 
         return correspondence_page(self._data, path)
 
 
 class SweepAccessor(Accessor):
-    """Of a sweep."""
+    """The methods of a sweep."""
 
     kind = "sweep"
 
@@ -323,7 +324,7 @@ def _accessor(data: Any) -> Accessor:
 
 
 def register() -> None:
-    """Put ``.ep`` on datasets and trees."""
+    """Register ``.ep`` for datasets and trees."""
     registering: tuple[Any, ...] = (xr.register_dataset_accessor, xr.register_datatree_accessor)
     for each in registering:
         each("ep")(_accessor)

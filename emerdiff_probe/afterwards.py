@@ -1,6 +1,6 @@
-"""Doing something as soon as another package has been imported, without importing it.
+"""Call functions as soon as another package is imported, without importing it.
 
-xarray takes three times as long to import as the rest of what ``import emerdiff_probe`` needs.
+xarray takes three times as long to import as everything else that ``import emerdiff_probe`` needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["when_imported"]
 
 
 def when_imported(name: str, then: Callable[[], None]) -> None:
-    """Call a function when a module has been imported: now, where it has been already."""
+    """Call a function once a module has been imported: now, if it already has been."""
     if name in sys.modules:
         then()
     else:
@@ -24,7 +24,7 @@ def when_imported(name: str, then: Callable[[], None]) -> None:
 
 
 class _Watch(MetaPathFinder):
-    """Finds nothing itself, and is gone when its module has been imported."""
+    """Wait for a module to be imported, then remove itself; it never finds modules."""
 
     def __init__(self, name: str, then: Callable[[], None]) -> None:
         self._name, self._then = name, then
@@ -40,7 +40,7 @@ class _Watch(MetaPathFinder):
             spec = importlib.util.find_spec(fullname)
         finally:
             self._asking = False
-        # Some only ask whether the module could be imported, and nothing is executed then.
+        # Some callers only ask whether the module can be imported, without executing it.
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 

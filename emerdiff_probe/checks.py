@@ -1,7 +1,7 @@
-"""Numbers and switches as arguments: NumPy's are taken, wrong types and ranges refused by name.
+"""Check numbers and switches among arguments; NumPy's are accepted, wrong types and ranges refused.
 
-Each function returns the plain Python value, fit for JSON, so that settings are checked once, where
-they are made, and never after all computing.
+Each function returns the plain Python value, fit for JSON, so that settings are checked once, when
+they are made, and not after a long computation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from emerdiff_probe.errors import ConfigError, ProbeError
 __all__ = ["MOST_SEED", "flag", "integer", "integers", "number", "timestep", "timesteps"]
 
 MOST_SEED: Final = 2**32 - 1
-"""The largest seed that scikit-learn takes."""
+"""The largest seed that scikit-learn accepts."""
 
 
 def integer(
@@ -29,13 +29,13 @@ def integer(
     """Return an argument as an int.
 
     Args:
-        name: What the argument is called, for the message.
+        name: The name of the argument, for the message.
         value: An integer of Python or NumPy, or an array without dims that holds one.
-        least, most: Ends of the range, both included.
-        error: What to raise.
+        least, most: The ends of the range, both included.
+        error: The error to raise.
 
     Raises:
-        error: The value has another type (4.0 and True, too) or is out of range.
+        error: The value has another type (such as 4.0 or True) or is out of range.
 
     >>> integer("steps", np.int64(4), 1)
     4
@@ -59,11 +59,11 @@ def number(
     """Return an argument as a finite number; integers stay integers.
 
     Args:
-        name: What the argument is called, for the message.
+        name: The name of the argument, for the message.
         value: A number of Python or NumPy, or an array without dims that holds one.
-        least, most: Ends of the range, both included.
-        error: What to raise.
-        above: The number is larger than this.
+        least, most: The ends of the range, both included.
+        error: The error to raise.
+        above: A bound that the number must exceed.
 
     Raises:
         error: The value has another type, is not finite, or is out of range.
@@ -98,21 +98,21 @@ def integers(
     """Return several positions, such as samples or heads, as ints.
 
     Raises:
-        error: The value is no collection of integers, or one of them is too small.
+        error: The value is not a collection of integers, or one of them is too small.
     """
     return tuple(integer(name, each, least, None, error) for each in _several(name, values, error))
 
 
 def timestep(name: str, value: Any, error: type[ProbeError] = ConfigError) -> float:
-    """Return a timestep as a number; a whole one is an int.
+    """Return a timestep as a number, as an int if it is whole.
 
     Args:
-        name: What the argument is called, for the message.
+        name: The name of the argument, for the message.
         value: A number, or an array without dims that holds one.
-        error: What to raise.
+        error: The error to raise.
 
     Raises:
-        error: The value is no number, or negative.
+        error: The value is not a number, or is negative.
 
     >>> timestep("timestep", np.float32(981)), timestep("timestep", 946.5)
     (981, 946.5)
@@ -125,12 +125,12 @@ def timesteps(name: str, values: Any, error: type[ProbeError] = ConfigError) -> 
     """Return several timesteps; see `timestep`.
 
     Args:
-        name: What the argument is called, for the message.
+        name: The name of the argument, for the message.
         values: Numbers, an array of them, or the coordinate of a recording.
-        error: What to raise.
+        error: The error to raise.
 
     Raises:
-        error: The value is no collection of numbers, or one of them is negative.
+        error: The value is not a collection of numbers, or one of them is negative.
     """
     return tuple(timestep(name, each, error) for each in _several(name, values, error))
 
@@ -145,7 +145,7 @@ def _several(name: str, values: Any, error: type[ProbeError]) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy, or of an array without dims, as Python's own."""
+    """Return a NumPy number, or one in an array without dims, as Python's own."""
     return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 

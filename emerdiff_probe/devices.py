@@ -1,4 +1,4 @@
-"""Where models run."""
+"""Choose the device that a model runs on."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["usable"]
 
 
 def usable(device: str | torch.device | None) -> torch.device:
-    """A device, or the default one: CUDA if there is one, else the CPU.
+    """Return a device, or the default one: CUDA if available, else the CPU.
 
     Raises:
-        ModelError: This machine or this torch has not got it.
+        ModelError: The device is not available on this machine or in this torch.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # A torch without CUDA asserts; other missing devices raise the other two.
+        # A torch without CUDA raises an AssertionError, other missing devices the other two.
         raise ModelError(
             f"cannot run on device {str(device)!r} ({first_line(error)[:160]}); "
             "'cpu' always works, 'cuda' or 'mps' where there is one"

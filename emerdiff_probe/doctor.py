@@ -1,4 +1,4 @@
-"""`examine()`: what can be recorded of one model, what that costs, and that it changes nothing."""
+"""Examine a model: what can be recorded, at what cost, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _PROMPT: Final = "a photograph of a house"
 
 @dataclass(frozen=True)
 class Method:
-    """Hold the settings that EmerDiff would start from with a model.
+    """The settings that EmerDiff would start from with a model.
 
     Attributes:
-        config: Its settings; None where there are none to start from.
-        troubles: Sentences on why it cannot work with them; none where it can.
+        config: The settings; None if there are none to start from.
+        troubles: Sentences on why EmerDiff cannot work with them; None if it can.
     """
 
     config: EmerDiffConfig | None
@@ -47,17 +47,18 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """Hold the findings of `examine`.
+    """The findings of `examine`.
 
     Attributes:
-        sites: The model's table of sites, with the columns ``why_not``, which is empty for those
-            that can be recorded, and ``recorded``, the bytes of a step of one image in float16,
-            all guidance halves together.
+        sites: The model's table of sites, with the columns ``why_not``, empty for sites that can be
+            recorded, and ``recorded``, the bytes per step of one image in float16, including all
+            guidance halves.
         repeats: Whether two equal calls of the bare pipeline give equal images.
-        unchanged: Whether an image is the same to the last bit with sites recorded: "blocks" by
+        unchanged: Whether an image is bit-identical when sites are recorded: "blocks" by
             `emerdiff_probe.probe`, and all that can be.
-        seconds: Median time of one sampling step: "bare", "blocks" and "all" sites recorded.
-        method: What EmerDiff would use.
+        seconds: The median time of one sampling step in seconds: "bare", and with "blocks" and
+            "all" sites recorded.
+        method: The settings that EmerDiff would use.
     """
 
     sites: pd.DataFrame
@@ -73,22 +74,22 @@ class Examination:
 
     @property
     def harmless(self) -> bool:
-        """Return whether recording changes nothing; False where equal calls differ anyway."""
+        """Return whether recording changes nothing; False if equal calls differ anyway."""
         return self.repeats and all(self.unchanged.values())
 
 
 def examine(model: PipelineModel, *, steps: int = 4, seed: int = 0) -> Examination:
-    """Draw an image four times with a model's own pipeline, with and without recording.
+    """Generate an image four times with a model's own pipeline, with and without recording.
 
     The model is left as it was found.
 
     Args:
-        model: From `emerdiff_probe.load`.
-        steps: Sampling steps of each image, 2 or more; the first is not timed.
-        seed: Seed of the image's noise.
+        model: A model from `emerdiff_probe.load`.
+        steps: The number of sampling steps of each image, at least 2; the first is not timed.
+        seed: The seed of the image's noise.
 
     Raises:
-        ModelError: The bare pipeline cannot draw.
+        ModelError: The bare pipeline fails.
     """
     table = model.sites()
     watch = _Watch({Site.parse(name): shape for name, shape in table["shape"].items()})
@@ -117,13 +118,13 @@ def examine(model: PipelineModel, *, steps: int = 4, seed: int = 0) -> Examinati
 
 @dataclass(eq=False)
 class _Watch:
-    """Does with the tensor of each site what recording does, keeps none, and notes what fails.
+    """Treat the tensor of each site as recording does, without keeping it, and note failures.
 
     Attributes:
-        shapes: Shape of every site of the model, for one row.
-        reasons: Why a site cannot be recorded.
+        shapes: The shape of every site of the model, for one row.
+        reasons: The reason why a site cannot be recorded.
         fired: How often each site has fired.
-        bytes: Size of each site in one call, in the dtype of recordings.
+        bytes: The size of each site in one call, in the dtype of recordings.
     """
 
     shapes: dict[Site, tuple[int, ...]]
@@ -133,11 +134,11 @@ class _Watch:
 
     @property
     def left(self) -> list[Site]:
-        """The sites against which nothing speaks so far."""
+        """Return the sites that have not failed so far."""
         return [site for site in self.shapes if site not in self.reasons]
 
     def refuse(self, unet: torch.nn.Module) -> None:
-        """Notes the sites that taps refuse."""
+        """Note the sites that taps refuse."""
         for site in self.shapes:
             try:
                 with hooked(unet, {site: lambda tensor: None}):
@@ -146,7 +147,7 @@ class _Watch:
                 self.reasons[site] = str(error)
 
     def edit(self, site: Site) -> Callable[[Tensor], None]:
-        """A tap that records a site and forgets it."""
+        """Return a tap that records a site and forgets it."""
 
         def see(tensor: Tensor) -> None:
             self.fired[site] = self.fired.get(site, 0) + 1
@@ -161,7 +162,7 @@ class _Watch:
         return see
 
     def judge(self) -> None:
-        """Notes the sites that did not fire as often as most, once in each call of the UNet."""
+        """Note the sites that fired more or less often than once per network call, as most do."""
         counts = {site: self.fired.get(site, 0) for site in self.left}
         usual = statistics.mode(counts.values()) if counts else 0
         for site, count in counts.items():
@@ -171,10 +172,10 @@ class _Watch:
 
 @contextmanager
 def _own_scheduler(model: PipelineModel) -> Iterator[list[float]]:
-    """Has a pipeline draw quietly with a copy of its scheduler, which a call would set up.
+    """Make a pipeline run quietly with a copy of its scheduler, which a call would modify.
 
     Yields:
-        The seconds at which its steps end.
+        The times at which its steps end, in seconds.
     """
     pipeline: Any = model.pipeline
     scheduler, ends = pipeline.scheduler, list[float]()
@@ -206,11 +207,15 @@ def _own_scheduler(model: PipelineModel) -> Iterator[list[float]]:
 def _drawn(
     model: PipelineModel, steps: int, seed: int, ends: list[float]
 ) -> tuple[NDArray[Any], float]:
-    """An image, and the median seconds of a step."""
+    """Return an image, and the median seconds of a step.
+
+    Raises:
+        ModelError: The pipeline fails.
+    """
     call: Any = model.pipeline
     further = {}
     if "use_resolution_binning" in inspect.signature(type(call).__call__).parameters:
-        further["use_resolution_binning"] = False  # it knows the published sizes alone
+        further["use_resolution_binning"] = False  # it knows only the published sizes
     ends.clear()
     try:
         drawn = call(
@@ -225,16 +230,16 @@ def _drawn(
     except ProbeError:
         raise
     except Exception as error:
-        # A pipeline's own failure can be of any kind.
+        # A pipeline can fail with any error.
         raise ModelError(
-            f"the pipeline of {model.name!r} cannot draw {_PROMPT!r}: {first_line(error)}; "
-            "see that it does by itself, without emerdiff_probe"
+            f"the pipeline of {model.name!r} failed on {_PROMPT!r}: {first_line(error)}; "
+            "first make it work by itself, without emerdiff_probe"
         ) from error
     return drawn.images, statistics.median(np.diff(ends).tolist())
 
 
 def _method(model: PipelineModel, table: pd.DataFrame) -> Method:
-    """The settings that EmerDiff would start from, and what stands against them."""
+    """Return the settings that EmerDiff would start from, and what rules them out."""
     try:
         config = EmerDiffConfig.for_model(model)
         visited = model.timesteps(config.steps, (model.image_size, model.image_size))

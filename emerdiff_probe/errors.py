@@ -1,7 +1,7 @@
-"""What the package raises: one base, and a kind for each thing that can be wrong.
+"""Errors that the package raises: one base class, and a class for each kind of fault.
 
-A message gives the value, the choices and the next step, so that it can be acted on where it is
-read: ``no site 'up_blocks.9'; closest: 'up_blocks.1'. See model.sites().``
+A message gives the value, the choices and the next step, so that readers can act on it: ``no site
+'up_blocks.9'; closest: 'up_blocks.1'. See model.sites().``
 """
 
 import difflib
@@ -23,27 +23,27 @@ __all__ = [
 
 
 class ProbeError(Exception):
-    """Base of all errors that the package raises on purpose."""
+    """Base class of all errors that the package raises on purpose."""
 
 
 class InputError(ProbeError):
-    """A picture, prompt, array or number that cannot be used."""
+    """An image, prompt, array or number that cannot be used."""
 
 
 class ModelError(ProbeError):
-    """A model that cannot be loaded, or whose layout is refused."""
+    """A model that cannot be loaded, or whose layout is not supported."""
 
 
 class SiteError(ProbeError):
-    """No such site in this model."""
+    """A site that the model or recording does not have, or that cannot do what is asked."""
 
 
 class CaptureError(ProbeError):
-    """A tap that fired more or less often than the run has steps."""
+    """A tap that fired more or less often than the run has steps, or saw an unusable tensor."""
 
 
 class ConfigError(ProbeError):
-    """Settings that contradict each other, or what a store was begun with."""
+    """Settings that contradict each other, or those that a store was begun with."""
 
 
 class StoreError(ProbeError):
@@ -51,15 +51,15 @@ class StoreError(ProbeError):
 
 
 def closest(name: str, choices: Iterable[str], count: int = 3) -> str:
-    """The choices most like a name that was not found, as text for an error message.
+    """Return the choices most similar to a name that was not found, for an error message.
 
     Args:
-        name: What was asked for.
-        choices: What there is.
-        count: How many to give at most.
+        name: The name that was asked for.
+        choices: The names that exist.
+        count: The largest number of choices to list.
 
     Returns:
-        ``closest: 'a', 'b'``, or, where nothing is alike, ``choices: 'x', 'y', ...``.
+        ``closest: 'a', 'b'``, or, if nothing is similar, ``choices: 'x', 'y', ...``.
 
     >>> closest("atn2", ["attn1", "attn2", "ff"])
     "closest: 'attn2', 'attn1'"
@@ -78,7 +78,7 @@ def closest(name: str, choices: Iterable[str], count: int = 3) -> str:
 
 
 def first_line(error: Exception) -> str:
-    r"""The kind of an error of another library, and the first line of what it says.
+    r"""Return the class of another library's error, and the first line of its message.
 
     >>> first_line(OSError("no such file\nand more"))
     'OSError: no such file'
@@ -93,13 +93,13 @@ def check_unchanged(
     """Refuse to continue something with other settings than it was begun with.
 
     Args:
-        begun: How it was begun, nested dictionaries of JSON values.
-        asked: What is asked for now.
-        what: Is continued, for the message.
-        instead: Where else it could be begun anew.
+        begun: The settings it was begun with, as nested dictionaries of JSON values.
+        asked: The settings asked for now.
+        what: The name of what is continued, for the message.
+        instead: How to start over elsewhere, for the message.
 
     Raises:
-        ConfigError: Something differs. The message gives both values of each.
+        ConfigError: Settings differ. The message gives both values of each.
     """
     old, new = dict(_flat(begun)), dict(_flat(asked))
     changed = [
@@ -110,7 +110,7 @@ def check_unchanged(
     if changed:
         raise ConfigError(
             f"{what} was begun with other settings ({'; '.join(changed)}). "
-            f"Give the old values to continue it, or {instead} to begin anew"
+            f"Use the old values to continue it, or {instead} to start over"
         )
 
 

@@ -1,4 +1,4 @@
-"""The files of one segmentation: written whole or not at all."""
+"""Write the files of a segmentation, atomically."""
 
 import json
 import re
@@ -25,17 +25,17 @@ from emerdiff_probe.store.texts import portable
 __all__ = ["FILES", "check_free", "check_writable", "names", "write", "write_masks", "write_sheets"]
 
 FILES: Final = ("overlay.png", "labels.png", "dataset.zarr", "index.html")
-"""What a result's folder holds."""
+"""The files in a result's folder."""
 
 _LONGEST_NAME = 60
 
 
 def names(texts: Iterable[str], otherwise: str = "picture") -> list[str]:
-    """Folder names of lower-case letters, digits and hyphens, no two alike.
+    """Return folder names of lower-case letters, digits and hyphens, no two alike.
 
     Args:
-        texts: Prompts or names of files.
-        otherwise: Name of a text in which nothing can be kept.
+        texts: Prompts or file names.
+        otherwise: The name for a text of which no character can be kept.
 
     >>> names(["A red house!", "a/../red house", "été", "家"])
     ['a-red-house', 'a-red-house-2', 'ete', 'picture']
@@ -43,7 +43,7 @@ def names(texts: Iterable[str], otherwise: str = "picture") -> list[str]:
     taken: list[str] = []
     for text in texts:
         plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-        # An accent becomes a mark after its letter and is dropped; other signs part words.
+        # An accent becomes a mark after its letter and is dropped; other characters separate words.
         words = re.findall(r"[a-z0-9]+", plain)
         base = "-".join(words)[:_LONGEST_NAME].strip("-") or otherwise
         name, number = base, 1
@@ -55,14 +55,14 @@ def names(texts: Iterable[str], otherwise: str = "picture") -> list[str]:
 
 
 def check_free(folder: Path, *, overwrite: bool = False) -> None:
-    """See that a result can go to a folder.
+    """Check that a result can be written to a folder.
 
     Args:
-        folder: Where it is to be.
-        overwrite: Allows an older result there, but nothing else.
+        folder: The folder to write to.
+        overwrite: Whether the folder may hold an older result, but nothing else.
 
     Raises:
-        StoreError: Something is there already.
+        StoreError: The folder holds something else.
     """
     if is_free(folder):
         return
@@ -75,13 +75,13 @@ def check_free(folder: Path, *, overwrite: bool = False) -> None:
     )
     if strange:
         raise StoreError(
-            f"'{folder}' is not only a result ({', '.join(strange[:3])}) and is not replaced; "
+            f"'{folder}' also holds other files ({', '.join(strange[:3])}) and is not replaced; "
             "choose another --out, or move it away"
         )
 
 
 def check_writable(folder: Path) -> None:
-    """See that a folder can be made, and written to; leaves no trace.
+    """Check that a folder can be created and written to, without leaving a trace.
 
     Raises:
         StoreError: It cannot.
@@ -91,20 +91,20 @@ def check_writable(folder: Path) -> None:
 
 
 def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write a segmentation as pictures, dataset and page.
+    """Write a segmentation as images, dataset and page.
 
-    ``overlay.png`` is the picture with its segments, ``labels.png`` has a pixel's segment as its
-    value (in a palette of the same colours; with more than 256 masks 16-bit greys),
-    ``dataset.zarr`` is the dataset (Zarr v3, ``xarray.open_zarr`` reads it), ``index.html`` the
-    page that shows it.
+    ``overlay.png`` is the image with its segments. ``labels.png`` has the segment of each pixel as
+    its value (in a palette of the same colours; 16-bit grey with more than 256 masks).
+    ``dataset.zarr`` is the dataset (Zarr v3, which ``xarray.open_zarr`` reads), and ``index.html``
+    the page that shows it.
 
     Args:
-        ds: A segmentation, as `emerdiff_probe.segment` makes it.
-        folder: Where to.
-        overwrite: Replaces an older result.
+        ds: A segmentation from `emerdiff_probe.segment`.
+        folder: The folder to write to.
+        overwrite: Whether to replace an older result.
 
     Raises:
-        StoreError: The folder exists or cannot be written, or the dataset is not of its form.
+        StoreError: The folder exists or cannot be written, or the dataset is malformed.
     """
     expect(ds, schema.SEGMENTATION)
     schema.check(ds)
@@ -115,13 +115,17 @@ def write(ds: xr.Dataset, folder: str | Path, *, overwrite: bool = False) -> Non
         Image.fromarray(views.overlay_image(ds)).save(new / "overlay.png")
         _labels_image(ds["labels"], ds.sizes[schema.MASK]).save(new / "labels.png")
         _write_dataset(ds, new / "dataset.zarr")
-        # A file's name can hold bytes that are no text.
+        # The name of a file can hold bytes that are not text.
         (new / "index.html").write_text(views.page(ds), "utf-8", errors="replace")
 
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """A folder that is there; those made for it go again where they are empty at the end."""
+    """Create a folder for the block; remove the folders created for it if they end up empty.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,32 +179,32 @@ def write_sheets(folder: str | Path) -> Path | None:
 
 
 def write_masks(segments: xr.Dataset, path: str | Path) -> Path:
-    """Write segments as a file that other tools read, in a form that the file's ending says.
+    """Write segments to a file for other tools, in the format that its suffix names.
 
-    ``.png``: every pixel's segment as its value (a palette of the segments' colours; with more than
-    256 of them 16-bit greys). ``.json``: annotations in COCO's format, each mask as compressed
-    run lengths. ``.zarr``: the dataset, Zarr v3.
+    ``.png``: the segment of each pixel as its value (in a palette of the segments' colours; 16-bit
+    grey with more than 256 of them). ``.json``: annotations in COCO's format, each mask as
+    compressed run lengths. ``.zarr``: the dataset, Zarr v3.
 
     Args:
-        segments: ``labels`` (y, x), from 0 up; perhaps ``own`` (own_mask, y, x), bool: further
-            masks, which may overlap, and which a PNG file has no room for.
-        path: Where to. A file there is replaced, a folder is not.
+        segments: A dataset with ``labels`` (y, x), from 0 up, and optionally ``own`` (own_mask, y,
+            x), bool: further masks, which may overlap, and which PNG cannot store.
+        path: The file to write. An existing file is replaced, a folder is not.
 
     Returns:
         The path.
 
     Raises:
-        InputError: Another ending.
-        StoreError: It cannot be written there.
+        InputError: The path has another suffix.
+        StoreError: The file cannot be written.
 
-    Source: https://cocodataset.org/#format-data (object detection). "iscrowd" is 0: what has 1 is
-    left out by those who score or train.
+    Source: https://cocodataset.org/#format-data (object detection). "iscrowd" is 0, because objects
+    with 1 are ignored in scoring and training.
     """
     path = local(path)
     expect(segments, schema.SEGMENTATION)
     labels = segments["labels"].transpose(schema.Y, schema.X)
     if path.suffix not in (".png", ".json", ".zarr"):
-        raise InputError(f"'{path}' ends in none of .png, .json, .zarr")
+        raise InputError(f"'{path}' has an unknown suffix; choose .png, .json or .zarr")
     if path.is_dir():
         raise StoreError(f"'{path}' is a folder and is not replaced; choose another name")
     with _made(path.absolute().parent), made_at_once(path, replace=True) as new:
@@ -235,7 +239,7 @@ def _coco(segments: xr.Dataset) -> dict[str, Any]:
                 "segmentation": lengths | {"counts": lengths["counts"].decode()},
             }
         )
-    # What was drawn from a prompt has no file yet.
+    # An image generated from a prompt has no file yet.
     file = segments.attrs.get("file") or f"{names([segments.attrs.get('source', '')])[0]}.png"
     return {
         "images": [{"id": 1, "height": height, "width": width, "file_name": file}],
@@ -255,7 +259,7 @@ def _labels_image(labels: xr.DataArray, count: int) -> Image.Image:
 
 def _write_dataset(ds: xr.Dataset, path: Path) -> None:
     with warnings.catch_warnings():
-        # Consolidated metadata are outside the specification; readers that do not know them
-        # pass over them, and xarray misses them.
+        # Consolidated metadata are outside the specification; other readers ignore them, and xarray
+        # warns without them.
         warnings.filterwarnings("ignore", "Consolidated metadata")
         portable(ds).to_zarr(path, zarr_format=3, consolidated=True)

@@ -1,4 +1,4 @@
-"""What a run starts from: a prompt, a picture or latents, and how a picture is made to fit."""
+"""Define what a run starts from: a prompt, an image or latents; and resize images to fit."""
 
 import hashlib
 import math
@@ -41,24 +41,24 @@ LEAST_SIDE = 16
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to generate from. The empty text is one too: it conditions on nothing.
+    """A text to generate from. The empty text is valid: it conditions on nothing.
 
     Args:
-        text: What to generate; with `prompt_embeds` only what to call them.
-        seed: Start of the random numbers, from 0 below 2**63.
-        negative_prompt: What guidance leads away from; by default the empty text. It needs a
-            guidance above 1.
-        height: Of the picture in pixels; by default that of the model's training.
-        width: The same.
-        clip_skip: How many of the text encoder's last layers are left out, as diffusers counts
-            them: None reads the layer that the model was trained on.
-        prompt_embeds: The text as it is encoded already, of NumPy or torch, shape (token, channel)
-            or (1, token, channel).
-        pooled_prompt_embeds: The same in one vector, shape (channel,) or (1, channel), for models
-            that read it, as Stable Diffusion XL.
+        text: The text to generate from; with `prompt_embeds`, only a name for them.
+        seed: The seed of the noise, at least 0 and below 2**63.
+        negative_prompt: The text that guidance leads away from; by default the empty text. It needs
+            a guidance above 1.
+        height: The height of the image in pixels; by default that of the model's training.
+        width: The width of the image in pixels; by default that of the model's training.
+        clip_skip: The number of the text encoder's last layers to skip, as diffusers counts them;
+            None reads the layer that the model was trained on.
+        prompt_embeds: The encoded text, from NumPy or torch, shape (token, channel) or (1, token,
+            channel).
+        pooled_prompt_embeds: The text encoded as one vector, shape (channel,) or (1, channel), for
+            models that read it, such as Stable Diffusion XL.
 
     Raises:
-        InputError: An argument is of another type, or out of its range.
+        InputError: An argument has another type, or is out of range.
 
     >>> Prompt("a red house", negative_prompt="blurry", height=128, width=192).described
     "prompt, negative 'blurry', 128 x 192 (height x width)"
@@ -73,7 +73,7 @@ class Prompt:
     prompt_embeds: Any = field(default=None, kw_only=True, repr=False, compare=False)
     pooled_prompt_embeds: Any = field(default=None, kw_only=True, repr=False, compare=False)
     embedded: str = field(default="", init=False)
-    """A hash of what is encoded already, which stands for it where prompts are compared."""
+    """A hash of the given embeddings, which represents them when prompts are compared."""
 
     def __post_init__(self) -> None:
         for name in ("text", "negative_prompt"):
@@ -103,7 +103,7 @@ class Prompt:
 
     @property
     def described(self) -> str:
-        """What else than text and seed it says, in words, for provenance."""
+        """Return the settings besides text and seed as text, for provenance."""
         parts = ["prompt"]
         if self.negative_prompt:
             parts.append(f"negative {self.negative_prompt!r}")
@@ -117,56 +117,60 @@ class Prompt:
 
 
 def _embedded(values: Any, name: str, ndim: int) -> NDArray[np.float32]:
-    """Encoded text as float32, of one prompt."""
+    """Return the encoded text of one prompt as float32.
+
+    Raises:
+        InputError: The array has another shape, or values that are not finite.
+    """
     array = _float32(values)
     array = array[0] if array.ndim == ndim + 1 and len(array) == 1 else array
     if array.ndim != ndim or not array.size or not np.isfinite(array).all():
         raise InputError(
-            f"{name} has shape {array.shape}; it is of one prompt, with {ndim} axes (and one of "
-            "length 1 before them), and all its values are finite"
+            f"{name} has shape {array.shape}; give finite values of one prompt, with {ndim} axes "
+            "(or one more of length 1 before them)"
         )
     return np.ascontiguousarray(array)
 
 
 def _float32(values: Any) -> NDArray[np.float32]:
-    if hasattr(values, "detach"):  # of torch, perhaps on a GPU and in bfloat16
+    if hasattr(values, "detach"):  # a torch tensor, possibly on a GPU and in bfloat16
         values = values.detach().cpu().float().numpy()
     return np.array(values, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A picture to start from, drawn or photographed.
+    """An image to start from, drawn or photographed.
 
-    It is read when :meth:`rgb` is called. Its orientation tag is obeyed; what is transparent shows
-    white; greyscale (8 and 16 bit), palette and CMYK become RGB; of several frames the first
-    counts; colour profiles are not applied.
+    The file is read when :meth:`rgb` is called. Its orientation tag is applied; transparent areas
+    become white; greyscale (8 and 16 bit), palette and CMYK become RGB; of several frames the first
+    is used; colour profiles are ignored.
 
     Args:
-        image: A file that Pillow can read, a Pillow image, or an array: uint8, or floats in
-            [0, 1], of shape (height, width), (height, width, 3) or (height, width, 4), the fourth
-            channel being opacity.
+        image: A file that Pillow can read, a Pillow image, or an array: uint8, or floats in [0, 1],
+            of shape (height, width), (height, width, 3) or (height, width, 4), where the fourth
+            channel is opacity.
     """
 
     image: str | os.PathLike[str] | Image.Image | NDArray[np.generic]
 
     @property
     def name(self) -> str:
-        """The file's name without its ending, or "picture"."""
+        """Return the file's name without its suffix, or "picture"."""
         return Path(self.file).stem if self.file else "picture"
 
     @property
     def file(self) -> str:
-        """The file's name with its ending; empty where there is no file."""
+        """Return the file's name with its suffix; empty if there is no file."""
         return Path(self.image).name if isinstance(self.image, str | os.PathLike) else ""
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The picture as uint8 (height, width, 3).
+        """Return the image as uint8 (height, width, 3).
 
         Raises:
-            InputError: No such file, not a picture, damaged, larger than 64 megapixels (refused
-                before it is decoded), smaller than 16 pixels on a side, or an array of another
-                type, shape or range than those above.
+            InputError: There is no such file, or it is not an image, damaged, larger than 64
+                megapixels (refused before it is decoded) or smaller than 16 pixels on a side; or
+                the array has another type, shape or range than those above.
         """
         if isinstance(self.image, np.ndarray):
             return _to_rgb(_from_array(self.image))
@@ -181,64 +185,67 @@ class Photo:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Clean latents x_0 to start from, in place of a photograph that a model would encode.
+    """Clean latents x_0 to start from, instead of a photograph for the model to encode.
 
     Args:
-        values: Shape (channel, y, x) or (1, channel, y, x), of NumPy or torch, scaled as
-            `Denoiser.encode` gives them; or labelled with the dims channel, y and x in any order.
-        name: What to call them; part of a recording's provenance.
+        values: The latents, shape (channel, y, x) or (1, channel, y, x), from NumPy or torch,
+            scaled as by `Denoiser.encode`; or a labelled array with the dims channel, y and x in
+            any order.
+        name: A name for them, part of a recording's provenance.
     """
 
     values: Any
     name: str = "latents"
 
     def array(self) -> NDArray[np.float32]:
-        """The latents as float32 (channel, y, x).
+        """Return the latents as float32 (channel, y, x).
 
         Raises:
             InputError: They have another shape, or values that are not finite.
         """
         values = self.values
-        if hasattr(values, "detach"):  # of torch, perhaps on a GPU and in bfloat16
+        if hasattr(values, "detach"):  # a torch tensor, possibly on a GPU and in bfloat16
             values = values.detach().cpu().float().numpy()
         dims = getattr(values, "dims", None)
         if dims is not None:
             values = values.squeeze()
             if set(values.dims) != {"channel", "y", "x"}:
                 raise InputError(
-                    f"latents have dims {dims}; choose one sample and one timestep, with .isel(), "
-                    "so that channel, y and x are left"
+                    f"latents have dims {dims}; select one sample and one timestep with .isel(), "
+                    "so that channel, y and x remain"
                 )
             values = values.transpose("channel", "y", "x")
         array = np.asarray(values, dtype=np.float32)
         array = array[0] if array.ndim == 4 and len(array) == 1 else array
         if array.ndim != 3:
             raise InputError(
-                f"latents have shape {array.shape}; shapes: (channel, y, x), (1, channel, y, x)"
+                f"latents have shape {array.shape}; choose (channel, y, x) or (1, channel, y, x)"
             )
         if not np.isfinite(array).all():
-            raise InputError("latents have values that are not finite")
+            raise InputError(
+                "latents have values that are not finite; check how they were computed"
+            )
         return np.ascontiguousarray(array)
 
 
 Input: TypeAlias = Prompt | Photo | Latents
-"""What a run can start from."""
+"""The possible starting points of a run."""
 
 ENDINGS: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""How names of image files end."""
+"""The suffixes of image files."""
 
 
 def as_input(given: Any, seed: int = 0) -> Input:
-    """Return what is given as an input, where no confusion is possible.
+    """Return an argument as an input, if its meaning is unambiguous.
 
     Args:
-        given: A `Prompt`, `Photo` or `Latents`; a path; a text, which is an image where a file of
-            that name exists or it ends like an image's, and else a prompt; a Pillow image; or a
+        given: A `Prompt`, `Photo` or `Latents`; a path; a text, which is an image if a file of that
+            name exists or it has the suffix of one, and otherwise a prompt; a Pillow image; or a
             uint8 array.
-        seed: Of a text's prompt.
+        seed: The seed for a text that is a prompt.
 
     Raises:
-        InputError: It is something else.
+        InputError: The argument is something else.
 
     >>> as_input("a red house").text, as_input("cat.jpg").file
     ('a red house', 'cat.jpg')
@@ -254,14 +261,14 @@ def as_input(given: Any, seed: int = 0) -> Input:
     kind = type(given).__name__
     if isinstance(given, list | tuple):
         raise InputError(
-            f"one input is asked for, not a {kind} of {len(given)}; ask once for each, record them "
-            "together with ep.record(model, [...]), or say what it is: ep.Latents(values)"
+            f"this takes one input, not a {kind} of {len(given)}; call it for each, record them "
+            "together with ep.record(model, [...]), or name the type: ep.Latents(values)"
         )
     if isinstance(given, np.ndarray):
         kind = f"{given.dtype} array"
     raise InputError(
-        f"an input is a text, a path, a Pillow image or a uint8 array, not {kind}; else say what "
-        "it is: ep.Prompt(text), ep.Photo(image), ep.Latents(values)"
+        f"an input is a text, a path, a Pillow image or a uint8 array, not {kind}; else name "
+        "its type: ep.Prompt(text), ep.Photo(image), ep.Latents(values)"
     )
 
 
@@ -270,12 +277,12 @@ def _names_image(text: str) -> bool:
         return True
     try:
         return local(text).is_file()
-    except (OSError, InputError):  # a prompt can be longer than a file's name
+    except (OSError, InputError):  # a prompt can be longer than the name of a file
         return False
 
 
 def input_name(source: Input) -> str:
-    """Return what to call an input: its text, the name of its file, or its own name.
+    """Return a name for an input: its text, the name of its file, or its own name.
 
     >>> input_name(Photo("pictures/cat.jpg")), input_name(Prompt("a red house"))
     ('cat.jpg', 'a red house')
@@ -286,7 +293,7 @@ def input_name(source: Input) -> str:
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """Return names of which no two are alike: those that occur again are numbered.
+    """Return names without duplicates: repeated names are numbered.
 
     >>> unique_names(["cat.jpg", "cat.jpg", "dog.jpg"])
     ['cat.jpg', 'cat.jpg (2)', 'dog.jpg']
@@ -302,10 +309,10 @@ def unique_names(names: Iterable[str]) -> list[str]:
 
 
 def cropped(photos: Sequence[Photo]) -> list[Photo]:
-    """Return images cut to one size: the smallest height and the smallest width among them.
+    """Return images cropped to one size: the smallest height and the smallest width among them.
 
-    Of each the largest part in its middle with that aspect ratio is kept and brought to that size
-    (Lanczos resampling, antialiased).
+    The largest central part of each image with that aspect ratio is resized to it (Lanczos
+    resampling, antialiased).
     """
     pictures = [photo.rgb() for photo in photos]
     height, width = (min(each.shape[axis] for each in pictures) for axis in (0, 1))
@@ -329,7 +336,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
 def _check_file(path: Path) -> None:
     if path.is_dir():
         inside = closest("", (entry.name for entry in sorted(path.iterdir()) if entry.is_file()))
-        raise InputError(f"'{path}' is a folder, not a picture; {inside}. Name a file in it")
+        raise InputError(f"'{path}' is a folder, not an image; {inside}. Name a file in it")
     if not path.exists():
         parent = path.parent
         names = [entry.name for entry in sorted(parent.iterdir())] if parent.is_dir() else []
@@ -337,30 +344,30 @@ def _check_file(path: Path) -> None:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Return an image of which no pixel has been read yet.
+    """Return an opened image whose pixels have not been read yet.
 
     Raises:
-        InputError: It is no file: reading from a pipe or device can wait for ever.
+        InputError: The path is not a regular file: reading from a pipe or device can block forever.
     """
     if not path.is_file():
-        raise InputError(f"'{path}' is no file; name one, or save the picture as one")
+        raise InputError(f"'{path}' is not a file; save the image as one and name it")
     with warnings.catch_warnings():
-        # Ours is the stricter limit, and _check_size enforces it.
+        # Our limit is stricter, and _check_size enforces it.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(path)
 
 
 @contextmanager
 def damage_told(what: str) -> Iterator[None]:
-    """Turn whatever reading an image file ends in into an error that names it.
+    """Turn any error in reading an image file into one that names the file.
 
-    Damaged files lead Pillow's decoders into exceptions of any kind.
+    Damaged files make Pillow's decoders raise exceptions of any kind.
 
     Args:
         what: The file, for messages.
 
     Raises:
-        InputError: It cannot be read, is too large, or no image.
+        InputError: The file cannot be read, is too large, or is not an image.
     """
     try:
         yield
@@ -370,13 +377,13 @@ def damage_told(what: str) -> Iterator[None]:
         raise InputError(f"{what} is too large ({error}); {_LIMITS}") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{what} is not a picture that Pillow can read; convert it to PNG or JPEG"
+            f"{what} is not an image that Pillow can read; convert it to PNG or JPEG"
         ) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the file system
+        if isinstance(error, OSError) and error.errno is not None:  # errors of the file system
             raise InputError(f"{what} cannot be read: {error}") from error
         raise InputError(
-            f"{what} cannot be decoded ({first_line(error)}); it may be cut short or damaged. "
+            f"{what} cannot be decoded ({first_line(error)}); it may be truncated or damaged. "
             "Save it again as PNG or JPEG"
         ) from error
 
@@ -400,20 +407,20 @@ def _decode(image: Image.Image, what: str) -> NDArray[np.uint8]:
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):
-        # Pillow would clip 16-bit greys at 255 instead of scaling them.
+        # Pillow would clip 16-bit grey values at 255 instead of scaling them.
         grey = np.asarray(image).astype(np.int32)
         if grey.min() < 0 or grey.max() > 65535:
             raise InputError(
-                f"a greyscale picture with values from {grey.min()} to {grey.max()}; "
-                "16 bit (0 to 65535) is the most. Rescale it first"
+                f"a greyscale image with values from {grey.min()} to {grey.max()}; "
+                "at most 16 bit (0 to 65535) is supported. Rescale it first"
             )
-        grey += 128  # rounds, in the same memory: of 64 megapixels floats would be a gigabyte
+        grey += 128  # round in place: 64 megapixels as floats would take a gigabyte
         grey //= 257
         image = Image.fromarray(grey.astype(np.uint8))
     elif image.mode == "F":
         image = _from_array(np.asarray(image))
     if image.has_transparency_data:
-        if image.mode == "La":  # has no direct way to RGBA
+        if image.mode == "La":  # Pillow cannot convert these to RGBA directly
             image = image.convert("LA")
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -423,34 +430,34 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 def _from_array(array: NDArray[np.generic]) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise InputError(
-            f"an array of shape {array.shape} is not a picture; shapes: (height, width), "
-            "(height, width, 3), (height, width, 4)"
+            f"an array of shape {array.shape} is not an image; choose (height, width), "
+            "(height, width, 3) or (height, width, 4)"
         )
     _check_size(array.shape[1], array.shape[0], "the array")
     if np.issubdtype(array.dtype, np.floating):
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 1):  # false for NaN as well
             raise InputError(
-                f"a picture of floats has values in [0, 1], not from {low} to {high}; "
+                f"an image of floats has values in [0, 1], not from {low} to {high}; "
                 "rescale it, or give uint8"
             )
         array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise InputError(
-            f"a picture of {array.dtype}; choices: uint8 from 0 to 255, floats from 0 to 1"
+            f"an image of {array.dtype}; choose uint8 from 0 to 255 or floats from 0 to 1"
         )
     return Image.fromarray(np.ascontiguousarray(array))
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A picture at the size a model sees.
+    """An image at the size that a model sees.
 
     Args:
-        pixels: float32 (height, width, 3) in [0, 1].
-        method: How it came to its size, in words.
-        height: Height of the picture before, in pixels.
-        width: Width of the picture before, in pixels.
+        pixels: The image, float32 (height, width, 3) in [0, 1].
+        method: The way it was resized, as text.
+        height: The original height in pixels.
+        width: The original width in pixels.
     """
 
     pixels: NDArray[np.float32]
@@ -460,17 +467,17 @@ class Fitted:
 
 
 def fit(rgb: NDArray[np.uint8], *, side: int, multiple: int) -> Fitted:
-    """Bring a picture to about ``side * side`` pixels, its sides multiples of ``multiple``.
+    """Resize an image to about ``side * side`` pixels, its sides multiples of ``multiple``.
 
-    Nothing is cropped. Of the sizes next to the ideal one, that with the nearest aspect ratio is
-    taken. The shorter side is never below half of ``side`` (rounded to ``multiple``): a picture
-    longer than about 4 to 1 is stretched to that. Lanczos resampling, antialiased. A picture that
-    has the right size already keeps its exact pixels.
+    Nothing is cropped. Of the sizes next to the ideal one, the size with the nearest aspect ratio
+    is chosen. The shorter side is at least half of ``side`` (rounded to ``multiple``): an image
+    longer than about 4 to 1 is stretched to that. Uses Lanczos resampling, antialiased. An image
+    that already has the right size keeps its exact pixels.
 
     Args:
-        rgb: uint8 (height, width, 3).
-        side: Side of the square the model was trained on, in pixels.
-        multiple: What both sides must be divisible by.
+        rgb: The image, uint8 (height, width, 3).
+        side: The side of the square that the model was trained on, in pixels.
+        multiple: The number that both sides must be divisible by.
 
     >>> fit(np.zeros((480, 640, 3), np.uint8), side=512, multiple=8).pixels.shape
     (440, 584, 3)

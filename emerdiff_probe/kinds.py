@@ -1,6 +1,7 @@
-"""Kinds of datasets that the package makes: which one an object is, and which one a function takes.
+"""Tell the kinds of the package's datasets apart, and check which one a function receives.
 
-The attribute ``schema`` tells; where a computation has dropped attributes, the variables do.
+The attribute ``schema`` identifies a kind; if a computation has dropped attributes, the variables
+do.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class Kind(NamedTuple):
     """A kind of dataset.
 
     Attributes:
-        words: What one is called, with its article.
-        made: What makes one.
+        words: The name of the kind, with its article.
+        made: A clause on what makes one.
     """
 
     words: str
@@ -28,7 +29,7 @@ class Kind(NamedTuple):
 
 
 def _name(schema: str) -> str:
-    """A schema without its version."""
+    """Return a schema without its version."""
     return schema.partition("/")[0]
 
 
@@ -38,11 +39,11 @@ KINDS: Final = {
     _name(RESPONSES): Kind("responses", "ep.respond() or ep.open_responses() gives them"),
     _name(SWEEP): Kind("a sweep", "ep.sweep() gives one"),
 }
-"""By the name of the schema. Compressed responses count as responses."""
+"""The kinds by the name of their schema. Compressed responses count as responses."""
 
 
 def kind_of(data: Any) -> str | None:
-    """Return the key in `KINDS` of what an object is; None for something else.
+    """Return the key in `KINDS` of an object's kind; None for any other object.
 
     >>> kind_of(xr.Dataset(attrs={"schema": "sweep/1"})), kind_of(3)
     ('sweep', None)
@@ -66,7 +67,7 @@ def kind_of(data: Any) -> str | None:
 
 
 def described(data: Any) -> str:
-    """Return in words what an object is.
+    """Return a description of an object in words.
 
     >>> described(xr.Dataset({"a": 1})), described([1])
     ('a Dataset of a', 'a list')
@@ -80,27 +81,27 @@ def described(data: Any) -> str:
 
 
 def expect(data: Any, schema: str) -> None:
-    """See that a dataset is of the kind that a function takes.
+    """Check that a dataset is of the kind that a function takes.
 
     Args:
-        data: What the function was given.
-        schema: Of the kind, such as `schema.RECORDING`.
+        data: The argument of the function.
+        schema: The schema of the kind, such as `schema.RECORDING`.
 
     Raises:
-        InputError: It is of another kind; says which, and what makes the right one.
+        InputError: It is of another kind; the message says which, and what makes the right one.
     """
     kind = KINDS[_name(schema)]
     if schema == RECORDING and (sizes := _sizes(data)):
         raise InputError(
             f"this is a tree of recordings of images of several sizes, {', '.join(sizes)}; choose "
-            f"one of them, as tree[{sizes[0]!r}]"
+            f"one of them, as in tree[{sizes[0]!r}]"
         )
     if kind_of(data) != _name(schema):
         raise InputError(f"this is {described(data)}, not {kind.words}; {kind.made}")
 
 
 def _sizes(data: Any) -> list[str]:
-    """The names of the recordings that a tree holds of images of several sizes."""
+    """Return the names of the recordings in a tree of images of several sizes."""
     if not isinstance(data, xr.DataTree) or data.attrs:
         return []
     marks = [_name(str(each.attrs.get("schema", ""))) for each in data.children.values()]

@@ -1,8 +1,8 @@
-"""Features and masks of latent locations, in the form that functions compute with.
+"""Bring features and masks of latent locations into the form that functions compute with.
 
-Whatever has these values is taken: a recording's site, features of a segmentation, cuts of either,
-from memory or from an opened store. Recordings call their locations y and x, segmentations source_y
-and source_x.
+They may come from a recording's site, from a segmentation or from selections of either, in memory
+or from an opened store. Recordings call their locations y and x, segmentations source_y and
+source_x.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ += ["latent_dims", "linear_weights", "of_one_picture", "on_latent_grid",
 __all__ += ["rising"]
 
 LABELLED: Final = (xr.DataArray, xr.Dataset, xr.DataTree)
-"""Types that are read by their dims, or refused; others are arrays in a fixed order of axes."""
+"""Types whose axes are identified by their dims; others are arrays in a fixed order of axes."""
 
 _PIXELS = {SOURCE_Y: Y, SOURCE_X: X}
 _LATENT = {Y: SOURCE_Y, X: SOURCE_X}
@@ -43,11 +43,11 @@ def by_location(values: xr.DataArray) -> xr.DataArray:
     """Return features with dims (sample[, timestep], y, x, channel).
 
     Args:
-        values: With locations and channel; perhaps sample, guidance (of which the half with the
-            text is taken), timestep and head (all of which become channels).
+        values: An array with locations and channel, and optionally sample, guidance (of which the
+            half with the text is taken), timestep and head (whose channels are joined).
 
     Raises:
-        InputError: It has no such dims, or parts of guidance of which none is that of the prompt.
+        InputError: It lacks such dims, or has halves of guidance that do not include the prompt's.
     """
     values = rising(_renamed(one_array(values), _PIXELS))
     if BATCH in values.dims:
@@ -56,8 +56,8 @@ def by_location(values: xr.DataArray) -> xr.DataArray:
         halves = values[GUIDANCE].values.tolist()
         if "cond" not in halves and len(halves) > 1:
             raise InputError(
-                f"nothing tells which part of the guidance is that of the prompt; choose one of "
-                f"{', '.join(map(str, halves))}, as with .sel(guidance={halves[-1]!r})"
+                f"it is unknown which half of the guidance belongs to the prompt; select one of "
+                f"{', '.join(map(str, halves))}, as in .sel(guidance={halves[-1]!r})"
             )
         chosen = halves.index("cond") if len(halves) > 1 else 0
         values = values.isel({GUIDANCE: chosen}).drop_vars(GUIDANCE, errors="ignore")
@@ -67,14 +67,14 @@ def by_location(values: xr.DataArray) -> xr.DataArray:
     dims = [dim for dim in (SAMPLE, TIMESTEP, Y, X, CHANNEL) if dim in values.dims]
     if not {Y, X, CHANNEL} <= set(dims) or set(values.dims) != set(dims):
         raise InputError(
-            f"an array with dims {values.dims} has no features of locations; take one with y, x "
+            f"an array with dims {values.dims} has no features of locations; choose one with y, x "
             "and channel, for instance the output of a block or the queries of an attention"
         )
     return values.transpose(*dims)
 
 
 def joined_heads(values: xr.DataArray) -> xr.DataArray:
-    """Return values whose heads, if there are any, are part of the channels."""
+    """Return values with the heads, if there are any, joined into the channels."""
     if HEAD not in values.dims:
         return values
     values = values.drop_vars([HEAD, CHANNEL], errors="ignore")
@@ -85,7 +85,7 @@ def at_one_timestep(values: xr.DataArray) -> xr.DataArray:
     """Return features with dims (sample, y, x, channel); see `by_location`.
 
     Raises:
-        InputError: They are of several timesteps.
+        InputError: They have several timesteps.
     """
     return _only(by_location(values), TIMESTEP, ".sel(timestep=281)")
 
@@ -94,7 +94,7 @@ def of_one_picture(values: xr.DataArray) -> xr.DataArray:
     """Return features with dims (y, x, channel); see `by_location`.
 
     Raises:
-        InputError: They are of several samples or timesteps.
+        InputError: They have several samples or timesteps.
     """
     return _only(at_one_timestep(values), SAMPLE, ".isel(sample=0)")
 
@@ -108,7 +108,7 @@ def grouped_pictures(values: xr.DataArray) -> xr.DataArray:
     """Return labels of locations with dims (sample, y, x).
 
     Raises:
-        InputError: They are of several timesteps.
+        InputError: They have several timesteps.
     """
     values = rising(_renamed(one_array(values), _PIXELS))
     values = _only(values, TIMESTEP, ".sel(timestep=281)")
@@ -118,10 +118,10 @@ def grouped_pictures(values: xr.DataArray) -> xr.DataArray:
 
 
 def latent_dims(values: xr.DataArray | xr.Dataset | xr.DataTree) -> xr.DataArray:
-    """Return masks or labels whose locations are called source_y and source_x, and come last.
+    """Return masks or labels with their locations last and named source_y and source_x.
 
     Raises:
-        InputError: They are of several samples or timesteps, or no array.
+        InputError: They have several samples or timesteps, or are not an array.
     """
     array = rising(_renamed(one_array(values), _LATENT))
     for dim, example in ((SAMPLE, ".isel(sample=0)"), (TIMESTEP, ".sel(timestep=281)")):
@@ -131,11 +131,11 @@ def latent_dims(values: xr.DataArray | xr.Dataset | xr.DataTree) -> xr.DataArray
 
 
 def linear_weights(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return linear interpolation as a matrix (target, source); beyond the ends values continue.
+    """Return linear interpolation as a matrix (target, source); end values extend outwards.
 
     Args:
-        source: Positions of the known values, rising.
-        target: Positions asked for, in the same units.
+        source: The positions of the known values, increasing.
+        target: The positions asked for, in the same units.
 
     >>> linear_weights(np.array([0.5, 1.5]), np.array([0.0, 0.75]))
     array([[1.  , 0.  ],
@@ -148,7 +148,8 @@ def one_array(values: Any) -> xr.DataArray:
     """Return a labelled array as it is.
 
     Raises:
-        InputError: It is a dataset of several arrays, or something else; says which to take.
+        InputError: It is a dataset of several arrays, or something else; the message names a
+            choice.
     """
     if isinstance(values, xr.DataArray):
         return values
@@ -162,7 +163,7 @@ def one_array(values: Any) -> xr.DataArray:
 
 
 def rising(values: xr.DataArray) -> xr.DataArray:
-    """Return an array whose locations come in the order of their coordinates, where it has them.
+    """Return an array with its locations in increasing order of their coordinates, if any.
 
     >>> rising(xr.DataArray([1, 2], dims="y", coords={"y": [6.0, 2.0]})).values
     array([2, 1])
@@ -185,5 +186,5 @@ def _only(values: xr.DataArray, dim: str, example: str) -> xr.DataArray:
 
 def _renamed(values: xr.DataArray, names: dict[str, str]) -> xr.DataArray:
     wanted = {old: new for old, new in names.items() if old in values.dims}
-    # Without dims of their own the new names are places that something was chosen at.
+    # Without dims of their own, the new names belong to a location that was selected.
     return values.drop_vars(list(wanted.values()), errors="ignore").rename(wanted)

@@ -1,4 +1,4 @@
-"""Files and folders of this machine: as a user names them, made at once, held by one writer."""
+"""Handle local files and folders: as users name them, created atomically, locked by a writer."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if sys.platform != "win32":
 __all__ = ["LOCK", "Held", "free_bytes", "is_address", "is_free", "local", "made_at_once"]
 
 LOCK: Final = ".lock"
-"""The file in a store that is locked by who writes there, and names them."""
+"""The file in a store that its writer locks; it names the writer."""
 
 _LEFT_AFTER: Final = 3600
-"""Seconds after which something half made, which nobody has locked, was left by one who died."""
+"""The age in seconds from which something half made without a lock is taken to be abandoned."""
 
 _MOST_NAME: Final = 255
-"""Bytes of the name of a file or folder."""
+"""The largest number of bytes in the name of a file or folder."""
 
 _PATIENCE: Final = 10.0
-"""Seconds to wait for one who has made what is then shared."""
+"""The time to wait for the process that creates what is then shared, in seconds."""
 
 _PAUSE: Final = 0.1
-"""Seconds between two looks at a lock."""
+"""The pause between two looks at a lock, in seconds."""
 
 
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/:]")
-"""How an address begins; `Path` makes one slash of two. A drive of Windows has one letter."""
+"""The beginning of an address; `Path` merges its slashes. A Windows drive has one letter."""
 
 
 def is_address(path: str | os.PathLike[str]) -> bool:
-    """Return whether a text is an address as fsspec has them, and not a path.
+    """Return whether a text is an fsspec address rather than a path.
 
     >>> is_address("s3://bucket/run.zarr"), is_address(Path("s3://bucket")), is_address("C:/run")
     (True, True, False)
@@ -57,8 +57,8 @@ def local(path: str | os.PathLike[str]) -> Path:
     """Return a path as its user means it: ``~`` is their home.
 
     Raises:
-        InputError: It is an address, of which a folder ``s3:`` would be made here; or no file
-            system can have such a name, so that nothing need be tried.
+        InputError: It is an address, for which a folder such as ``s3:`` would be created here; or
+            no file system accepts such a name.
 
     >>> local("~/run.zarr") == Path.home() / "run.zarr"
     True
@@ -72,20 +72,22 @@ def local(path: str | os.PathLike[str]) -> Path:
         found = Path(path).expanduser()
         longest = max((len(os.fsencode(part)) for part in found.parts), default=0)
     except (RuntimeError, TypeError, UnicodeEncodeError) as error:
-        raise InputError(f"{path!r} is no path that can be used: {error}") from error
+        raise InputError(
+            f"{path!r} cannot be used as a path: {error}; choose another name"
+        ) from error
     if "\0" in str(found) or longest > _MOST_NAME:
         shown = f"{str(found)[:60]!r}{'...' * (len(str(found)) > 60)}"
         raise InputError(
-            f"{shown} is no path that can be used: names have at most {_MOST_NAME} bytes, none "
+            f"{shown} cannot be used as a path: names have at most {_MOST_NAME} bytes, none "
             "of them NUL; choose another name"
         )
     return found
 
 
 def is_free(path: Path) -> bool:
-    """Return whether something new can get this name: nothing is there, or an empty folder.
+    """Return whether something new can take this name: nothing exists there, or an empty folder.
 
-    A lock alone, of one who is about to begin or who died then, is nothing.
+    A lock alone, left by a writer that is about to begin or that died then, does not count.
     """
     if path.is_symlink() or not path.is_dir():
         return not os.path.lexists(path)
@@ -93,43 +95,42 @@ def is_free(path: Path) -> bool:
 
 
 def free_bytes(path: Path) -> int:
-    """Return how many bytes there is room for where something is to be made.
+    """Return the number of free bytes where something is to be created.
 
     Raises:
-        StoreError: The folder that it is to be in cannot be made.
+        StoreError: Its parent folder cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(path.parent).free
     except OSError as error:
         raise StoreError(
-            f"'{path}' could not be written: {error}; choose another place, and call this again"
+            f"'{path}' could not be written: {error}; choose another place and try again"
         ) from error
 
 
 @contextmanager
 def made_at_once(path: Path, *, replace: bool = False, held: Held | None = None) -> Iterator[Path]:
-    """Yield a name to make a file or folder by, which then gets its own: it is never half of one.
+    """Yield a temporary name for a file or folder, which takes its final name once complete.
 
-    An empty folder that has the name gives way to a new folder.
+    An empty folder of that name is replaced by a new folder.
 
     Args:
-        path: The name in the end. That to make it by has the same ending.
-        replace: Whether something that has the name already gives way; it stays where the new one
-            does not come to its end.
-        held: The right to write to a store, of one who has it already; a store is not replaced.
+        path: The final name. The temporary one has the same suffix.
+        replace: Whether to replace what has the name already; it stays if the new one fails.
+        held: The right to write to a store, if the caller has it already; a store is not replaced.
 
     Raises:
-        StoreError: It is there already, is being made by another process, or cannot be written;
-            what was half made is removed.
+        StoreError: The name is taken, another process is creating it, or it cannot be written;
+            partial files are removed.
     """
     making, old = (path.with_name(f".{state}-{path.name}") for state in ("making", "old"))
     with nullcontext() if held is not None else Held(path):
-        # Only now: somebody may have made it while we waited to begin.
+        # Check only now: another process may have created it while this one waited.
         if not (replace or is_free(path)):
-            raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
+            raise StoreError(f"'{path}' already exists; choose another name, or delete it first")
         try:
-            # One that was killed in the middle leaves them behind.
+            # A process that was killed leaves these behind.
             _remove_left(path.parent)
             _remove(making)
             if old.exists() and not path.exists():
@@ -137,7 +138,7 @@ def made_at_once(path: Path, *, replace: bool = False, held: Held | None = None)
             yield making
             if held is not None:
                 held.goes_into(making)
-            elif making.is_dir() and path.is_dir():  # only files are replaced in one step
+            elif making.is_dir() and path.is_dir():  # only files can be replaced atomically
                 path.rename(old)
             try:
                 making.replace(path)
@@ -147,11 +148,11 @@ def made_at_once(path: Path, *, replace: bool = False, held: Held | None = None)
                 raise
         except OSError as error:
             raise StoreError(
-                f"'{path}' could not be written: {error}; make room or choose another place, and "
-                "call this again"
+                f"'{path}' could not be written: {error}; free some space or choose another place, "
+                "and try again"
             ) from error
         finally:
-            with suppress(OSError):  # of a folder that cannot be written to
+            with suppress(OSError):  # a folder that cannot be written to
                 _remove(making)
                 _remove(old)
 
@@ -164,7 +165,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_left(folder: Path) -> None:
-    """Remove what others who were killed left half made in a folder, whatever its name."""
+    """Remove what killed processes left half made in a folder, whatever its name."""
     for left in folder.glob(".making-*") if folder.is_dir() else ():
         path = folder / left.name.removeprefix(".making-")
         with suppress(OSError):
@@ -180,7 +181,7 @@ def _lock_beside(path: Path) -> Path:
 
 def _is_locked(lock: Path) -> bool:
     if sys.platform == "win32":
-        return True  # nobody knows
+        return True  # unknown
     try:
         with lock.open("rb", buffering=0) as file:
             return not _locked(file, fcntl.LOCK_EX)
@@ -200,24 +201,23 @@ def _locked(file: FileIO, how: int) -> bool:
 
 
 class Held:
-    """The right to write to a file or store, which one has at a time.
+    """The right to write to a file or store, held by one process at a time.
 
-    It is a lock on a file in the store, or beside a file, which the operating system ends with the
-    process that has it, however that ends. Windows has no such locks; there nobody is refused.
-
-    Several who write parts of one store can share it. The first of them is alone, so that it can
-    make the store, until it calls `share`; the others wait for that.
+    It is a lock on a file in the store, or beside a file, which the operating system releases when
+    the process ends, however it ends. Windows has no such locks; there, no process is refused.
+    Several processes that write parts of one store can share it. The first of them is alone, so
+    that it can create the store, until it calls `share`; the others wait for that.
 
     Args:
-        path: What is written to; it need not be there yet.
-        store: Whether it is a store: its folder is made for the lock, if need be.
-        shared: Whether others who say the same may write there, too.
+        path: The file or store to write to; it need not exist yet.
+        store: Whether it is a store, whose folder is created for the lock if needed.
+        shared: Whether other processes that share it may write there, too.
 
     Attributes:
         alone: Whether nobody else can write there.
 
     Raises:
-        StoreError: Somebody else writes there; names the process.
+        StoreError: Another process writes there; the message names it.
     """
 
     def __init__(self, path: Path, *, store: bool = False, shared: bool = False) -> None:
@@ -232,15 +232,15 @@ class Held:
             patience = time.monotonic() + _PATIENCE
             while self._file is None:
                 self._lock.parent.mkdir(parents=True, exist_ok=True)
-                # What is not there yet is being made by one who is going to share it.
+                # A process that is going to share it is creating what is not there yet.
                 waits = shared and (is_free(path) or time.monotonic() < patience)
-                # One that ended a moment ago may take the folder with it.
+                # A process that ended a moment ago may take the folder with it.
                 with suppress(FileNotFoundError):
                     self._take(waits)
         except OSError as error:
             self._unmake()
-            # Where nothing can be written there is nobody to keep apart; and what is finished can
-            # be read there.
+            # Where nothing can be written no lock is needed, and finished results can still be
+            # read.
             if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC):
                 raise StoreError(f"'{path}' cannot be written to: {error}") from error
             return
@@ -257,10 +257,10 @@ class Held:
                 time.sleep(_PAUSE)
                 return
             raise StoreError(
-                f"'{self._path}' is being written to by {holder}; wait until "
-                "it has ended, or choose another name"
+                f"'{self._path}' is being written to by {holder}; wait until it "
+                "ends, or choose another name"
             )
-        # One that ended a moment ago took its file with it.
+        # A process that ended a moment ago removed its file.
         if self._is_there(file):
             self._file = file
             now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
@@ -272,22 +272,22 @@ class Held:
             file.close()
 
     def share(self) -> None:
-        """Let others who share it write there from now on."""
+        """Let other processes that share it write there from now on."""
         if self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_SH)
             self._shared, self.alone = True, False
 
     def _is_there(self, file: FileIO) -> bool:
-        """Return whether a file is the one that has the lock's name."""
+        """Return whether an open file is the one that has the lock's name."""
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(file.fileno()), self._lock.stat())
         return False
 
     def goes_into(self, making: Path) -> None:
-        """Put the lock into the folder that is about to get the store's name.
+        """Move the lock into the folder that is about to take the store's name.
 
-        The folder that had the name is empty then and gives way; where somebody else has begun to
-        write there at this moment it is not, and does not.
+        The folder of that name is empty then and is removed, unless another process has begun to
+        write there at this moment.
         """
         if self._file is not None:
             self._lock.rename(making / LOCK)
@@ -302,7 +302,7 @@ class Held:
         """Let others write there."""
         if self._file is not None:
             with suppress(OSError):
-                # Those who still share it keep the file.
+                # Processes that still share it keep the file.
                 last = self.alone or _locked(self._file, fcntl.LOCK_EX)
                 if last and self._is_there(self._file):
                     self._lock.unlink()
@@ -311,7 +311,7 @@ class Held:
             self._file = None
 
     def _unmake(self) -> None:
-        """Remove the folder that was made for the lock, where nothing else is in it."""
+        """Remove the folder that was created for the lock, if nothing else is in it."""
         if self._made:
             with suppress(OSError):
                 self._path.rmdir()
@@ -327,7 +327,7 @@ _held: weakref.WeakSet[Held] = weakref.WeakSet()
 
 
 def _let_go_in_child() -> None:
-    """A forked process does not write, and must not keep what its parent has."""
+    """Close the locks in a forked process, so that only its parent holds them."""
     for each in _held:
         if each._file is not None:
             each._file.close()

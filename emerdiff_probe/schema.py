@@ -1,7 +1,7 @@
-"""Dimensions, coordinates and attributes of the datasets that the package makes.
+"""Define the dimensions, coordinates and attributes of the package's datasets.
 
-All positions are in pixels of the photograph, the centre of its pixel i being i + 0.5, so that one
-``.sel(y=..., source_y=..., method="nearest")`` addresses one place at every resolution.
+All positions are in pixels of the photograph, where the centre of pixel i is i + 0.5, so that one
+``.sel(y=..., source_y=..., method="nearest")`` selects one place at every resolution.
 """
 
 import json
@@ -48,19 +48,19 @@ Y: Final = "y"  # the photograph's own size
 X: Final = "x"
 SOURCE_Y: Final = "source_y"  # latent locations
 SOURCE_X: Final = "source_x"
-MODEL_Y: Final = "model_y"  # the picture as the model sees it
+MODEL_Y: Final = "model_y"  # the image as the model sees it
 MODEL_X: Final = "model_x"
 MASK: Final = "mask"
 CHANNEL: Final = "channel"
 RGB: Final = "rgb"
 SAMPLE: Final = "sample"
-BATCH: Final = "batch"  # rows of a UNet call that nothing tells more of
+BATCH: Final = "batch"  # rows of a network call whose meaning is unknown
 GUIDANCE: Final = "guidance"  # the two halves of a guided call
 TIMESTEP: Final = "timestep"
 STEP: Final = "step"  # coordinate of timestep: the position of a call in its run
 TOKEN: Final = "token"
-HEAD: Final = "head"  # of an attention
-LOCATION: Final = "location"  # of a latent grid, row after row
+HEAD: Final = "head"  # the heads of an attention
+LOCATION: Final = "location"  # the locations of a latent grid, in row order
 
 SEGMENTATION: Final = "segmentation/1"
 RECORDING: Final = "recording/1"
@@ -71,7 +71,7 @@ SWEEP: Final = "sweep/1"
 _SOURCE = (SOURCE_Y, SOURCE_X)
 _MODEL = (MODEL_Y, MODEL_X)
 
-# Least and greatest value; None: any finite value; MASK as the greatest: the highest mask.
+# The least and greatest value. None: any finite value; MASK as the greatest: the highest mask.
 _Limits = tuple[float, float | Literal["mask"]] | None
 # name: dims, dtype, limits
 _Variables = dict[str, tuple[tuple[str, ...], str, _Limits]]
@@ -85,10 +85,11 @@ _SEGMENTATION: Final[_Variables] = {
     "embeddings": ((MASK, CHANNEL), "float32", None),
     "features": ((*_SOURCE, CHANNEL), "float32", None),
     "picture": ((Y, X, RGB), "uint8", (0, 255)),
-    "reconstruction": ((*_MODEL, RGB), "float32", (0, 1)),  # the unmodulated run's image
+    "reconstruction": ((*_MODEL, RGB), "float32", (0, 1)),  # the image of the unmodulated run
 }
 _PICTURE: Final = (Y, X, RGB)
-# The grid of y and x is that of the picture as the model sees it, its unit the picture's own pixel.
+# The grid of y and x is that of the image as the model sees it; the unit is the pixel of the
+# original image.
 _RESPONSES: Final[_Variables] = {
     "picture": (_PICTURE, "uint8", (0, 255)),
     "reconstruction": (_PICTURE, "float32", (0, 1)),
@@ -111,12 +112,12 @@ _JSONS = ("config", "versions", "inversion")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that the values of a dataset depend on, for its attributes."""
+    """Return the versions of the packages that a dataset's values depend on, for its attributes."""
     return {name: version(name) for name in _PACKAGES}
 
 
 def pixel_centres(n: int, extent: float) -> NDArray[np.float64]:
-    """Centres of ``n`` equal cells that together span from 0 to ``extent``.
+    """Return the centres of ``n`` equal cells that together cover 0 to ``extent``.
 
     >>> pixel_centres(2, 8)
     array([2., 6.])
@@ -125,23 +126,23 @@ def pixel_centres(n: int, extent: float) -> NDArray[np.float64]:
 
 
 def extent(centres: xr.DataArray) -> float:
-    """Return the side that cells together span, in the unit of their centres.
+    """Return the side that cells together cover, in the unit of their centres.
 
     >>> extent(xr.DataArray(pixel_centres(2, 8)))
     8.0
     """
-    # The first centre is half a cell from the edge, and so is the last.
+    # The first and the last centre lie half a cell from the edge.
     return float(centres[0] + centres[-1])
 
 
 def check(ds: xr.Dataset) -> None:
-    """See that a dataset has the form that its ``schema`` attribute claims.
+    """Check that a dataset has the form that its ``schema`` attribute claims.
 
-    Looks at attributes, dimensions, coordinates, types and ranges; reads all values. More
+    Attributes, dimensions, coordinates, types and ranges are checked; all values are read. More
     variables and attributes than the schema names are allowed.
 
     Raises:
-        StoreError: Naming the first thing that is wrong.
+        StoreError: Something is wrong; the message names the first fault.
     """
     schema = ds.attrs.get("schema")
     makers = {
@@ -153,7 +154,7 @@ def check(ds: xr.Dataset) -> None:
     if schema not in makers:
         raise StoreError(
             f"attribute schema is {schema!r}; this version knows {', '.join(map(repr, makers))}. "
-            "Make the dataset anew, or use the version that made it"
+            "Make the dataset again, or use the version that made it"
         )
     _check_attributes(ds)
     variables = makers[schema](ds)
@@ -169,7 +170,7 @@ def check(ds: xr.Dataset) -> None:
 
 
 def _responses(ds: xr.Dataset) -> _Variables:
-    """Variables of responses: of masks or of single locations, in half or single precision."""
+    """Return the variables of responses: of masks or locations, in half or single precision."""
     response = _variable(ds, "response")
     if response.dims not in _RESPONSE_DIMS:
         raise StoreError(f"response has dims {response.dims}, not one of {_RESPONSE_DIMS}")
@@ -181,7 +182,7 @@ def _responses(ds: xr.Dataset) -> _Variables:
 
 
 def _compressed(ds: xr.Dataset) -> _Variables:
-    """Variables of compressed responses: of low rank or tiles, in 8 bits or half precision."""
+    """Return the variables of compressed responses: low rank or tiles, 8 bits or half precision."""
     found = dict(_COMPRESSED["left" if "left" in ds.data_vars else "tiles"])
     if "right" in ds.data_vars and ds["right"].dtype == "float16":
         found["right"] = (found["right"][0], "float16", None)
@@ -190,7 +191,7 @@ def _compressed(ds: xr.Dataset) -> _Variables:
 
 
 def _sweep(ds: xr.Dataset) -> _Variables:
-    """Variables of a sweep: those of segmentations, with the settings that were varied before."""
+    """Return the variables of a sweep: those of segmentations, preceded by the varied settings."""
     settings = tuple(map(str, _variable(ds, "difference").dims[:-3]))
     found = {name: _SEGMENTATION[name] for name in ("masks", "low_res", "picture")}
     for name, dtype in (("difference", "float32"), ("labels", "int16")):

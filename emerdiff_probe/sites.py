@@ -1,4 +1,4 @@
-"""Sites: names of single tensors inside a denoiser, ``module.path:port``, and their patterns."""
+"""Name single tensors inside a denoiser (sites), ``module.path:port``, and match their patterns."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ ATTENTION_PORTS: Final = ("query", "key", "value", "mix", "out")
 """Ports of an attention module: its three projections, ``softmax(Q K^T) V``, and its output."""
 
 TEXT_PORTS: Final = ("text_query", "text_key", "text_value", "text_mix")
-"""Ports of a joint attention: what the text has part of in what image and text multiply."""
+"""Ports of a joint attention: the text's part of what image and text multiply together."""
 
 PORTS: Final = (*ATTENTION_PORTS, *TEXT_PORTS, "skip", "text", "normed")
-"""All ports; ``skip`` is what a resnet of an upward block is given from the downward half, ``text``
-what a module of a transformer with two streams gives of the text, and ``normed`` what a block of a
-transformer is given, after the block's own adaptive normalisation."""
+"""All ports; ``skip`` is the skip connection into a resnet of an upward block, ``text`` the text
+stream of a transformer module with two streams, and ``normed`` the input of a transformer block
+after the block's own adaptive normalisation.
+"""
 
 PRESETS: Final = {
     "blocks": "down_blocks.?, mid_block, up_blocks.?, transformer_blocks.{number}, "
@@ -37,8 +38,9 @@ PRESETS: Final = {
     "semantic": "{reading_block}.*:query",
     "attention": "*.attn?:*, *.attn:*",
 }
-"""Patterns by name: outputs of whole blocks; queries of the upward block that the paper reads (see
-`reading_block`); all ports of all attentions. Each means those of its sites that there are."""
+"""Named patterns: the outputs of whole blocks; the queries of the upward block that the paper reads
+(see `reading_block`); all ports of all attentions. Each matches those of its sites that exist.
+"""
 
 _PROJECTIONS: Final = {"query": "to_q", "key": "to_k", "value": "to_v"}
 _OUTWARD: Final = "to_out.0"
@@ -50,14 +52,14 @@ class Site:
     """One tensor of a model.
 
     Attributes:
-        path: Dotted path of the module within the UNet.
-        port: ``out`` for the output of any module; ``query``, ``key`` or ``value`` for what an
-            attention module multiplies, which in UNets is what its projections give, and in
-            transformers normalised and rotated, too; ``mix`` for the values that it has mixed, head
-            beside head, before its output projection; ``skip`` for what a resnet of an upward
-            block gets over a skip connection; ``text`` for the text stream of a module whose
-            ``out`` is that of the image; ``normed`` for what a block of a transformer is given of
-            the image, normalised, scaled and shifted for the timestep as the block reads it.
+        path: The dotted path of the module within the network.
+        port: ``out`` for the output of any module; ``query``, ``key`` or ``value`` for the factors
+            of an attention module, which in UNets are the outputs of its projections, and in
+            transformers are normalised and rotated, too; ``mix`` for its mixed values, with all
+            heads side by side, before its output projection; ``skip`` for the skip connection into
+            a resnet of an upward block; ``text`` for the text stream of a module whose ``out`` is
+            that of the image; ``normed`` for the image input of a transformer block, normalised,
+            scaled and shifted for the timestep as the block reads it.
 
     >>> Site.parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query").port
     'query'
@@ -70,15 +72,15 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> Site:
-        """Reads ``path:port``; without a port it means ``out``.
+        """Read ``path:port``; without a port, it means ``out``.
 
         Aliases resolve to one name: ``attn2.to_q:out`` is ``attn2:query``.
 
         Raises:
-            SiteError: No path, or a port that no module has.
+            SiteError: There is no path, or no module has the port.
         """
         if not isinstance(text, str):
-            raise SiteError(f"a site is named by a text, not {text!r}; see model.sites()")
+            raise SiteError(f"the name of a site is a text, not {text!r}; see model.sites()")
         path, _, port = text.partition(":")
         port = port or "out"
         if not path or port not in PORTS or (port == "skip" and not _UPWARD_RESNET.fullmatch(path)):
@@ -93,7 +95,7 @@ class Site:
 
     @property
     def module(self) -> str:
-        """Dotted path of the module whose output, or for mix and skip input, this tensor is.
+        """Return the path of the module whose output (for mix and skip: input) this tensor is.
 
         A skip connection enters at the whole upward block.
         """
@@ -106,7 +108,7 @@ class Site:
 
     @property
     def skip_index(self) -> int:
-        """Which of the skips given to its upward block this is; the block takes the last first."""
+        """Return the index of this skip in its upward block, which takes the last first."""
         return -1 - int(self.path.rpartition(".")[2])
 
     def __str__(self) -> str:
@@ -114,7 +116,7 @@ class Site:
 
 
 def _canonical(path: str, port: str) -> tuple[str, str]:
-    """``attn.to_q:out`` as ``attn:query``."""
+    """Return ``attn.to_q:out`` as ``attn:query``."""
     parent, _, leaf = path.rpartition(".")
     for name, projection in _PROJECTIONS.items():
         if leaf == projection and port == "out":
@@ -134,19 +136,18 @@ def reading_block(sites: Iterable[Site]) -> str | None:
 
 
 def select(sites: Iterable[Site], pattern: str, *, reading: str | None = None) -> list[Site]:
-    """The sites that a pattern names, in their own order, each once.
+    """Return the sites that match a pattern, in their own order, each once.
 
     Args:
-        sites: To choose from.
+        sites: The sites to choose from.
         pattern: Names separated by commas, in which ``*`` stands for any characters and ``?`` for
             one. Without a port a name means ``out``; ``*`` alone means every site. A name after
-            ``!`` is left out again. One of `PRESETS` stands for those of its sites that there
-            are.
-        reading: Path of the upward block that stands for the one the paper reads; by default
+            ``!`` is excluded. One of `PRESETS` stands for those of its sites that exist.
+        reading: The path of the upward block that stands in for the one the paper reads; by default
             `reading_block` of the sites.
 
     Raises:
-        SiteError: A name, or a preset as a whole, matches none of the sites; gives the closest.
+        SiteError: A name, or a preset as a whole, matches no site; the message gives the closest.
 
     >>> sites = [Site("mid_block"), Site("up.attn1", "query"), Site("up.attn2", "query")]
     >>> [str(site) for site in select(sites, "*:query, !*attn2:query")]
@@ -171,16 +172,16 @@ def select(sites: Iterable[Site], pattern: str, *, reading: str | None = None) -
 
 
 def _parts(pattern: str) -> Iterator[tuple[str, bool]]:
-    """The names in a pattern, and whether each is left out."""
+    """Yield the names in a pattern, and whether each is excluded."""
     for part in pattern.split(","):
         excluded = part.strip().startswith("!")
         yield part.strip().removeprefix("!").strip(), excluded
 
 
 def _hint(glob: str, names: Iterable[str]) -> str:
-    """What is close to the first word of a pattern that no name has, or to the whole of it."""
+    """Return names close to the first unknown word of a pattern, or to all of it."""
     names = list(names)
-    # A number out of range is no spelling mistake; whole names are compared then.
+    # A number out of range is no spelling mistake; compare whole names then.
     told = [word for word in re.findall(r"\w+", glob) if not word.isdecimal()]
     unknown = [word for word in told if not any(word in name for name in names)]
     words = (word for name in names for word in re.split("[.:]", name))
@@ -188,7 +189,7 @@ def _hint(glob: str, names: Iterable[str]) -> str:
 
 
 def _numbered(preset: str) -> str:
-    """A preset with patterns of one digit and of two in the place of each of any number."""
+    """Return a preset with patterns for numbers of one and of two digits instead of any number."""
     numbers = (
         each.replace("{number}", digits) for each in preset.split(",") for digits in ("?", "??")
     )

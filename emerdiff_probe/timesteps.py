@@ -1,8 +1,8 @@
-"""Timesteps of a run: numbers that need not be whole, and that some schedulers visit twice.
+"""Compare and select the timesteps of a run, which may be fractional or visited twice.
 
-Euler's lie between those of training (946.4247); PNDM and Heun call the network twice at one. A
-timestep is therefore compared with a tolerance, and calls at the same one are told apart by their
-step, the position of the call in its run.
+Euler's timesteps lie between those of training (946.4247); PNDM and Heun call the network twice at
+one. Timesteps are therefore compared with a tolerance, and calls at the same one are told apart by
+their step, the position of the call in its run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["labels", "matching", "one_position", "positions", "same", "steps_of"
 
 _DECIMALS: Final = 2
 _DECIMALS_BELOW_ONE: Final = 4
-"""Of timesteps as `text` writes them; flow models have theirs from 0 to 1."""
+"""The decimals of timesteps in `text`; flow models have timesteps from 0 to 1."""
 
 
 def same(one: float, other: float) -> bool:
-    """Return whether two numbers mean one timestep: as close as `text` writes them.
+    """Return whether two numbers mean one timestep: whether `text` writes them alike.
 
     >>> same(946.42, 946.4247436523438), same(998, 999)
     (True, False)
@@ -36,7 +36,7 @@ def same(one: float, other: float) -> bool:
 
 
 def matching(recorded: Iterable[float], timestep: float) -> list[int]:
-    """Return the positions of all calls at a timestep; close ones where none is equal.
+    """Return the positions of all calls at a timestep; of close ones if none is equal.
 
     >>> matching([981, 961, 961], 961)
     [1, 2]
@@ -50,16 +50,17 @@ def positions(values: xr.DataArray | xr.Dataset, timesteps: Any) -> list[int]:
     """Return the positions of timesteps along the dim ``timestep``, in the order asked for.
 
     Args:
-        values: With the coordinate ``timestep``.
-        timesteps: Numbers, or an array of them. One that was visited twice gives both positions.
+        values: An array or dataset with the coordinate ``timestep``.
+        timesteps: Numbers, or an array of them. A timestep that was visited twice gives both
+            positions.
 
     Raises:
-        InputError: One was not recorded, or there are none.
+        InputError: A timestep was not recorded, or none is given.
     """
     recorded = values[TIMESTEP].values.tolist()
     wanted = checks.timesteps("timesteps", timesteps, InputError)
     if not wanted:
-        raise InputError("timesteps is empty; leave it out for the usual ones")
+        raise InputError("timesteps is empty; omit it for the usual ones")
     found = {each: matching(recorded, each) for each in wanted}
     if unknown := [each for each, there in found.items() if not there]:
         raise InputError(
@@ -74,9 +75,10 @@ def one_position(
     """Return the position of one call along the dim ``timestep``.
 
     Args:
-        values: With the coordinate ``timestep``, and ``step`` where timesteps repeat.
-        timestep: A number; None where ``step`` says which.
-        step: Of the calls at this timestep the one with this number.
+        values: An array or dataset with the coordinate ``timestep``, and ``step`` if timesteps
+            repeat.
+        timestep: A number; None if ``step`` identifies the call.
+        step: The number of the call in its run, if several are at this timestep.
 
     Raises:
         InputError: There is no such call, or several.
@@ -105,7 +107,7 @@ def one_position(
 
 
 def steps_of(values: xr.DataArray | xr.Dataset) -> list[int]:
-    """Return the position of each call in its run; where nothing tells, that in the array."""
+    """Return the position of each call in its run; if unknown, that in the array."""
     if STEP in values.coords and values[STEP].dims == (TIMESTEP,):
         return [int(each) for each in values[STEP].values]
     return list(range(values.sizes[TIMESTEP]))
@@ -115,8 +117,9 @@ def labels(values: xr.DataArray | xr.Dataset, at: Sequence[int] | None = None) -
     """Return texts for calls, no two of them equal.
 
     Args:
-        values: With the coordinate ``timestep``, and ``step`` where timesteps repeat.
-        at: Positions of the calls; by default all.
+        values: An array or dataset with the coordinate ``timestep``, and ``step`` if timesteps
+            repeat.
+        at: The positions of the calls; by default all.
 
     >>> run = xr.Dataset(coords={"timestep": [981, 961, 961], "step": ("timestep", [0, 1, 2])})
     >>> labels(run)
@@ -133,7 +136,7 @@ def labels(values: xr.DataArray | xr.Dataset, at: Sequence[int] | None = None) -
 
 
 def text(timestep: float) -> str:
-    """Return a timestep with at most two decimals; of flow models, from 0 to 1, with four.
+    """Return a timestep as text with at most two decimals, or four below 1 (flow models).
 
     >>> text(946.4247436523438), text(281), text(0.987654)
     ('946.42', '281', '0.9877')

@@ -1,8 +1,8 @@
-"""Runs notebooks and stores their outputs: `python notebooks/run.py notebooks/*.ipynb`.
+"""Run notebooks and store their outputs: `python notebooks/run.py notebooks/*.ipynb`.
 
-What a reader cannot use is left out: the state and the bars of widgets, and clock times. Of a
-widget that brings a static view that view stays. A digest of the code is kept beside the outputs,
-by which a test sees that they are of this code.
+Outputs that a reader cannot use are removed: the state and progress bars of widgets, and clock
+times. A widget with a static view keeps that view. A digest of the code is stored beside the
+outputs, by which a test checks that they belong to this code.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ FOLDER: Final = re.compile(r"(?m)^/\S*/(?=[^/\s]+:\d+: \w*Warning)")
 
 
 def digest(notebook: NotebookNode) -> str:
-    """Of the sources of all code cells, in order."""
+    """Return a digest of the sources of all code cells, in order."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.blake2b("\0".join(sources).encode(), digest_size=16).hexdigest()
 
 
 def readable(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs without what needs a kernel: of widgets their static view, or nothing."""
+    """Return outputs without those that need a kernel; a widget keeps its static view, if any."""
     kept = []
     for output in outputs:
         if "text" in output:
-            # Warnings name a file of this machine: its folder says nothing to a reader.
+            # Warnings name a file of this machine, whose folder is of no use to a reader.
             output["text"] = FOLDER.sub("", output["text"])
         data = output.get("data", {})
         if data.pop(WIDGET, None) is None or STATIC & data.keys():
@@ -43,7 +43,7 @@ def readable(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def run(path: Path) -> None:
-    """Runs a notebook in a new kernel and writes it back with its outputs."""
+    """Run a notebook in a new kernel and write it back with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook,

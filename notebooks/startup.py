@@ -1,6 +1,6 @@
-"""Draws each figure as a picture, too, for readers of a stored notebook that run no scripts.
+"""Draw each figure as an image, too, for readers of a stored notebook that run no scripts.
 
-`run.py` has every kernel run this first. Who runs a notebook needs none of it.
+`run.py` runs this first in every kernel. Users who run a notebook need none of it.
 """
 
 
@@ -14,11 +14,11 @@ def _draw_pictures_too() -> None:
     if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         import kaleido
 
-        # One browser for all figures, where plotly would begin one for each.
+        # Use one browser for all figures; plotly would start one for each.
         kaleido.start_sync_server(silence_warnings=True)
-        warnings.filterwarnings("ignore", "The kopts argument")  # plotly's, which mean another way
+        warnings.filterwarnings("ignore", "The kopts argument")  # plotly's own call
         pio.renderers.default += "+png"
 
 
 _draw_pictures_too()
-del _draw_pictures_too  # notebooks begin without names
+del _draw_pictures_too  # notebooks start without names

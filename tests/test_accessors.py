@@ -65,8 +65,12 @@ def test_what_is_there_is_told():
 @pytest.mark.parametrize(
     ("data", "name", "message"),
     [
-        (bands(), "site", r"\.ep\.site is of a recording, and this is a segmentation; ep\.record"),
-        (recording(), "movers", r"is of responses, and this is a recording; ep\.respond\(\)"),
+        (
+            bands(),
+            "site",
+            r"site belongs to a recording, and this is a segmentation; ep\.record",
+        ),
+        (recording(), "movers", r"belongs to responses, and this is a recording; ep\.respond\(\)"),
         (responses(), "overlay", r"is of a segmentation, and this is responses; ep\.segment\(\)"),
         (xr.Dataset({"a": 1}), "sites", r"is of a recording, and this is a Dataset of a"),
         (xr.DataTree(), "site", r"is of a recording, and this is a DataTree"),

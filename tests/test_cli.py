@@ -103,7 +103,7 @@ def test_recordings_are_made_and_described(run, tiny):
     assert "reduced  pool(" in run("info", "pooled.zarr").output
     wrong = run("info", ".")
     assert wrong.exit_code == 1
-    assert "is no recording" in wrong.output
+    assert "cannot be opened as a recording" in wrong.output
     assert run("record").exit_code == 2
 
 
@@ -310,7 +310,7 @@ def png_header(width, height):
 
 @pytest.fixture
 def bad(tmp_path):
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     (tmp_path / "huge.png").write_bytes(png_header(20_000, 20_000))
     (tmp_path / "large.png").write_bytes(png_header(9_000, 9_000))
@@ -326,11 +326,11 @@ def bad(tmp_path):
     ("name", "message"),
     [
         ("missing.png", "no file 'missing.png'"),
-        ("text.png", "not a picture"),
+        ("text.png", "not an image"),
         ("dot.png", "1 x 1 pixels"),
         ("huge.png", "too large"),
         ("large.png", "9000 x 9000"),
-        ("empty.png", "not a picture"),
+        ("empty.png", "not an image"),
         ("folder", "the folder 'folder' has no image"),
         ("cut.png", "cut.png"),
     ],

@@ -170,7 +170,7 @@ def test_a_pipeline_that_cannot_draw_is_said(model, monkeypatch):
 
     scheduler = model.pipeline.scheduler
     monkeypatch.setattr(type(model.pipeline), "__call__", broken)
-    with pytest.raises(ModelError, match=r"cannot draw .*RuntimeError: no memory; see"):
+    with pytest.raises(ModelError, match=r"failed on .*RuntimeError: no memory; first"):
         examine(model)
     assert model.pipeline.scheduler is scheduler
 

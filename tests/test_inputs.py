@@ -61,7 +61,7 @@ class TestPrompt:
             ({"width": 128.0}, "width is 128.0; choose an integer"),
             ({"clip_skip": -1}, "clip_skip is -1; choose an integer"),
             ({"prompt_embeds": np.zeros((2, 7, 24))}, r"prompt_embeds has shape \(2, 7, 24\)"),
-            ({"prompt_embeds": np.full((7, 24), np.nan)}, "all its values are finite"),
+            ({"prompt_embeds": np.full((7, 24), np.nan)}, "give finite values"),
             ({"pooled_prompt_embeds": np.zeros(24)}, "come with prompt_embeds"),
             ({"prompt_embeds": np.zeros((7, 24)), "clip_skip": 1}, "give one of the two"),
         ],
@@ -168,9 +168,9 @@ class TestPhoto:
             (np.full((16, 16, 3), 255.0), "from 255.0 to 255.0"),
             (np.full((16, 16, 3), -0.1), "from -0.1"),
             (np.full((16, 16, 3), np.inf), "from inf"),
-            (np.zeros((16, 16, 3), np.int64), "a picture of int64; choices: uint8"),
-            (np.zeros((16, 16, 3), bool), "a picture of bool"),
-            (np.zeros((3, 16, 16), np.uint8), r"shape \(3, 16, 16\) is not a picture"),
+            (np.zeros((16, 16, 3), np.int64), "an image of int64; choose uint8"),
+            (np.zeros((16, 16, 3), bool), "an image of bool"),
+            (np.zeros((3, 16, 16), np.uint8), r"shape \(3, 16, 16\) is not an image"),
             (np.zeros(16, np.uint8), r"shape \(16,\)"),
             (np.zeros((1, 1, 3), np.uint8), "the array has 1 x 1 pixels"),
             (np.zeros((16, 15), np.uint8), "15 x 16 pixels"),
@@ -207,13 +207,13 @@ class TestPhoto:
 
     @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800", "~nobody-of-this-name/a"])
     def test_paths_that_no_file_can_have(self, name):
-        with pytest.raises(InputError, match="is no path that can be used"):
+        with pytest.raises(InputError, match="cannot be used as a path"):
             Photo(f"{name}.png").rgb()
         assert as_input(name) == Prompt(name)  # but for a text it is as good as any
 
     def test_a_pipe_is_not_waited_for(self, tmp_path):
         os.mkfifo(tmp_path / "pipe.png")
-        with pytest.raises(InputError, match="is no file"):
+        with pytest.raises(InputError, match="is not a file"):
             Photo(tmp_path / "pipe.png").rgb()
 
     def test_sixteen_bits_round_to_the_nearest(self):
@@ -224,7 +224,7 @@ class TestPhoto:
     @pytest.mark.parametrize("content", [b"", b"I am no picture\n" * 20])
     def test_a_text_named_png(self, tmp_path, content):
         (tmp_path / "text.png").write_bytes(content)
-        with pytest.raises(InputError, match="not a picture that Pillow can read"):
+        with pytest.raises(InputError, match="not an image that Pillow can read"):
             Photo(tmp_path / "text.png").rgb()
 
     @pytest.mark.parametrize("form", ["png", "jpeg", "gif", "webp", "tiff"])
@@ -329,8 +329,8 @@ def test_latents_of_any_kind_are_channel_y_x():
         assert given.dtype == np.float32
         assert np.array_equal(given, array)
     for values, message in (
-        (array[0], r"\(3, 4\); shapes"),
-        (np.stack([array, array]), "shapes"),
+        (array[0], r"\(3, 4\); choose"),
+        (np.stack([array, array]), "choose"),
         (xr.concat([labelled, labelled], "sample"), r"\.isel\(\)"),
         (np.full((2, 3, 4), np.nan), "not finite"),
     ):

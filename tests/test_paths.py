@@ -67,7 +67,7 @@ def test_an_empty_folder_gives_way_to_a_folder(tmp_path):
         assert not list(place.iterdir())
     assert (place / "values").read_text() == "all"
     assert list(tmp_path.iterdir()) == [place]
-    with pytest.raises(StoreError, match="is there already"), paths.made_at_once(place):
+    with pytest.raises(StoreError, match="already exists"), paths.made_at_once(place):
         pass
     (tmp_path / "other").mkdir()
     with (
@@ -239,7 +239,7 @@ def overtaken(monkeypatch):
 def test_who_was_overtaken_replaces_nothing(tmp_path, overtaken):
     place = tmp_path / "run.zarr"
     with (
-        pytest.raises(StoreError, match="is there already"),
+        pytest.raises(StoreError, match="already exists"),
         paths.made_at_once(place) as making,
     ):
         making.mkdir()

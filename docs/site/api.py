@@ -1,7 +1,7 @@
-"""Writes the pages of the API reference: a room each, in the order in which the rooms import.
+"""Write the pages of the API reference: one for each room, in the order in which rooms import.
 
-A room's page has every name of its ``__all__``, grouped by the module that defines it, under the
-name by which it is imported. Pages are written when a build begins, to docs/reference/api.
+The page of a room has every name of its ``__all__``, grouped by the module that defines it, under
+the name by which it is imported. Pages are written to docs/reference/api when a build begins.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ROOMS: Final = (
     ("distributed", "Distributed"),
 )
 
-# NumPy's types, as Sphinx spells them out, and as the source has them.
+# NumPy's types, as Sphinx spells them out and as the source writes them.
 NUMPY: Final = r"~?(?:numpy\.)?"
 SPELLED: Final = (
     (
@@ -65,7 +65,7 @@ SPELLED: Final = (
 
 
 def write_pages(app: Sphinx) -> None:
-    """Writes the page of the package's face, and one for each room."""
+    """Write the page of the package's top level, and one for each room."""
     folder = Path(app.srcdir) / "docs" / "reference" / "api"
     folder.mkdir(parents=True, exist_ok=True)
     pages = {"index": "\n".join(_face())} | {
@@ -120,7 +120,7 @@ def _page(module: str, title: str) -> Iterator[str]:
 
 
 def _groups(module: ModuleType) -> dict[str, list[str]]:
-    """A module's public names by the module that defines them, in the order of its imports."""
+    """Return a module's public names by their defining module, in the order of its imports."""
     order = [name for name in _imported(module.__name__) if name in module.__all__]
     groups: dict[str, list[str]] = {}
     for name in [*order, *(each for each in module.__all__ if each not in order)]:
@@ -136,9 +136,9 @@ def _origin(module: str, name: str) -> str:
 
 @cache
 def _imported(module: str) -> dict[str, str]:
-    """What a package's ``__init__`` imports from within, and where from; a module imports nothing.
+    """Return what a package's ``__init__`` imports from within, and from where; empty for a module.
 
-    Names that are imported under another are left out.
+    Names that are imported under another name are omitted.
     """
     file = Path(importlib.import_module(module).__file__ or "")
     if file.name != "__init__.py":
@@ -162,7 +162,7 @@ def _directive(module: str, source: str, name: str) -> Iterator[str]:
     elif inspect.isfunction(thing):
         yield f".. autofunction:: {module}.{name}"
     elif ("", name) in ModuleAnalyzer.for_module(source).find_attr_docs():
-        # What a constant says of itself stands where it is defined.
+        # The documentation of a constant stands where it is defined.
         yield from (f".. autodata:: {source}.{name}", "   :no-value:")
     else:
         yield from (f".. py:currentmodule:: {module}", "")
@@ -181,7 +181,7 @@ def _heading(text: str, line: str) -> tuple[str, str, str]:
 def shorten(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returns: str
 ) -> tuple[str | None, str | None]:
-    """Spells NumPy's types in signatures as the source does."""
+    """Shorten NumPy's types in signatures to the way the source writes them."""
     return _short(signature), _short(returns)
 
 
@@ -194,7 +194,7 @@ def _short(text: str | None) -> str | None:
 def find_home(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
 ) -> nodes.Element | None:
-    """Leads ``emerdiff_probe.load`` to the room that it is from."""
+    """Link ``emerdiff_probe.load`` to the room that defines it."""
     package, _, name = node.get("reftarget", "").rpartition(".")
     if node.get("refdomain") != "py" or package != PACKAGE or name not in ep.__all__:
         return None
@@ -215,7 +215,7 @@ def find_home(
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Called by Sphinx."""
+    """Connect the extension; Sphinx calls this."""
     app.connect("missing-reference", find_home)
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-signature", shorten)

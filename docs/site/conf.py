@@ -1,4 +1,4 @@
-"""How the site is built: `make docs`. Why in this way: docs/decisions/0012-the-site.md."""
+"""Configure the site that `make docs` builds; reasons are in docs/decisions/0012-the-site.md."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ extensions = [
     "gallery",
 ]
 
-# Notebooks are shown with the outputs stored in them: tests compare these with new runs.
+# Notebooks are shown with their stored outputs: tests compare these with new runs.
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist", "dollarmath"]
-suppress_warnings = ["mystnb.unknown_mime_type"]  # plotly's, beside which there is a picture
+suppress_warnings = ["mystnb.unknown_mime_type"]  # plotly's output, beside which there is an image
 
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
@@ -47,14 +47,14 @@ toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 
-# A name of this package that leads nowhere is an error. Others would need the network to check.
+# A name of this package that leads nowhere is an error. Names of others would need the network.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", r"(?!emerdiff_probe\b).*"),
-    # Of a Recorder, which `probe` makes.
+    # attributes of a Recorder, which `probe` makes
     ("py:class", r"emerdiff_probe\.recording\.callers\.Target"),
-    # What models of both kinds have in common.
+    # the common base of models of both kinds
     ("py:class", r"emerdiff_probe\.models\.pipeline_model\.PipelineModel"),
 ]
 

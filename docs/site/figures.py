@@ -1,8 +1,8 @@
-"""Gives each plotly figure of a notebook a page of its own, on which it can be turned and zoomed.
+"""Give each plotly figure of a notebook a page of its own, where it can be turned and zoomed.
 
-A notebook keeps a figure twice: as plotly's JSON and as a picture. The site shows the picture,
-which needs no JavaScript, and below it a link to the figure. plotly.js is written once, from the
-installed package: the site works without a network.
+A notebook stores a figure twice: as plotly's JSON and as an image. The site shows the image, which
+needs no JavaScript, and below it a link to the figure. plotly.js is written once, from the
+installed package, so that the site works without a network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER: Final = "figures"
 
 
 def figures(notebook: Path) -> dict[str, Any]:
-    """The figures of a notebook by the name that MyST-NB gives the file of their picture."""
+    """Return the figures of a notebook by the name that MyST-NB gives the file of their image."""
     found = {}
     for cell in json.loads(notebook.read_text())["cells"]:
         for output in cell.get("outputs", []):
@@ -35,7 +35,7 @@ def figures(notebook: Path) -> dict[str, Any]:
 
 
 def link_figures(app: Sphinx, doctree: nodes.document) -> None:
-    """Writes the figures' pages and puts a link below each picture."""
+    """Write the figures' pages and put a link below each image."""
     notebook = Path(app.env.doc2path(app.env.docname))
     if notebook.suffix != ".ipynb" or app.builder.format != "html":
         return
@@ -59,14 +59,14 @@ def _write(figure: Any, path: Path) -> None:
 
 
 def write_plotly(app: Sphinx, error: Exception | None) -> None:
-    """Writes plotly.js, once for all figures."""
+    """Write plotly.js, once for all figures."""
     folder = Path(app.outdir) / FOLDER
     if error is None and folder.exists():
         (folder / "plotly.min.js").write_text(get_plotlyjs())
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Called by Sphinx."""
+    """Connect the extension; Sphinx calls this."""
     app.connect("doctree-read", link_figures)
     app.connect("build-finished", write_plotly)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -107,6 +107,6 @@ def claims(
 
 
 def _of_images(root: Path | None, split: str | None, skip: bool) -> list[str]:
-    """The options that only data sets have, as far as they were given."""
+    """Return the given options that only data sets have."""
     given = {"root": root, "split": split, "skip": skip}
     return [name for name, value in given.items() if value]

@@ -151,7 +151,7 @@ def on_dask(model: ModelName, workers: int | None, scheduler: str | None) -> Ite
 
 @contextmanager
 def _started(workers: int) -> Iterator[LocalCluster]:
-    """Processes on this machine, which share its cores."""
+    """Start processes on this machine, which share its cores."""
     threads = str(max((os.cpu_count() or 1) // workers, 1))
     cluster = LocalCluster(
         n_workers=workers,

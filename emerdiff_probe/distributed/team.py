@@ -130,6 +130,6 @@ def team_of(
 
 
 def _absolute(name: str) -> str:
-    """A folder's name that is right in other processes, too."""
+    """Return the name of a folder as other processes can use it."""
     path = os.path.expanduser(name)
     return os.path.abspath(path) if os.path.exists(path) and name != "playground" else name

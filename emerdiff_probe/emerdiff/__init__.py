@@ -1,4 +1,4 @@
-"""The method: modulated denoising, and segmentation from its responses."""
+"""Implement EmerDiff: modulated denoising, and segmentation from its responses."""
 
 from emerdiff_probe.emerdiff.config import EmerDiffConfig
 from emerdiff_probe.emerdiff.engines import ENGINES, Engine

@@ -1,4 +1,4 @@
-"""What questions to a run have in common: their settings, and the runs that short forms make."""
+"""Settle the settings of questions to a run, and make the runs of short forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["made_for", "settled"]
 
 
 def settled(run: Run, config: EmerDiffConfig | None, changes: Mapping[str, Any]) -> EmerDiffConfig:
-    """Return all settings of a question to a run.
+    """Return the complete settings of a question to a run.
 
     Args:
         run: The run.
@@ -29,13 +29,13 @@ def settled(run: Run, config: EmerDiffConfig | None, changes: Mapping[str, Any])
         changes: Single settings.
 
     Raises:
-        ConfigError: There is no such setting, it cannot have the value, or it was decided
-            otherwise when the run was made.
+        ConfigError: There is no such setting, it cannot have this value, or the run was made with
+            another one.
     """
     for name in RunSettings.names():
         if name in changes:
             raise ConfigError(
-                f"{name} is decided when a run is made, and is {getattr(run.settings, name)!r} in "
+                f"{name} is fixed when a run is made, and is {getattr(run.settings, name)!r} in "
                 f"this one; make another with ep.generate(..., {name}={changes[name]!r}) or "
                 "ep.invert(...)"
             )
@@ -58,12 +58,12 @@ def settled(run: Run, config: EmerDiffConfig | None, changes: Mapping[str, Any])
 def _fitted(
     config: EmerDiffConfig, model: Denoiser, timesteps: Sequence[int], level: int
 ) -> EmerDiffConfig:
-    """Default settings on the grid of a run, which of flows depends on the image's size."""
+    """Return the default settings on a run's grid, which for flows depends on the image's size."""
     if layout_of(model.unet).is_unet:
         return config
     warnings.warn(
         f"the settings of the method for {model.family} follow a rule (the attention in the "
-        "middle, the timesteps nearest to the paper's) and are untried on published weights",
+        "middle, the timesteps nearest to the paper's) and are untested on published weights",
         stacklevel=level,
     )
     return config.on_grid(timesteps)
@@ -75,11 +75,15 @@ def _clustering_seed(seed: int) -> int:
 
 
 def _compare(run: Run, config: EmerDiffConfig) -> None:
-    """Refuse settings that contradict the run; warn of those made for other models."""
+    """Refuse settings that contradict the run; warn about those made for other models.
+
+    Raises:
+        ConfigError: A setting differs from the one that the run was made with.
+    """
     if config.family is not None and config.family != run.model.family:
         warnings.warn(
             f"these settings were made for {config.family}, and {run.model.name!r} is "
-            f"{run.model.family}; leave config out for EmerDiffConfig.for_model(model)",
+            f"{run.model.family}; omit config to use EmerDiffConfig.for_model(model)",
             stacklevel=5,  # past settled, the function and the method of a run
         )
     decisive = ["steps"]
@@ -94,7 +98,7 @@ def _compare(run: Run, config: EmerDiffConfig) -> None:
         if asked != own:
             raise ConfigError(
                 f"the settings have {name}={asked!r}, and the run was made with {own!r}; make the "
-                f"run with {name}={asked!r}, or ask with config.replace({name}={own!r})"
+                f"run with {name}={asked!r}, or pass config.replace({name}={own!r})"
             )
 
 
@@ -109,14 +113,14 @@ def made_for(
 ) -> tuple[Run, EmerDiffConfig]:
     """Return a run made for one question, and the settings of the question.
 
-    The run goes no further up than the question needs, and features are read on the way.
+    The run is inverted no further than the question needs, and features are read on the way.
 
     Args:
-        model: From `emerdiff_probe.load`, or a diffusers pipeline.
-        source: A prompt, or an image, as `emerdiff_probe.inputs.as_input` takes them.
+        model: A model from `emerdiff_probe.load`, or a diffusers pipeline.
+        source: A prompt or an image, as for `emerdiff_probe.inputs.as_input`.
         config: All settings; by default those that fit the model.
-        seed: Of all noise; by default a prompt's own, else that of the config, else 0.
-        progress: Shows a bar with the time left.
+        seed: The seed of all noise; by default a prompt's own, else that of the config, else 0.
+        progress: Whether to show a progress bar.
         **settings: Single settings, of the run and of the question.
     """
     model, source = as_model(model), as_input(source)

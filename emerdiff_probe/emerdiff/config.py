@@ -1,4 +1,4 @@
-"""The settings of EmerDiff, each with where its value comes from."""
+"""Define the settings of EmerDiff, each with the source of its value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _THIRD = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
 
 
 _WIDEST: Final = 1000
-"""Pixels: a wider filter leaves nothing of a difference map but its mean."""
+"""The widest filter in pixels: a wider one leaves nothing of a difference map but its mean."""
 
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "normalise": get_args(Normalisation),
@@ -41,36 +41,37 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EmerDiffConfig(RunSettings):
-    """All settings of a segmentation; the defaults are the closest to the paper that is known.
+    """All settings of a segmentation; the defaults are as close to the paper as is known.
 
-    Numbers of NumPy are taken. A value of another type or out of range raises `ConfigError` here.
+    NumPy numbers are accepted. A value of another type or out of range raises `ConfigError`.
 
-    ``EmerDiffConfig.table()`` says of each whether it is read in the paper, inferred from it, or
-    our choice because the paper could not be read on it. Those of `RunSettings` are decided when a
-    run is made; the others are asked of a run. Attributes by stage:
+    ``EmerDiffConfig.table()`` states for each setting whether it is given in the paper, inferred
+    from it, or our choice because the paper does not give it. The settings of `RunSettings` are
+    fixed when a run is made; the others belong to a question to a run.
 
     Attributes:
-        feature_site: Where features for the low-resolution masks are read.
-        feature_timestep: t_f.
-        normalise: What is done to features before k-means.
-        restarts: How often k-means starts anew; the best run counts.
-        modulation_site: Whose output is shifted.
-        modulation_timestep: t_m.
-        strength: lambda, in units of the site's output.
+        feature_site: The site whose features are clustered into low-resolution masks.
+        feature_timestep: The timestep t_f at which features are read.
+        normalise: The normalisation of features before k-means.
+        restarts: The number of starts of k-means, of which the best is used.
+        modulation_site: The site that is shifted.
+        modulation_timestep: The timestep t_m of the shift.
+        strength: The size lambda of the shift, in units of the site's output.
         injection: Whether modulated runs use the attention products of the unmodulated one.
-        sigma: Of the Gaussian filter on difference maps, in pixels of the model's picture.
-        balance: What a difference map is divided by before maps are compared; see
+        sigma: The standard deviation of the Gaussian filter on difference maps, in pixels of the
+            model's image.
+        balance: The divisor of each difference map before maps are compared; see
             `emerdiff_probe.segments.balanced`.
-        elsewhere: How much a difference counts outside its mask's own pixels, in [0, 1].
-        seed: Of k-means; by default the run's own.
-        sides: "both": a response is I+ minus I-; "one": twice I+ minus the unmodulated image, for
-            half the runs.
-        space: Where difference maps are taken: of decoded pictures, or of latents, which decodes
-            nothing.
-        short_steps: From t_m to the end, for the "short" engine.
+        elsewhere: The weight of differences outside a mask's own pixels, in [0, 1].
+        seed: The seed of k-means; by default the run's own.
+        sides: "both" for responses I+ minus I-; "one" for twice I+ minus the unmodulated image,
+            which needs half the runs.
+        space: Whether difference maps compare decoded images ("picture") or latents ("latent"),
+            which decodes nothing.
+        short_steps: The number of steps from t_m to the end, for the "short" engine.
         family: The family of models that the settings were made for.
-        batch: Modulated runs that share a UNet call, halved where memory runs out; changes speed
-            and memory alone.
+        batch: The number of modulated runs that share a network call, halved if memory runs out;
+            affects only speed and memory.
     """
 
     feature_site: str = field(
@@ -142,17 +143,17 @@ class EmerDiffConfig(RunSettings):
 
     @classmethod
     def closest_to_paper(cls) -> Self:
-        """The paper's settings for Stable Diffusion v1.4, as far as they are known."""
+        """Return the paper's settings for Stable Diffusion v1.4, as far as they are known."""
         return cls(family="stable-diffusion")
 
     @classmethod
     def playground(cls) -> Self:
-        """Return what was chosen for the bundled model on validation scenes (docs/decisions/0007).
+        """Return the settings chosen for the bundled model on validation scenes (decision 0007).
 
         Features are read at the least noise, as in the paper, but in the block's third transformer,
-        at the queries of its self-attention, whose clusters match the scenes' parts best. The third
-        of the block's cross-attentions moves pixels most sharply; it wants a larger shift, at more
-        noise, and a narrow filter. Half the steps take half the time, and score as high.
+        at the queries of its self-attention, whose clusters match the scenes' parts best. The
+        block's third cross-attention moves pixels most sharply; it needs a larger shift, at more
+        noise, and a narrow filter. Half the steps take half the time and score as high.
         """
         return cls.for_family(
             "playground",
@@ -169,18 +170,18 @@ class EmerDiffConfig(RunSettings):
         """Return the settings to start from with a model.
 
         Sites follow its layout: features are read in the first upward block with cross-attention,
-        at its first attention to the text, and the third is shifted, or the last where there are
-        fewer. In Stable Diffusion v1 these are the paper's, in XL those of 32 x 32 locations at
-        1024 pixels, where each transformer has ten layers, of which the first is taken. Those of
-        diffusion transformers follow a rule and are untried on published weights: the block in the
-        middle and its attention, at the timesteps nearest to the paper's.
+        at its first attention to the text, and the third such attention is shifted, or the last if
+        there are fewer. In Stable Diffusion v1 these are the paper's sites; in XL they are those of
+        32 x 32 locations at 1024 pixels, where each transformer has ten layers, of which the first
+        is used. The settings of diffusion transformers follow a rule and are untested on published
+        weights: the middle block and its attention, at the timesteps nearest to the paper's.
 
         Args:
-            model: From `emerdiff_probe.load`, or a diffusers pipeline.
+            model: A model from `emerdiff_probe.load`, or a diffusers pipeline.
             **changes: Single settings.
 
         Raises:
-            ModelError: It has no upward block with cross-attention.
+            ModelError: The model has no upward block with cross-attention.
         """
         model = as_model(model)
         if model.family == "playground":
@@ -192,7 +193,7 @@ class EmerDiffConfig(RunSettings):
         if block is None:
             raise ModelError(
                 f"{model.name} has no upward block with cross-attention, so there is no site to "
-                "start from; give a config with a feature_site and a modulation_site of your own"
+                "start from; pass a config with your own feature_site and modulation_site"
             )
         first, *more = (
             site.path
@@ -208,12 +209,12 @@ class EmerDiffConfig(RunSettings):
 
     @classmethod
     def _for_transformer(cls, model: Denoiser) -> Self:
-        """The settings to start from with a transformer, untried on published weights.
+        """Return the settings to start from with a transformer, untested on published weights.
 
-        All its blocks have one grid, so the block in the middle of the image's stream stands for
-        the paper's. What is shifted is the output of its attention, whose gate differs between
-        channels: of what has no gate, as a block's output or PixArt's cross-attention, a shift of
-        all channels alike would be lost in the next normalisation. Timesteps are the nearest to the
+        All its blocks have one grid, so the middle block of the image's stream stands for the
+        paper's. The output of its attention is shifted, because its gate differs between channels.
+        At a site without a gate, such as a block's output or PixArt's cross-attention, the next
+        normalisation would remove a shift of all channels alike. Timesteps are the nearest to the
         paper's; see `on_grid`.
         """
         sites = model.sites("blocks").index
@@ -234,7 +235,7 @@ class EmerDiffConfig(RunSettings):
         """Return the settings with t_f and t_m moved to the nearest of a run's timesteps.
 
         Args:
-            timesteps: Timesteps of the run.
+            timesteps: The timesteps of the run.
         """
         nearest = {
             name: min(timesteps, key=lambda each: abs(each - getattr(self, name)))
@@ -243,16 +244,16 @@ class EmerDiffConfig(RunSettings):
         return self.replace(**nearest)
 
     def of_run(self) -> RunSettings:
-        """Return the settings that are decided when a run is made."""
+        """Return the settings that are fixed when a run is made."""
         return RunSettings(**{name: getattr(self, name) for name in RunSettings.names()})
 
     def to_json(self) -> str:
-        """All settings, for provenance."""
+        """Return all settings as JSON, for provenance."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def table(cls) -> pd.DataFrame:
-        """Each setting's default, where it comes from (paper, inferred, ours), and a note."""
+        """Return each setting's default, its source (paper, inferred, ours), and a note."""
         rows = [
             {"setting": each.name, "default": each.default, **each.metadata}
             for each in dataclasses.fields(cls)

@@ -1,4 +1,4 @@
-"""Ways to compute modulated runs, by name; each gives the same kind of result."""
+"""Compute modulated runs by engines, chosen by name; all return the same kind of result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Engine(Protocol):
-    """Runs the modulated denoisings of masks; see `literal.modulate`."""
+    """Run the modulated denoisings of masks; see `literal.modulate`."""
 
     def __call__(
         self,
@@ -39,7 +39,7 @@ class Engine(Protocol):
         *,
         progress: bool = False,
     ) -> Modulated:
-        """Runs them."""
+        """Run them."""
 
 
 ENGINES: Final[dict[str, Engine]] = {
@@ -48,15 +48,16 @@ ENGINES: Final[dict[str, Engine]] = {
     "short": short.modulate,
     "jump": jump.modulate,
 }
-"""From the oracle to the fastest: "literal" is the procedure by the book, "shared" gives the same
-up to rounding in less time, "short" takes fewer steps after t_m, "jump" none."""
+"""The engines from the oracle to the fastest: "literal" follows the paper step by step, "shared"
+gives the same result up to rounding in less time, "short" takes fewer steps after t_m, "jump" none.
+"""
 
 
 def engine_named(name: str) -> Engine:
-    """One of `ENGINES`.
+    """Return one of `ENGINES` by name.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is no engine of that name.
     """
     if name not in ENGINES:
         note = "; run.sensitivity() is the adjoint one" if name == "adjoint" else ""
@@ -67,7 +68,7 @@ def engine_named(name: str) -> Engine:
 def one_by_one(run: Run, config: EmerDiffConfig) -> bool:
     """Return whether only the literal engine can compute the branches of a run.
 
-    So it is where the run was replayed under interventions, and where nothing is injected.
+    This is so if the run was replayed under interventions, or if nothing is injected.
     """
     return bool(run.interventions) or not config.injection
 
@@ -77,12 +78,12 @@ def engine_of(run: Run, name: str | None, config: EmerDiffConfig) -> str:
 
     Args:
         run: The run.
-        name: One of `ENGINES`; None means "shared", or "literal" where `one_by_one`.
+        name: One of `ENGINES`; None means "shared", or "literal" if `one_by_one`.
         config: All settings.
 
     Raises:
-        ConfigError: There is none of that name; or the run was replayed under interventions, of
-            which all but the literal engine would apply some twice.
+        ConfigError: There is no engine of that name; or the run was replayed under interventions,
+            which all but the literal engine would apply twice.
     """
     if name is None:
         return "literal" if one_by_one(run, config) else "shared"
@@ -91,7 +92,7 @@ def engine_of(run: Run, name: str | None, config: EmerDiffConfig) -> str:
         raise ConfigError(
             f"the run was replayed under interventions, which engine {name!r} would apply twice "
             "where branches start from what the run has computed; choose engine='literal', or "
-            "leave engine out"
+            "omit engine"
         )
     return name
 
@@ -99,11 +100,10 @@ def engine_of(run: Run, name: str | None, config: EmerDiffConfig) -> str:
 def prepared(
     name: str, model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig
 ) -> Callable[..., Modulated]:
-    """An engine for a trajectory whose unmodulated run is done once and kept, for many masks.
+    """Return an engine for a trajectory that keeps the unmodulated run, for many masks.
 
-    It is called with masks, and with ``config=`` for other settings that leave that run as it is.
-
-    What is kept of Stable Diffusion v1 is about 130 MiB a timestep in float32.
+    Call it with masks, and with ``config=`` for other settings that leave the unmodulated run as it
+    is. For Stable Diffusion v1 it keeps about 130 MiB per timestep in float32.
     """
     engine = engine_named(name)
     if name == "literal" or not config.injection:
@@ -118,13 +118,13 @@ def prepared(
 
 
 def decoded(model: Denoiser, modulated: Modulated, config: EmerDiffConfig) -> Iterator[Tensor]:
-    """Responses of masks, some at a time: I+ minus I-, signed.
+    """Yield the responses of masks in batches: I+ minus I-, signed.
 
-    With one side only it is twice the difference to the unmodulated image, which is the same where
-    responses are linear. In latent space nothing is decoded.
+    With one side only, a response is twice the difference to the unmodulated image, which is the
+    same if responses are linear. In latent space nothing is decoded.
 
     Yields:
-        float32, shape (mask, rgb, y, x), or (mask, channel, y, x) of latents; not clamped.
+        float32, shape (mask, rgb, y, x), or (mask, channel, y, x) for latents; not clamped.
     """
     view = model.decode if config.space == "picture" else Tensor.float
     still = view(modulated.unmodulated) if config.sides == "one" else None

@@ -1,7 +1,7 @@
-"""The jump engine: stops at t_m, with the clean latents that the model predicts there.
+"""The jump engine: stop at t_m, with the clean latents that the model predicts there.
 
-A single step: what comes before the shifted layer is computed once, and for each branch only what
-comes after it. Fast, and further from the literal engine than `short`.
+It takes a single step: the part before the shifted layer is computed once, and only the part after
+it for each branch. It is fast, and less similar to the literal engine than `short`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def modulate(
     watched: Iterable[Watched] | None = None,
     progress: bool = False,
 ) -> Modulated:
-    """Predicts clean latents at t_m, with two shifts for each mask; see `literal.modulate`.
+    """Predict clean latents at t_m, with two shifts for each mask; see `literal.modulate`.
 
     Args:
         model: The denoiser.
-        trajectory: Its timesteps include t_m.
+        trajectory: The trajectory, whose timesteps include t_m.
         masks: Weights in [0, 1], shape (mask, source_y, source_x).
-        config: Settings.
-        watched: What `shared.watch` gave; only the first is used.
-        progress: Shows a bar with the time left.
+        config: The settings.
+        watched: The result of `shared.watch`, of which only the first is used.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ConfigError: See `shared.watch`.
+        ConfigError: The settings do not fit; see `shared.watch`.
     """
     runs = signed(masks, config)
     bar = tqdm(total=len(runs), desc="modulated calls", unit="call", disable=not progress)

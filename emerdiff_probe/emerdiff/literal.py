@@ -1,4 +1,4 @@
-"""The literal engine: EmerDiff by the book, clear before fast, the oracle of every faster one."""
+"""The literal engine: EmerDiff as published, simple rather than fast; the oracle of the others."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["Modulated", "modulate", "signed"]
 
 @dataclass(frozen=True, eq=False)
 class Modulated:
-    """Where the modulated runs ended.
+    """The end of modulated runs.
 
     Attributes:
-        plus: Clean latents of the runs shifted by +lambda, shape (mask, channel, y, x).
-        minus: The same for -lambda; where only one side is run, those of the unmodulated run,
-            shape (1, channel, y, x).
-        unmodulated: Clean latents of the run without a shift, shape (1, channel, y, x).
-        site_rms: Root mean square of the shifted site's own output at t_m, to which lambda
-            compares.
+        plus: The clean latents of the runs shifted by +lambda, shape (mask, channel, y, x).
+        minus: The same for -lambda; if only one side is run, those of the unmodulated run, shape
+            (1, channel, y, x).
+        unmodulated: The clean latents of the run without a shift, shape (1, channel, y, x).
+        site_rms: The root mean square of the shifted site's own output at t_m, to compare with
+            lambda.
     """
 
     plus: Tensor
@@ -42,13 +42,13 @@ class Modulated:
 
     @classmethod
     def ended(cls, runs: Tensor, unmodulated: Tensor, site_rms: float, masks: int) -> Self:
-        """From the runs of `signed` masks, in their order."""
+        """Return the ends of the runs of `signed` masks, given in their order."""
         minus = unmodulated if len(runs) == masks else runs[masks:]
         return cls(runs[:masks], minus, unmodulated, site_rms)
 
 
 def signed(masks: Tensor, config: EmerDiffConfig) -> Tensor:
-    """Masks by runs, shape (run, source_y, source_x): all of +lambda, then all of -lambda."""
+    """Return the masks of all runs (run, source_y, source_x): first +lambda, then -lambda."""
     return masks if config.sides == "one" else torch.cat([masks, -masks])
 
 
@@ -60,19 +60,22 @@ def modulate(
     *,
     progress: bool = False,
 ) -> Modulated:
-    """Runs two modulated denoisings for each mask, to the end.
+    """Run two modulated denoisings for each mask, to the end.
 
-    All runs advance together, one timestep after the other, the unmodulated one first: from it
-    come the queries and keys that the others use at that timestep (injection), so only one
-    timestep's are ever held. Down to t_m a modulated run is the unmodulated one; at t_m its
-    attention is shifted; and it takes the same noise as the unmodulated run all the way.
+    All runs advance together, one timestep after the other, the unmodulated one first: it supplies
+    the queries and keys that the others use at that timestep (injection), so that only one
+    timestep's are held at any time. Down to t_m, a modulated run equals the unmodulated one; at t_m
+    its attention is shifted. It uses the noise of the unmodulated run throughout.
 
     Args:
         model: The denoiser.
-        trajectory: Its timesteps include t_m.
+        trajectory: The trajectory, whose timesteps include t_m.
         masks: Weights in [0, 1], shape (mask, source_y, source_x).
-        config: Settings.
-        progress: Shows a bar with the time left.
+        config: The settings.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ConfigError: t_m is not a timestep of the trajectory.
     """
     site = Site.parse(config.modulation_site)
     runs = signed(masks, config)

@@ -1,4 +1,4 @@
-"""Low-resolution masks: clusters of a run's features, or masks of one's own."""
+"""Make low-resolution masks: clusters of a run's features, or masks of your own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from emerdiff_probe.segments import as_masks, one_hot, silhouettes
 __all__ = ["AUTO", "Masks", "low_resolution_masks"]
 
 Masks: TypeAlias = ArrayLike
-"""A number of masks; "auto"; or masks of one's own, labels (h, w) or weights (mask, h, w)."""
+"""A number of masks; "auto"; or masks of your own, labels (h, w) or weights (mask, h, w)."""
 
 AUTO: Final = tuple(range(4, 33, 2))
-"""Numbers of masks among which "auto" chooses by the mean silhouette."""
+"""The numbers of masks that "auto" chooses from, by the mean silhouette."""
 
 
 def low_resolution_masks(
@@ -29,10 +29,10 @@ def low_resolution_masks(
     """Return weights (mask, source_y, source_x).
 
     Args:
-        features: (source_y, source_x, channel).
-        masks: How many; "auto", the number of `AUTO` that k-means separates best; or an array, see
-            `emerdiff_probe.segment`.
-        config: How features are clustered.
+        features: The features of locations, (source_y, source_x, channel).
+        masks: The number of masks; "auto" for the number in `AUTO` that k-means separates best; or
+            an array, see `emerdiff_probe.segment`.
+        config: The settings of clustering.
 
     Raises:
         InputError: The masks cannot be used.

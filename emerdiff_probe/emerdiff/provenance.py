@@ -1,4 +1,4 @@
-"""Where a dataset of modulated runs comes from, and what decides its values."""
+"""Describe where a dataset of modulated runs comes from, and what determines its values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["attributes", "request"]
 
 
 def attributes(run: Run, schema: str, engine: str, config: EmerDiffConfig) -> dict[str, str]:
-    """Return the attributes of a dataset: its schema and where it comes from.
+    """Return the attributes of a dataset: its schema and its provenance.
 
     Args:
-        run: That was asked.
-        schema: Of the dataset.
-        engine: That made the modulated runs.
-        config: Settings.
+        run: The run that was asked.
+        schema: The schema of the dataset.
+        engine: The engine that made the modulated runs.
+        config: The settings.
     """
     return {"schema": schema, "engine": engine, "config": config.to_json(), **run.provenance}
 
@@ -31,7 +31,7 @@ def attributes(run: Run, schema: str, engine: str, config: EmerDiffConfig) -> di
 def request(
     run: Run, masks: Masks, engine: str, config: EmerDiffConfig, dtype: str
 ) -> dict[str, Any]:
-    """Return all that decides the values of responses, beside the model; fit for JSON."""
+    """Return everything besides the model that determines the values of responses, fit for JSON."""
     settings = json.loads(config.to_json())
     del settings["batch"]
     about = {

@@ -1,4 +1,4 @@
-"""A responder: asks a model for the response of one location at once, and the rest behind it."""
+"""Compute the response of one location on demand, and all others in the background."""
 
 from __future__ import annotations
 
@@ -34,24 +34,27 @@ __all__ = ["Responder"]
 
 
 class Responder:
-    """Responses of single locations of one run, computed when they are asked for and kept.
+    """Responses of single locations of one run, computed on demand and kept.
 
-    Made by `emerdiff_probe.runs.Run.responder`. May be asked from several threads: the model runs
-    for one at a time, and whoever waits for one location comes before `fill`.
+    `emerdiff_probe.runs.Run.responder` makes one. Several threads may use it: the model runs for
+    one at a time, and a thread that waits for one location comes before `fill`.
 
     Args:
         run: The run.
-        engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`. By default
+        engine: The engine of modulated runs; see `emerdiff_probe.emerdiff.ENGINES`. By default
             "shared", and "literal" for a run that was replayed under interventions.
         config: All settings; by default those that fit the model.
         **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
 
     Attributes:
-        frame: ``picture``, ``reconstruction``, ``features`` and all coordinates, as `respond`
-            gives them.
-        grid: Rows and columns of latent locations.
-        engine: Present engine; see `use`.
-        engines: All that can answer for the run.
+        frame: A dataset of ``picture``, ``reconstruction``, ``features`` and all coordinates, as
+            from `respond`.
+        grid: The number of rows and columns of latent locations.
+        engine: The current engine; see `use`.
+        engines: All engines that can answer for the run.
+
+    Raises:
+        ConfigError: The settings do not fit the run, or compare latents.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class Responder:
     ) -> None:
         self._config = settled(run, config, settings)
         if self._config.space != "picture":
-            raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
+            raise ConfigError(
+                "responses compare images, and space is 'latent'; choose space='picture'"
+            )
         self._source = run
         self._model = run.model
         alone = one_by_one(run, self._config)
@@ -81,14 +86,14 @@ class Responder:
 
     @property
     def picture(self) -> xr.DataArray:
-        """The picture as the model sees it, uint8 (y, x, rgb)."""
+        """Return the image as the model sees it, uint8 (y, x, rgb)."""
         return self.frame["picture"]
 
     def location(self, row: int, column: int) -> xr.DataArray:
-        """The response of a latent location, (rgb, y, x), float32.
+        """Return the response of a latent location, (rgb, y, x), float32.
 
         Args:
-            row, column: Of the latent grid, from 0.
+            row, column: The position on the latent grid, from 0.
 
         Raises:
             InputError: There is no such location.
@@ -105,7 +110,7 @@ class Responder:
         return located(self._kept[place].astype(np.float32), self.frame)
 
     def use(self, engine: str) -> None:
-        """Another engine answers from now on; what each has answered is kept.
+        """Answer with another engine from now on; the answers of each engine are kept.
 
         Args:
             engine: One of `emerdiff_probe.emerdiff.ENGINES`.
@@ -127,12 +132,12 @@ class Responder:
         stop: threading.Event | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
-        """Computes what is missing, nearest first; meant for a thread of its own.
+        """Compute all missing responses, nearest first; call it in a thread of its own.
 
         Args:
-            near: Row and column to begin around; by default the middle.
-            stop: Ends it after the present batch.
-            progress: Told after each batch how many locations are there, and of how many.
+            near: The row and column to begin at; by default the middle.
+            stop: An event that ends it after the current batch.
+            progress: Called after each batch with the number of locations done and their total.
         """
         rows, columns = self.grid
         centre = near or (rows // 2, columns // 2)
@@ -148,13 +153,13 @@ class Responder:
                 progress(len(self._kept), rows * columns)
 
     def movers(self, y: float, x: float) -> xr.DataArray:
-        """How much each location moves a pixel, of what is there so far.
+        """Return how much each location changes a pixel, as far as responses exist.
 
         Args:
-            y, x: Position in pixels; the nearest pixel answers.
+            y, x: The position in pixels; the nearest pixel is used.
 
         Returns:
-            The norm over RGB, (source_y, source_x), float32; NaN where nothing is yet.
+            The norm over RGB, (source_y, source_x), float32; NaN where no response exists yet.
         """
         row, column = (
             int(np.abs(self.frame[dim].values - position).argmin())
@@ -168,7 +173,7 @@ class Responder:
         return xr.DataArray(moved, dims=dims, coords=coords, name="moved")
 
     def responses(self) -> xr.Dataset:
-        """What is there so far, as `respond` gives it; NaN where nothing is yet."""
+        """Return the responses that exist, as from `respond`; NaN where none exists yet."""
         height, width = self.frame.sizes[schema.Y], self.frame.sizes[schema.X]
         values = np.full((*self.grid, 3, height, width), np.nan, np.float16)
         for place, response in list(self._kept.items()):
@@ -177,7 +182,7 @@ class Responder:
         return single(self.frame.assign(response=(dims, values)))
 
     def __len__(self) -> int:
-        """How many locations are there."""
+        """Return the number of locations whose response exists."""
         return len(self._kept)
 
     def _prepared(self, engine: str) -> Callable[[torch.Tensor], Modulated]:
@@ -206,7 +211,7 @@ class Responder:
 
     @contextmanager
     def _model_mine(self, *, urgent: bool) -> Iterator[None]:
-        """Waits for the model, and before that until no urgent one waits."""
+        """Wait for the model and hold it; if not urgent, wait for all urgent callers first."""
         with self._calm:
             self._urgent += urgent
             self._calm.wait_for(lambda: urgent or not self._urgent)

@@ -1,4 +1,4 @@
-"""`respond()`: which pixels move, and how, when latent locations or masks are shifted."""
+"""Compute responses: which pixels change, and how, when latent locations or masks are shifted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ __all__ = ["Dtype", "cast", "frame", "latent_grid", "located", "respond", "respo
 Dtype = Literal["float16", "float32"]
 
 _GROUP: Final = 64
-"""Masks that share one unmodulated run: enough that it costs little. They are resumed together."""
+"""The number of masks that share one unmodulated run, enough to make its cost small. They are
+resumed together.
+"""
 
 
 def respond(
@@ -46,42 +48,43 @@ def respond(
     progress: bool = True,
     **settings: Any,
 ) -> xr.Dataset:
-    """Shift latent locations or masks one by one and keep what the image answers.
+    """Shift latent locations or masks one by one and return the changes of the image.
 
     A response is I+ minus I-, the difference of the images of the two modulated runs (Namekata et
     al. 2024, section 3.2), signed and in RGB: responses can be added, their norms cannot.
 
-    Short for ``ep.invert(model, image).respond(...)``, or ``ep.generate(model, prompt)``.
+    This is short for ``ep.invert(model, image).respond(...)``, or ``ep.generate(model, prompt)``.
 
     Args:
-        model: From `emerdiff_probe.load`, or a diffusers pipeline.
-        source: A file, image or array, `emerdiff_probe.Photo`, or a prompt, whose image is drawn.
-        masks: "locations", every latent location of the modulated site by itself; or masks, as
-            `emerdiff_probe.segment` takes them: how many, "auto", or an array.
-        engine: How modulated runs are computed; see `emerdiff_probe.emerdiff.ENGINES`.
-        seed: Of all noise; by default a prompt's own, else 0.
+        model: A model from `emerdiff_probe.load`, or a diffusers pipeline.
+        source: A file, image or array, `emerdiff_probe.Photo`, or a prompt, whose image is
+            generated.
+        masks: "locations", every latent location of the modulated site by itself; or masks, as for
+            `emerdiff_probe.segment`: their number, "auto", or an array.
+        engine: The engine of modulated runs; see `emerdiff_probe.emerdiff.ENGINES`.
+        seed: The seed of all noise; by default a prompt's own, else 0.
         config: All settings; by default those that fit the model.
-        dtype: What responses are cast to.
-        store: A folder to stream to, one chunk a location or mask. The same call resumes one that
-            was interrupted. Without it all is kept in memory.
-        progress: Shows a bar with the time left.
+        dtype: The dtype of responses, "float16" or "float32".
+        store: A folder to stream to, one chunk for each location or mask. The same call resumes an
+            interrupted one. By default, responses are kept in memory.
+        progress: Whether to show a progress bar.
         **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
 
     Returns:
         A dataset, described in `emerdiff_probe.schema`: ``response (source_y, source_x, rgb, y,
         x)`` or ``(mask, rgb, y, x)``. Its y and x are the centres, in pixels of the image's own
-        size, of the pixels that the model sees; source_y and source_x those of latent locations,
-        in the same pixels. Beside it ``picture`` and ``reconstruction``, the image of the
-        unmodulated run; ``features``, where they lie on the same locations; of masks also
+        size, of the pixels that the model sees; source_y and source_x are those of latent
+        locations, in the same pixels. It also has ``picture`` and ``reconstruction``, the image of
+        the unmodulated run; ``features``, if they have the same locations; and, for masks,
         ``masks`` and ``low_res``.
 
     Raises:
         InputError: The input or the masks cannot be used.
-        ConfigError: Settings that do not go together, other ones than the store was begun with, or
-            no such engine.
+        ConfigError: Settings contradict each other or those that the store was begun with, or there
+            is no such engine.
         CaptureError: Responses do not fit the dtype.
         SiteError: Masks and the modulated site lie on different grids.
-        StoreError: The folder is something else, or the disk has too little room.
+        StoreError: The folder holds something else, or the disk has too little room.
     """
     run, config = made_for(model, source, config, seed=seed, progress=progress, **settings)
     return respond_run(
@@ -105,9 +108,9 @@ def respond_run(
     engine = engine_of(run, engine, config)
     modulate = ENGINES[engine]
     if config.space != "picture":
-        raise ConfigError("responses are of pictures, and space is 'latent'; choose 'picture'")
+        raise ConfigError("responses compare images, and space is 'latent'; choose space='picture'")
     if dtype not in ("float16", "float32"):
-        raise ConfigError(f"dtype is {dtype!r}; choose float16 or float32")
+        raise ConfigError(f"dtype is {dtype!r}; choose 'float16' or 'float32'")
     if isinstance(masks, str) and masks not in ("locations", "auto"):
         raise InputError(
             f"masks is {masks!r}; give 'locations', 'auto', a number of masks, or an array of masks"
@@ -129,7 +132,7 @@ def respond_run(
         )
         shape, dims = (len(found),), (schema.MASK,)
         weights = torch.from_numpy(found.values)
-    # Not filled yet: with a store it never is.
+    # Not filled yet, and with a store never filled.
     empty: NDArray[Any] = np.zeros((), dtype)
     response = xr.DataArray(
         np.broadcast_to(empty, (*shape, 3, *run.model_size)),
@@ -142,7 +145,8 @@ def respond_run(
         done = kept.committed
     trajectory = run.trajectory.since(config.modulation_timestep)
     every = list(np.ndindex(shape))
-    # Shifts that are computed together round together, so what is lost of a group is made by all.
+    # Shifts that are computed together round together, so recompute the whole group of what was
+    # lost.
     groups = [every[first : first + _GROUP] for first in range(0, len(every), _GROUP)]
     left = [group for group in groups if not done.issuperset(group)]
     with (
@@ -182,7 +186,7 @@ def _masks(run: Run, masks: Masks, grid: tuple[int, int], config: EmerDiffConfig
 
 
 def latent_grid(run: Run, config: EmerDiffConfig) -> tuple[int, int]:
-    """Return rows and columns of the site that is modulated."""
+    """Return the number of rows and columns of the modulated site."""
     height, width = run.model_size
     table = run.model.sites(config.modulation_site, height=height, width=width)
     rows, columns = table["shape"].iloc[0][:2]
@@ -190,7 +194,7 @@ def latent_grid(run: Run, config: EmerDiffConfig) -> tuple[int, int]:
 
 
 def frame(run: Run, engine: str, config: EmerDiffConfig) -> xr.Dataset:
-    """Return all of a dataset of responses but these: images, features, coordinates, provenance."""
+    """Return a dataset of responses without these: images, features, coordinates, provenance."""
     (height, width), (rows, columns) = run.size, run.model_size
     down, across = latent_grid(run, config)
     coords = {
@@ -219,8 +223,8 @@ def located(response: NDArray[Any], like: xr.Dataset) -> xr.DataArray:
     """Return one response with its labels.
 
     Args:
-        response: Shape (rgb, y, x).
-        like: From `frame`.
+        response: The response, shape (rgb, y, x).
+        like: A dataset from `frame`.
     """
     dims = (schema.RGB, schema.Y, schema.X)
     return xr.DataArray(
@@ -232,7 +236,7 @@ def cast(response: Tensor, dtype: Dtype) -> NDArray[Any]:
     """Return a response as an array.
 
     Raises:
-        CaptureError: Its values do not fit.
+        CaptureError: Its values exceed the range of the dtype.
     """
     array = response.float().cpu().numpy()
     with np.errstate(over="ignore"):

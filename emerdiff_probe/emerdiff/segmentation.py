@@ -1,4 +1,4 @@
-"""`segment()`: from a prompt or an image to labelled segments, as EmerDiff does it."""
+"""Segment an image as EmerDiff does, from a prompt or an image to labelled segments."""
 
 from __future__ import annotations
 
@@ -37,41 +37,42 @@ def segment(
     progress: bool = True,
     **settings: Any,
 ) -> xr.Dataset:
-    """Segment an image with what a diffusion model knows of its pixels.
+    """Segment an image by the knowledge that a diffusion model has of its pixels.
 
-    Features at t_f are clustered into low-resolution masks; each mask's shift at t_m is denoised to
-    two images; every pixel goes to the mask that moves it most (Namekata et al. 2024, section 3).
+    Features at t_f are clustered into low-resolution masks; each mask is shifted up and down at
+    t_m, which gives two images; every pixel is assigned to the mask that changes it most (Namekata
+    et al. 2024, section 3).
 
-    Short for ``ep.invert(model, image).segment(...)``, or ``ep.generate(model, prompt)``. For
-    example::
+    This is short for ``ep.invert(model, image).segment(...)``, or ``ep.generate(model, prompt)``.
+    For example::
 
         ep.segment(model, "cat.jpg", masks=12, strength=40)
 
     Args:
-        model: From `emerdiff_probe.load`, or a diffusers pipeline.
-        source: A file, image or array, `emerdiff_probe.Photo`, or a prompt, whose image is drawn.
-        masks: Number of low-resolution masks (the paper: 10 to 40); "auto", the number that
-            k-means separates best; or masks of your own: integer labels (h, w) from 0 up, or a
-            stack (mask, h, w) of weights in [0, 1], in the size of the latent grid or a multiple
-            of it.
-        engine: How modulated runs are computed: "shared", the default, gives the same as "literal",
-            the procedure by the book, up to rounding and in less time; "short" takes fewer steps
-            after t_m, "jump" none, and both are approximations. Without injection, and of
+        model: A model from `emerdiff_probe.load`, or a diffusers pipeline.
+        source: A file, image or array, `emerdiff_probe.Photo`, or a prompt, whose image is
+            generated.
+        masks: The number of low-resolution masks (the paper: 10 to 40); "auto" for the number that
+            k-means separates best; or masks of your own: integer labels (h, w) from 0 up, or
+            weights (mask, h, w) in [0, 1], in the size of the latent grid or a multiple of it.
+        engine: The engine of modulated runs. "literal" follows the paper step by step; "shared",
+            the default, gives the same result up to rounding in less time; "short" takes fewer
+            steps after t_m, and "jump" none, so both are approximations. Without injection, and for
             transformers, the default is "literal".
-        seed: Of all noise; by default a prompt's own, else 0.
+        seed: The seed of all noise; by default a prompt's own, else 0.
         config: All settings; by default those that fit the model.
-        progress: Shows a bar with the time left.
+        progress: Whether to show a progress bar.
         **settings: Single settings, as attributes of `emerdiff_probe.EmerDiffConfig`.
 
     Returns:
         A dataset, described in `emerdiff_probe.schema`: ``labels(y, x)`` in the image's own size,
         ``strength`` and ``margin`` of each pixel's assignment, ``low_res(source_y, source_x)``,
-        ``masks``, ``difference`` maps, ``embeddings`` of the masks, ``features``, the picture and
-        its reconstruction by the unmodulated run. Attributes hold provenance.
+        ``masks``, ``difference`` maps, ``embeddings`` of the masks, ``features``, the image and its
+        reconstruction by the unmodulated run. The attributes hold the provenance.
 
     Raises:
         InputError: The input or the masks cannot be used.
-        ConfigError: Settings that do not go together, or no such engine.
+        ConfigError: Settings contradict each other, or there is no such engine.
         SiteError: The model has no such site.
     """
     run, config = made_for(model, source, config, seed=seed, progress=progress, **settings)
@@ -128,14 +129,14 @@ def assigned(
     *,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Give pixels to the masks whose shift moves them most.
+    """Assign each pixel to the mask whose shift changes it most.
 
     Args:
         run: The run, whose model decodes.
         weights: The low-resolution masks (mask, source_y, source_x).
-        modulated: Their runs.
-        config: How maps are filtered and compared.
-        progress: Shows a bar with the time left.
+        modulated: The modulated runs of the masks.
+        config: The settings for filtering and comparing maps.
+        progress: Whether to show a progress bar.
 
     Returns:
         ``labels``, ``strength`` and ``margin`` (y, x), and ``difference`` (mask, model_y, model_x).
@@ -147,7 +148,7 @@ def assigned(
 def compared(
     run: Run, weights: xr.DataArray, difference: xr.DataArray, config: EmerDiffConfig
 ) -> xr.Dataset:
-    """Filter difference maps and give pixels to the largest; see `assigned`."""
+    """Filter difference maps and assign each pixel to the largest; see `assigned`."""
     difference = smooth(difference, config.sigma)
     height, width = run.size
     y, x = schema.pixel_centres(height, height), schema.pixel_centres(width, width)
@@ -158,10 +159,10 @@ def compared(
 def difference_maps(
     run: Run, modulated: Modulated, config: EmerDiffConfig, *, progress: bool = False
 ) -> xr.DataArray:
-    """Return the Euclidean distance over RGB (or latent channels) of the ends of masks' runs.
+    """Return the Euclidean distance over RGB (or latent channels) of the two ends of each mask.
 
-    Taken in floating point from images that are not clamped: eight bits wrap around, and a clamped
-    white or black pixel seems not to move.
+    Distances are computed in floating point from images that are not clamped: eight bits would wrap
+    around, and a clamped white or black pixel would seem not to change.
 
     Returns:
         (mask, model_y, model_x), float32, not filtered.
@@ -186,7 +187,7 @@ def _norms(
 ) -> Iterator[NDArray[np.float32]]:
     with tqdm(total=len(modulated.plus), desc="decoding", unit="mask", disable=not progress) as bar:
         for responses in decoded(run.model, modulated, config):
-            # Latents are fewer than pixels.
+            # There are fewer latents than pixels.
             norms = F.interpolate(
                 responses.norm(dim=1, keepdim=True), run.model_size, mode="bilinear"
             )

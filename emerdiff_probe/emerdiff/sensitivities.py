@@ -1,7 +1,7 @@
-"""The adjoint engine: for one number of the image, how much every latent location moves it.
+"""The adjoint engine: how much every latent location changes one number of the image.
 
-One backward pass in place of two runs for each location. What it gives is the derivative at no
-shift, so it is the literal engine's answer as far as that is linear.
+It needs one backward pass instead of two runs for each location. The result is the derivative at no
+shift, which equals the literal engine's answer as far as that is linear.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def sensitivity_run(
     config = settled(run, config, settings)
     if run.interventions:
         raise ConfigError(
-            "the run was replayed under interventions, which sensitivity() would apply twice; ask "
-            "the run that it was replayed from"
+            "the run was replayed under interventions, which sensitivity() would apply twice; call "
+            "it on the run that this one was replayed from"
         )
     weights = _weights(targets, run)
     trajectory = run.trajectory.since(config.modulation_timestep)
@@ -62,13 +62,19 @@ def sensitivity_run(
 
 
 def _weights(targets: ArrayLike | Sequence[tuple[float, float]], run: Run) -> Tensor:
-    """Weights (target, rgb, y, x) in the size that the model sees."""
+    """Return weights (target, rgb, y, x) in the size that the model sees.
+
+    Raises:
+        InputError: Pixels lie outside the image, or weights have another shape.
+    """
     values = np.asarray(targets, np.float32)
     rows, columns = run.model_size
     if values.ndim == 2 and values.shape[1] == 2:
         height, width = run.size
         if (values < 0).any() or (values >= (height, width)).any():
-            raise InputError(f"pixels {values.tolist()} are not all within {height} x {width}")
+            raise InputError(
+                f"pixels {values.tolist()} are not all within {height} x {width} pixels"
+            )
         places = np.floor(values * (rows / height, columns / width)).astype(int)
         weights = torch.zeros(len(places), 3, rows, columns)
         for target, (y, x) in enumerate(places):
@@ -90,17 +96,17 @@ def gradients(
     *,
     progress: bool = False,
 ) -> Tensor:
-    """Derivatives of sums over the picture by the shift at t_m of every latent location.
+    """Return the derivatives of weighted sums over the image by the shift of each location at t_m.
 
-    Activations are kept one step at a time and computed again on the way back, so memory does not
-    grow with the number of steps (Griewank and Walther 2000).
+    Activations are kept for one step at a time and recomputed in the backward pass, so memory does
+    not grow with the number of steps (Griewank and Walther 2000).
 
     Args:
         model: The denoiser.
-        trajectory: Its timesteps include t_m.
-        weights: Of the picture's values in each sum, shape (target, 3, y, x).
-        config: Settings; the strength has no part in it.
-        progress: Shows a bar with the time left.
+        trajectory: The trajectory, whose timesteps include t_m.
+        weights: The weights of the image's values in each sum, shape (target, 3, y, x).
+        config: The settings, of which the strength has no effect.
+        progress: Whether to show a progress bar.
 
     Returns:
         Shape (target, source_y, source_x), float32, on the CPU.
@@ -132,7 +138,7 @@ def _step(
     latents: Tensor,
     shift: Tensor,
 ) -> Tensor:
-    # At the first step only the shift asks for a gradient, and `predict` looks at the latents.
+    # At the first step only the shift requires a gradient, and `predict` checks the latents.
     asking = latents if latents.requires_grad else latents.clone().requires_grad_()
     eps = branches(model, watched, asking, shift, trajectory.condition, config)
     return trajectory.advance(model, watched.index, latents, eps)

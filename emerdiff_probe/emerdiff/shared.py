@@ -31,16 +31,16 @@ __all__ = ["Watched", "branches", "modulate", "watch"]
 
 @dataclass(frozen=True, eq=False)
 class Watched:
-    """Hold what all branches use of one call of the unmodulated run.
+    """The results of one call of the unmodulated run that all branches use.
 
     Attributes:
-        index: Position in the trajectory.
-        timestep: t.
-        latents: x_t, shape (1, channel, y, x).
-        eps: Its predicted noise.
-        known: Tensors at the sites that branches share.
-        begun: At t_m, the outputs of modules up to the shifted site, by path; else nothing.
-        site_rms: Root mean square of the shifted site.
+        index: The position in the trajectory.
+        timestep: The timestep t.
+        latents: The latents x_t, shape (1, channel, y, x).
+        eps: The predicted noise.
+        known: The tensors at the sites that branches share.
+        begun: At t_m, the outputs of modules up to the shifted site, by path; otherwise empty.
+        site_rms: The root mean square of the shifted site.
     """
 
     index: int
@@ -56,12 +56,12 @@ def watch(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -> It
     """Run a trajectory unmodulated from t_m down and keep what branches share.
 
     Yields:
-        What each timestep leaves, so that only one is held at a time. A list of all serves any
-        number of calls of `modulate`.
+        The results of one timestep after the other, so that only one is held at a time. A list of
+        all serves any number of calls of `modulate`.
 
     Raises:
-        ConfigError: The settings are without injection, on which this rests; or t_m is not a
-            timestep of the trajectory.
+        ConfigError: Injection is off, which this engine requires; or t_m is not a timestep of the
+            trajectory.
     """
     _check(trajectory, config)
     site = Site.parse(config.modulation_site)
@@ -101,14 +101,14 @@ def modulate(
 
     Args:
         model: The denoiser.
-        trajectory: Its timesteps include t_m.
+        trajectory: The trajectory, whose timesteps include t_m.
         masks: Weights in [0, 1], shape (mask, source_y, source_x).
-        config: Settings.
-        watched: Results of `watch` for this trajectory; by default computed as needed.
-        progress: Shows a bar with the time left.
+        config: The settings.
+        watched: The results of `watch` for this trajectory; by default computed as needed.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ConfigError: See `watch`.
+        ConfigError: The settings do not fit; see `watch`.
     """
     _check(trajectory, config)
     runs = signed(masks, config)
@@ -141,16 +141,16 @@ def branches(
 
     Args:
         model: The denoiser.
-        watched: What the branches share.
-        latents: Latents of the branches, shape (run, channel, y, x).
-        runs: Signed masks of the branches, shape (run, source_y, source_x).
-        condition: Encoded text.
-        config: Settings; its batch is halved as often as memory runs out.
+        watched: The results that the branches share.
+        latents: The latents of the branches, shape (run, channel, y, x).
+        runs: The signed masks of the branches, shape (run, source_y, source_x).
+        condition: The encoded text.
+        config: The settings; its batch is halved as often as memory runs out.
         done: Called with the number of runs that were computed.
     """
     shift = watched.timestep == config.modulation_timestep
     site = Site.parse(config.modulation_site)
-    # A mix lies inside its attention, which must therefore compute its own output.
+    # A mix is inside its attention, which must therefore compute its own output.
     inside = site.path if shift and site.port == "mix" else None
 
     def predicted(rows: slice) -> Tensor:
@@ -181,8 +181,7 @@ def branches(
 def _check(trajectory: Trajectory, config: EmerDiffConfig) -> None:
     if not config.injection:
         raise ConfigError(
-            "this engine rests on attention injection, and injection is False; "
-            "choose engine='literal'"
+            "this engine needs attention injection, and injection is False; choose engine='literal'"
         )
     if config.modulation_timestep not in trajectory.timesteps:
         raise ConfigError(

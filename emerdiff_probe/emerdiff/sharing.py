@@ -33,7 +33,9 @@ _PROJECTIONS: Final = {
 """Modules that compute queries and keys of the image and of the text."""
 
 _QUERIES: Final = 256
-"""Queries at a time: some 30 MiB of probabilities at Stable Diffusion v1's finest level."""
+"""The number of queries per batch: some 30 MiB of probabilities at Stable Diffusion v1's finest
+level.
+"""
 
 
 def shared_sites(network: nn.Module) -> list[Site]:
@@ -64,10 +66,10 @@ def shared_attention(
     """Compute the attentions of branches from the tensors of one call while the block is open.
 
     Args:
-        network: UNet or transformer.
-        known: Tensors of that call at `shared_sites`.
-        branches: Number of rows for each row of that call.
-        own: Path of an attention that is left as it is.
+        network: The UNet or transformer.
+        known: The tensors of that call at `shared_sites`.
+        branches: The number of rows for each row of that call.
+        own: The path of an attention that is left as it is.
 
     Raises:
         CaptureError: Within a call: an attention multiplies in another way, or under a mask.
@@ -139,13 +141,14 @@ def attended(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
     """Return ``softmax(Q K^T / sqrt(d)) V``, where values may be wider than queries.
 
     Args:
-        query, key, values: Shape (row, head, place, channel).
+        query, key, values: The factors, shape (row, head, place, channel).
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, values)
-    # PyTorch's fast kernel for CPUs wants values as wide as queries, else the whole matrix is held.
+    # PyTorch's fast kernel for CPUs needs values as wide as queries; otherwise the whole matrix is
+    # held.
     keys = (key * query.shape[-1] ** -0.5).transpose(-1, -2)
-    # The sums of a softmax in half precision are in single precision inside.
+    # A softmax in half precision sums in single precision internally.
     return torch.cat(
         [(some @ keys).softmax(-1) @ values for some in query.split(_QUERIES, dim=2)], dim=2
     )

@@ -1,8 +1,7 @@
-"""The short engine: fewer, longer steps from t_m to the end. Close to the literal one, not equal.
+"""The short engine: fewer, longer steps from t_m to the end; similar to the literal one, not equal.
 
-The coarse run passes through the fine run's own x_t: its noises are found as edit-friendly
-inversion finds them (Huberman-Spiegelglas et al. 2024, algorithm 1), with mu and sigma of the
-longer steps.
+The coarse run passes through the fine run's own x_t: its noises are found as in edit-friendly
+inversion (Huberman-Spiegelglas et al. 2024, algorithm 1), with mu and sigma of the longer steps.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ __all__ = ["modulate", "shortened"]
 
 
 def shortened(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -> Trajectory:
-    """A trajectory from t_m down in ``config.short_steps`` steps of nearly equal length.
+    """Return a trajectory from t_m down in ``config.short_steps`` steps of nearly equal length.
 
     Deterministic (DDIM) trajectories have no noise that could lead back to the fine run; their
-    longer steps go where they go.
+    longer steps may leave it.
 
     Raises:
         ConfigError: t_m is not a timestep of the trajectory.
@@ -37,7 +36,7 @@ def shortened(model: Denoiser, trajectory: Trajectory, config: EmerDiffConfig) -
     passed = trajectory.completed(model).latents
     first, last = trajectory.timesteps.index(config.modulation_timestep), len(passed) - 2
     count = min(config.short_steps, last - first + 1)
-    # At least the first: a single step leads from t_m to the end.
+    # Keep at least the first: a single step leads from t_m to the end.
     kept = np.round(np.linspace(first, last, count)).astype(int) if count > 1 else [first]
     timesteps = tuple(trajectory.timesteps[index] for index in kept)
     latents = [passed[index] for index in kept]
@@ -55,7 +54,7 @@ def modulate(
     *,
     progress: bool = False,
 ) -> Modulated:
-    """Runs two modulated denoisings for each mask on the coarse grid; see `literal.modulate`."""
+    """Run two modulated denoisings for each mask on the coarse grid; see `literal.modulate`."""
     engine = shared.modulate if config.injection else literal.modulate
     coarse = shortened(model, trajectory, config)
     return engine(model, coarse, masks, config, progress=progress)

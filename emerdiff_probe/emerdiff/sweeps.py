@@ -1,4 +1,4 @@
-"""Sweeps: one run and its masks under every combination of some settings."""
+"""Sweep over settings: segment one run with its masks under every combination."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from emerdiff_probe.store import ResponseStore, open_responses
 __all__ = ["sweep_run"]
 
 _WATCHED: Final = ("modulation_site", "modulation_timestep", "injection", "short_steps")
-"""Settings that decide what is kept of the unmodulated run."""
+"""Settings that determine what is kept of the unmodulated run."""
 
 _MODULATED: Final = ("strength", "sides")
-"""Settings that decide the modulated runs beside those."""
+"""Settings that determine the modulated runs besides those."""
 
 _MAPPED: Final = ("space", "sigma", "balance", "elsewhere", "batch")
-"""Settings of what is made of the modulated runs, without the UNet."""
+"""Settings that determine the maps made from modulated runs, without calling the network."""
 
 Index = tuple[int, ...]
 
@@ -57,7 +57,7 @@ def sweep_run(
     base = settled(run, config, {name: each for name, each in over.items() if name not in values})
     engine = engine_of(run, engine, base)
     _check(values)
-    # As the settings have them: numbers of NumPy are Python's own there.
+    # Use the values as the settings hold them: there NumPy numbers are Python's own.
     values = {
         name: [getattr(base.replace(**{name: each}), name) for each in many]
         for name, many in values.items()
@@ -113,13 +113,13 @@ def _is_many(value: Any) -> bool:
 def _check(values: Mapping[str, list[Any]]) -> None:
     if not values or not all(values.values()):
         raise ConfigError(
-            f"a sweep goes over lists of values, and there is {dict(values) or 'none'}; give at "
+            f"a sweep takes lists of values, and was given {dict(values) or 'none'}; give at "
             "least one value of one setting, as in run.sweep(sigma=[0, 1, 2])"
         )
     known = (*_WATCHED, *_MODULATED, *_MAPPED)
     if others := [name for name in values if name in EmerDiffConfig.names() and name not in known]:
         raise ConfigError(
-            f"{others[0]} changes the masks, which a sweep clusters once; give a single value, and "
+            f"{others[0]} changes the masks, which a sweep clusters once; give one value, and "
             f"sweep over {', '.join(known)}"
         )
 
@@ -127,7 +127,7 @@ def _check(values: Mapping[str, list[Any]]) -> None:
 def _maps(
     run: Run, weights: xr.DataArray, engine: str, configs: Mapping[Index, EmerDiffConfig]
 ) -> Iterator[tuple[Index, NDArray[np.float32]]]:
-    """Difference maps of each combination, filtered; nothing is computed twice."""
+    """Yield the filtered difference maps of each combination; nothing is computed twice."""
     masks = torch.from_numpy(weights.values)
     for watched in _grouped(configs, _WATCHED):
         first = next(iter(watched.values()))
@@ -146,7 +146,7 @@ def _maps(
 def _engine(
     run: Run, engine: str, config: EmerDiffConfig, *, many: bool
 ) -> Callable[[torch.Tensor, EmerDiffConfig], Modulated]:
-    """An engine; for many calls it keeps what they share of the unmodulated run."""
+    """Return an engine; for many calls, it keeps what they share of the unmodulated run."""
     trajectory = run.trajectory.since(config.modulation_timestep)
     if many:
         with run.intervened(run.trajectory.timesteps), torch.inference_mode():
@@ -159,7 +159,7 @@ def _engine(
 def _grouped(
     configs: Mapping[Index, EmerDiffConfig], names: tuple[str, ...]
 ) -> Iterator[dict[Index, EmerDiffConfig]]:
-    """Combinations that agree in some settings, together."""
+    """Yield combinations that agree in some settings, together."""
     groups: dict[tuple[Any, ...], dict[Index, EmerDiffConfig]] = {}
     for index, config in configs.items():
         key = tuple(getattr(config, name) for name in names)

@@ -128,7 +128,7 @@ def write(
     masks: int = SEGMENTS,
     unit: str = "scenes",
 ) -> None:
-    """Writes claims.md, claims.csv and the pictures.
+    """Write claims.md, claims.csv and the figures.
 
     Args:
         out: The folder.

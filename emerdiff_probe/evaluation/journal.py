@@ -74,7 +74,7 @@ class Journal:
                 ) from error
 
     def _begun(self, wanted: str) -> tuple[str, list[str]]:
-        """The journal's first line, written where there is none, and all others that are whole."""
+        """Write the journal's first line if it is new; return all other complete lines."""
         path = self._path
         whole, _, cut = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
         if not whole:  # nothing, or what was killed in its first line
@@ -82,9 +82,8 @@ class Journal:
                 new.write_text(f"{wanted}\n")
             return wanted, []
         if cut:
-            # A line that was cut off while it was written has no end; its piece is made again. All
-            # that
-            # is before it stays where it is, whatever happens now.
+            # A line that was cut off while it was written has no end, and is computed again. All
+            # lines before it stay where they are, whatever happens now.
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1)
         try:

@@ -43,6 +43,9 @@ class ProbeScores:
         accuracy: Accuracy of the probe, from 0 to 1.
         control: Accuracy of the same probe, trained and tested on labels shuffled over all
             locations.
+        exchanged: Accuracy of the same probe, trained and tested on the labels of another image.
+            These form regions like the true ones, so position and the usual layout of images help
+            to predict them as much.
         chance: Accuracy of always answering the most frequent class of the training images.
         by_class: Share of each class's locations that the probe read correctly (recall), from 0
             to 1, by the class's number. Locations count whose class was among those trained on; a
@@ -53,6 +56,7 @@ class ProbeScores:
 
     accuracy: float
     control: float
+    exchanged: float
     chance: float
     by_class: Mapping[int, float]
     pictures: int
@@ -77,8 +81,8 @@ def linear_probe(
     """Measure how well a linear classifier tells classes apart, cross-validated over images.
 
     No image has locations in both training and testing: neighbours in one image are so similar that
-    a split of pixels tests memory. The control task has the same labels, permuted over all
-    locations of all images.
+    a split of pixels tests memory. There are two control tasks with the same labels: permuted over
+    all locations of all images, and exchanged between images as whole maps.
 
     Args:
         features: Features with y, x, channel, and sample (at least 2), at one timestep.
@@ -90,7 +94,7 @@ def linear_probe(
         points: Number of locations to draw at random from each image; by default all.
         classifier: Classifier of scikit-learn; by default logistic regression on standardised
             channels.
-        seed: Seed of the control task and of the locations drawn.
+        seed: Seed of the control tasks and of the locations drawn.
 
     Raises:
         InputError: There is one image only, there are several timesteps, labels belong to other
@@ -98,7 +102,8 @@ def linear_probe(
 
     Source: Alain and Bengio, 2016 (arXiv 1610.01644); control tasks and selectivity by Hewitt and
     Liang, EMNLP 2019 (arXiv 1909.03368). Their control gives each word type a random label;
-    locations have no types, so here labels are shuffled over all locations.
+    locations have no types, so here labels are shuffled over all locations, or exchanged between
+    images.
     """
     features = at_one_timestep(features)
     if features.sizes[SAMPLE] < 2:
@@ -107,7 +112,8 @@ def linear_probe(
             "that the probe is tested on other images than it is trained on"
         )
     matrix, pictures = as_points(features)
-    classes = labels_on(labels, features.sizes[Y], features.sizes[X], ignore).ravel()
+    maps = labels_on(labels, features.sizes[Y], features.sizes[X], ignore)
+    classes = maps.ravel()
     if len(classes) != len(matrix):
         raise InputError(
             f"labels have {len(labels)} images and features {features.sizes[SAMPLE]}; give one "
@@ -120,16 +126,23 @@ def linear_probe(
         raise InputError(f"labels have {len(np.unique(classes))} classes; a probe needs 2 or more")
     model = classifier or make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     shuffled = random.permutation(classes)
+    exchanged = maps[_others(len(maps), random)].ravel()[counts]
     right = {name: np.zeros(len(classes), bool) for name in ("accuracy", "control", "chance")}
+    right_elsewhere = np.zeros(len(classes), bool)
     known = np.zeros(len(classes), bool)
     for train, test in picture_folds(pictures, folds):
         known[test] = np.isin(classes[test], classes[train])
         for name, truth in (("accuracy", classes), ("control", shuffled)):
             right[name][test] = _right(model, matrix, truth, train, test)
+        # Another image may be ignored where this one is not.
+        there, asked = (each[exchanged[each] >= 0] for each in (train, test))
+        if len(there) and len(asked):
+            right_elsewhere[asked] = _right(model, matrix, exchanged, there, asked)
         values, frequency = np.unique(classes[train], return_counts=True)
         right["chance"][test] = classes[test] == values[frequency.argmax()]
     return ProbeScores(
         **{name: float(each.mean()) for name, each in right.items()},
+        exchanged=float(right_elsewhere.sum() / max(1, (exchanged >= 0).sum())),
         by_class={
             int(each): float(right["accuracy"][known & (classes == each)].mean())
             for each in np.unique(classes[known])
@@ -175,6 +188,14 @@ def _right(
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = clone(model).fit(matrix[train], truth[train])
     return np.asarray(fitted.predict(matrix[test]) == truth[test])
+
+
+def _others(count: int, random: np.random.RandomState) -> NDArray[np.integer]:
+    """Return another image for each image, every one of them once."""
+    order = random.permutation(count)
+    others = np.empty_like(order)
+    others[order] = np.roll(order, 1)
+    return others
 
 
 def _drawn(

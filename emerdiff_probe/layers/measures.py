@@ -186,16 +186,16 @@ class Similarity:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Measure ``probe_accuracy``, ``probe_control``, ``probe_selectivity`` and ``probe_chance``.
+    """Measure ``probe_accuracy``, its controls, and ``probe_recall`` (class).
 
-    Beside them ``probe_recall`` (class): the accuracy on the places of each class.
-
-    See `emerdiff_probe.layers.linear_probe`.
+    The controls are ``probe_control``, ``probe_exchanged``, ``probe_selectivity`` and
+    ``probe_chance``; recall is the accuracy at the locations of each class. See
+    `emerdiff_probe.layers.linear_probe`.
 
     Attributes:
         folds: Number of folds of the cross-validation over images.
         points: Number of locations to draw at random from each image; None takes all.
-        seed: Seed of the control task and of the locations drawn.
+        seed: Seed of the control tasks and of the locations drawn.
     """
 
     folds: int = 5
@@ -212,7 +212,7 @@ class LinearProbe:
             points=self.points,
             seed=self.seed,
         )
-        names = ("accuracy", "control", "selectivity", "chance")
+        names = ("accuracy", "control", "exchanged", "selectivity", "chance")
         recall = xr.DataArray(
             list(found.by_class.values()), dims="class", coords={"class": list(found.by_class)}
         )

@@ -1,4 +1,4 @@
-"""The interventions that are active on a UNet, for whoever has to say what it computes."""
+"""List the interventions that are active on a network, for descriptions of what it computes."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ _ACTIVE: Final[WeakKeyDictionary[nn.Module, list[Any]]] = WeakKeyDictionary()
 
 @contextmanager
 def activated(unet: nn.Module, interventions: Sequence[Any]) -> Iterator[None]:
-    """Count interventions among a UNet's active ones while open; nests."""
+    """Count interventions among a network's active ones within the block; blocks may be nested."""
     present = _ACTIVE.setdefault(unwrapped(unet), [])
     present.extend(interventions)
     try:
         yield
     finally:
-        # By identity: one may be active twice, and those that hold arrays do not compare.
+        # By identity: an intervention may be active twice, and those with arrays do not compare.
         for each in interventions:
             del present[next(i for i, other in enumerate(present) if other is each)]
 
 
 def active(unet: nn.Module) -> list[str]:
-    """Return a text for each active intervention, in the order they were begun.
+    """Return a text for each active intervention, in the order in which they began.
 
-    Equal texts mean equal interventions: arrays stand in them with their hash.
+    Equal texts mean equal interventions: arrays are represented by their hash.
     """
     return [_text(each) for each in _ACTIVE.get(unwrapped(unet), ())]
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, np.generic):  # of which some are Python's numbers too
+    if isinstance(value, np.generic):  # some of which are Python numbers
         return repr(value.item())
     if value is None or isinstance(value, str | bool | int | float):
         return repr(value)

@@ -1,4 +1,4 @@
-"""Calls of a denoising network: what one is given, read and written by its layout."""
+"""Read and write the arguments of a denoising network's calls, as its layout describes them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Hold what a call of a network is given.
+    """The arguments of a network call.
 
     Attributes:
-        latents: Shape (row, channel, y, x), unpacked.
-        timestep: In the scheduler's unit, from 0 to 1000; it need not be whole.
-        text: Shape (row, token, channel); without tokens where the network reads none.
-        masks: What keeps attention from some places, by the argument's name.
+        latents: The unpacked latents, shape (row, channel, y, x).
+        timestep: The timestep in the scheduler's unit, from 0 to 1000, not necessarily whole.
+        text: The encoded text, shape (row, token, channel); without tokens if the network reads
+            none.
+        masks: The masks of attention, by the name of the argument.
     """
 
     latents: Tensor
@@ -47,13 +48,13 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Hold what a transformer reads beside latents and timestep.
+    """The inputs of a transformer besides latents and timestep.
 
     Attributes:
-        text: Shape (row, token, channel).
-        pooled: The prompt in one vector, (row, channel), or None.
-        mask: Which tokens count, (row, token), or None.
-        guidance: Scale of guidance, for networks that read it.
+        text: The encoded text, shape (row, token, channel).
+        pooled: The prompt as one vector, (row, channel), or None.
+        mask: The mask of the tokens that count, (row, token), or None.
+        guidance: The guidance scale, for networks that read it.
     """
 
     text: Tensor
@@ -63,15 +64,15 @@ class Reading:
 
 
 def given(network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Given:
-    """Read a call of a network.
+    """Read the arguments of a network call.
 
     Args:
-        network: Its class has a layout.
-        arguments: By position.
-        named: By name.
+        network: A network whose class has a layout.
+        arguments: The positional arguments.
+        named: The named arguments.
 
     Raises:
-        CaptureError: Its rows are at several timesteps, or its latents are of several images.
+        CaptureError: The rows are at several timesteps, or the latents belong to several images.
     """
     own, layout = unwrapped(network), layout_of(network)
     call = _by_name(own, arguments, named)
@@ -90,7 +91,7 @@ def given(network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, An
 def latents_given(
     network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]
 ) -> Tensor:
-    """Return the latents of a call as they are given, packed or not, rows first."""
+    """Return the latents of a call as they were passed, packed or not, rows first."""
     call = _by_name(unwrapped(network), arguments, named)
     latents: Tensor = call[layout_of(network).latents]
     return latents
@@ -102,7 +103,7 @@ def timestep_given(
     """Return the timestep of a call in the scheduler's unit.
 
     Raises:
-        CaptureError: Its rows are at several.
+        CaptureError: The rows are at several timesteps.
     """
     return _timestep(_by_name(unwrapped(network), arguments, named), layout_of(network))
 
@@ -118,9 +119,9 @@ def image_tokens(network: nn.Module, arguments: tuple[Any, ...], named: Mapping[
 
 
 def default_latents(network: nn.Module) -> tuple[int, int, int, int]:
-    """Return the shape (1, channel, y, x) of latents that a network may be given.
+    """Return the shape (1, channel, y, x) of default latents for a network.
 
-    Of the size that its configuration says, or 64 cells.
+    The size is that of its configuration, or 64 cells.
     """
     own: Any = unwrapped(network)
     side = own.config.get("sample_size") or 64
@@ -136,7 +137,7 @@ def _by_name(
 
 @functools.cache
 def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a method's arguments, which are asked for in every call."""
+    """Return the names of a method's arguments, cached because every call needs them."""
     return tuple(inspect.signature(forward).parameters)[1:]
 
 
@@ -144,23 +145,27 @@ def _timestep(call: Mapping[str, Any], layout: Layout) -> float:
     values = torch.as_tensor(call["timestep"]).flatten()
     if not (values == values[0]).all():
         raise CaptureError(
-            f"the rows of one call are at several timesteps {values.tolist()}, and a call has one "
-            "here; call the network for each of them"
+            f"the rows of one call are at several timesteps {values.tolist()}, and only one is "
+            "supported; call the network once for each"
         )
     value = values[0].item()
-    # Of single precision seven digits are true.
+    # Single precision has seven significant digits.
     return value if layout.unit == 1 else round(value * layout.unit, 3)
 
 
 def _unpacked(latents: Tensor, call: Mapping[str, Any], layout: Layout) -> Tensor:
-    """Latents as they were before the cells of each token were joined."""
+    """Return the latents with the cells of each token separated again.
+
+    Raises:
+        CaptureError: The tokens do not form the grid, because the call has further images.
+    """
     places = call["img_ids"]
     places = places[0] if places.ndim == 3 else places
     rows, columns = (int(places[:, axis].max()) + 1 for axis in (1, 2))
     if rows * columns != latents.shape[1]:
         raise CaptureError(
             f"a call has {latents.shape[1]} image tokens, which are not a grid of {rows} x "
-            f"{columns}: it is given further images beside its latents, as by Flux Kontext and "
+            f"{columns}: it has further images besides its latents, as with Flux Kontext and "
             "Fill, which are not supported"
         )
     return _on_grid(latents, rows, columns, layout.cells({}))
@@ -169,13 +174,14 @@ def _unpacked(latents: Tensor, call: Mapping[str, Any], layout: Layout) -> Tenso
 def network_arguments(
     network: nn.Module, latents: Tensor, timestep: float, reading: Reading
 ) -> dict[str, Any]:
-    """Return the named arguments of a call of a transformer.
+    """Return the named arguments of a transformer call.
 
     Args:
-        network: Its class has a layout.
-        latents: As the network reads them, in its dtype, (row, channel, y, x), not packed.
-        timestep: In the scheduler's unit.
-        reading: Text and guidance, with as many rows.
+        network: A network whose class has a layout.
+        latents: The latents as the network reads them, in its dtype, (row, channel, y, x), not
+            packed.
+        timestep: The timestep in the scheduler's unit.
+        reading: The text and guidance, with as many rows.
     """
     own, layout = unwrapped(network), layout_of(network)
     call = {
@@ -188,18 +194,18 @@ def network_arguments(
 
 
 def network_output(network: nn.Module, output: Tensor, like: Tensor) -> Tensor:
-    """Return what a transformer predicts, of the shape of the latents it was given, not packed.
+    """Return the prediction of a transformer in the shape of its input latents, not packed.
 
     Args:
         network: The transformer.
-        output: What it gives.
+        output: The output of the transformer.
         like: The latents.
     """
     layout = layout_of(network)
     if layout.packed:
         rows, columns = (side // layout.cells({}) for side in like.shape[-2:])
         output = _on_grid(output, rows, columns, layout.cells({}))
-    # The others of its channels are a variance that it has learned.
+    # The other channels are a learned variance.
     return output[:, : like.shape[1]]
 
 
@@ -248,4 +254,4 @@ _FURTHER: Final[Mapping[str, Callable[[Any, Tensor, Reading], dict[str, Any]]]] 
     "stable-diffusion-3": _stable_diffusion_3,
     "flux": _flux,
 }
-"""Further arguments of a family's calls, by the layout's name."""
+"""Further arguments of a family's calls, by the name of the layout."""

@@ -1,6 +1,6 @@
-"""Step caches: parts of a UNet that give what an earlier step or another half computed.
+"""Refuse step caches: modules that reuse what an earlier step or the other half computed.
 
-What a tap sees there looks as if it had been computed, so caches are refused by name.
+To a tap, cached values look like computed ones, so caches are refused by name.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _COMPUTING: Final = frozenset(
         "peft_autocast_disable",
     }
 )
-"""Hooks of diffusers that move and cast weights, and leave all modules to be called."""
+"""Hooks of diffusers that move and cast weights, but still call all modules."""
 
 
 def refuse_caching(unet: nn.Module) -> None:
-    """Refuses a UNet that is not computed in full, once, in every call; warns where nobody knows.
+    """Refuse a network that is not computed in full, once, in every call; warn if that is unknown.
 
     Raises:
         ModelError: It has a step cache, or gradient checkpointing in training.
@@ -54,12 +54,12 @@ def refuse_caching(unet: nn.Module) -> None:
 def _refuse_hooks(path: str, module: nn.Module) -> None:
     hooks: Any = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
     for name in hooks:
-        # Hooks that are one in several places have its number after their name.
+        # A hook that is installed in several places has a number after its name.
         if not name.startswith(tuple(_COMPUTING)):
             raise ModelError(
-                f"{path} has the hook {name!r} of diffusers, so that what it gives may come from "
-                "another step (a step cache?) and not be computed; call disable_cache(), or take "
-                f"it off with module._diffusers_hook.remove_hook({name!r}), first"
+                f"{path} has the hook {name!r} of diffusers, so its output may come from another "
+                "step (a step cache?) instead of being computed; first call disable_cache(), or "
+                f"remove the hook with module._diffusers_hook.remove_hook({name!r})"
             )
 
 
@@ -75,11 +75,11 @@ def _refuse_replaced(path: str, module: nn.Module) -> None:
     name = f"{getattr(function, '__module__', '')}.{kind}"
     if "cache" in name.lower():
         raise ModelError(
-            f"the forward of {path} is replaced by {name}, a step cache, so that what it gives may "
-            "come from another step and not be computed; disable it first"
+            f"the forward of {path} is replaced by {name}, a step cache, so its output may come "
+            "from another step instead of being computed; disable it first"
         )
     warnings.warn(
-        f"the forward of {path} is replaced by {name}; what is seen there is what that gives, "
-        "whether it computes it or not",
+        f"the forward of {path} is replaced by {name}; its output is recorded whether it was "
+        "computed or reused",
         stacklevel=6,
     )

@@ -1,4 +1,4 @@
-"""The catalogue of a network's sites: what there is to record and how large, without running it."""
+"""List a network's sites, what can be recorded there and how large it is, without running it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 _KINDS: Final = dict.fromkeys(part.kind for layout in LAYOUTS for part in layout.parts)
 
 KINDS: Final = (*(each for each in _KINDS if each != "attention"), "self", "cross", "joint", "skip")
-"""Of sites. A "layer" is one of a transformer's ``transformer_blocks``."""
+"""The kinds of sites. A "layer" is one of a transformer's ``transformer_blocks``."""
 
 _PLAYGROUND_DOWN: Final = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
 _PLAYGROUND_UP: Final = ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
@@ -41,11 +41,10 @@ Shape = tuple[int, ...]
 
 
 def is_laid_out_as_playground(config: Any) -> bool:
-    """Whether a UNet's configuration is that of the bundled model, but for widths and details.
+    """Return whether a UNet is configured like the bundled model, except for widths and details.
 
-    Of its versions some have attention in the last upward block and some have none. Its upward
-    16 x 16 block, which stands for the paper's, comes after one of 8 x 8 that has cross-attention
-    too.
+    Some of its versions have attention in the last upward block, others do not. Its upward 16 x 16
+    block, which stands for the paper's, follows one of 8 x 8 that has cross-attention too.
     """
     return (
         config.get("sample_size") == 32
@@ -56,27 +55,27 @@ def is_laid_out_as_playground(config: Any) -> bool:
 
 
 def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
-    """All sites of a network, in the order in which they are computed.
+    """Return a table of all sites of a network, in the order in which they are computed.
 
     A copy of the network without weights is run on tensors without values, which takes no memory.
 
     Args:
-        unet: A UNet or a transformer that has a layout, compiled or not; it is not run.
-        latents: Shape (1, channel, y, x) of its input.
-        tokens: Length of a text.
+        unet: A UNet or transformer with a layout, compiled or not; it is not run.
+        latents: The shape (1, channel, y, x) of its input.
+        tokens: The number of tokens of a text.
 
     Raises:
-        ModelError: Its class has no layout, or it takes inputs that are not known here.
+        ModelError: Its class has no layout, or it takes inputs that are not supported.
 
     Returns:
         A row for each site, by its name:
 
         - ``kind``, one of `KINDS`;
         - ``level``, the rows of the grid of latent locations that it belongs to;
-        - ``dims`` and ``shape``, as recorded of one sample at one timestep: ``y x channel``, with
-          ``head`` where an attention is projected, and ``token`` in place of ``y x`` for keys and
-          values of a text and for the text stream of a transformer;
-        - ``bytes`` of that, in the UNet's own dtype.
+        - ``dims`` and ``shape``, as recorded for one sample at one timestep: ``y x channel``, with
+          ``head`` where an attention is projected, and ``token`` instead of ``y x`` for the keys
+          and values of a text and for the text stream of a transformer;
+        - ``bytes`` of that, in the network's own dtype.
     """
     original: Any = unwrapped(unet)
     config = known_inputs(original) if layout_of(original).is_unet else dict(original.config)
@@ -88,7 +87,7 @@ def catalogue(unet: nn.Module, latents: Shape, tokens: int) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=32)
 def _table(kind_of_unet: Any, config: str, latents: Shape, tokens: int, item: int) -> pd.DataFrame:
-    """The table of all UNets of a configuration; making it takes half a second."""
+    """Return the table of all UNets of a configuration, cached because it takes half a second."""
     with torch.device("meta"):
         copy = kind_of_unet.from_config(json.loads(config)).eval()
     layout = layout_of(copy)
@@ -106,7 +105,7 @@ def _table(kind_of_unet: Any, config: str, latents: Shape, tokens: int, item: in
 def _map_sites(
     copy: nn.Module, layout: Layout, latents: Shape, tokens: int, item: int
 ) -> list[Row]:
-    """The sites of a UNet; see `emerdiff_probe.models.token_catalogue.token_sites`."""
+    """Return the sites of a UNet; see `emerdiff_probe.models.token_catalogue.token_sites`."""
     modules: dict[str, Any] = dict(copy.named_modules())
     shapes = _shapes(copy, latents, tokens)
     rows: list[Row] = []
@@ -134,15 +133,15 @@ def _map_sites(
 
 
 def known_inputs(unet: Any) -> dict[str, Any]:
-    """The configuration that a copy of a UNet is made from, if its inputs are known.
+    """Return the configuration for a copy of a UNet, if all its inputs are supported.
 
     Raises:
-        ModelError: The UNet takes inputs that are not known here.
+        ModelError: The UNet takes inputs that are not supported.
     """
     config = dict(unet.config)
     if layout_of(unet).text is None:
         return config
-    # An IP-Adapter adds to what the attentions read, and no site of its own.
+    # An IP-Adapter adds to what attentions read, but no site of its own.
     if config["encoder_hid_dim_type"] == "ip_image_proj":
         config["encoder_hid_dim_type"] = None
     known: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -163,7 +162,7 @@ def known_inputs(unet: Any) -> dict[str, Any]:
 def text_width(widths: int | Sequence[int]) -> int:
     """Return the channels of the text that all blocks read, from a UNet's ``cross_attention_dim``.
 
-    diffusers lets them be named block by block.
+    diffusers allows a width for each block.
 
     Raises:
         ModelError: Blocks read texts of different widths.
@@ -174,7 +173,7 @@ def text_width(widths: int | Sequence[int]) -> int:
     if further:
         raise ModelError(
             f"a UNet whose cross_attention_dim is {list(widths)} reads texts of several widths, "
-            "and is not supported; those whose blocks all read one text are"
+            "which is not supported; choose a model whose blocks all read one text"
         )
     return first
 
@@ -191,7 +190,7 @@ def _kind(layout: Layout, site: Site, modules: dict[str, Any]) -> str | None:
 
 
 def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
-    """What every module of a copy without weights gives, and every skip, in order of computing."""
+    """Return the shapes at every module of a copy without weights, and every skip, in order."""
     shapes: dict[Site, Shape] = {}
 
     def note(path: str, output: Any) -> None:
@@ -205,7 +204,7 @@ def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
                 shapes[Site(f"{path}.resnets.{index}", "skip")] = tuple(skip.shape)
 
     modules = dict(copy.named_modules())
-    # The copy is thrown away, and its hooks with it.
+    # The copy is discarded together with its hooks.
     for path, module in modules.items():
         if path:
             module.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
@@ -229,12 +228,12 @@ def _shapes(copy: Any, latents: Shape, tokens: int) -> dict[Site, Shape]:
 
 
 def _further_inputs(config: Any) -> dict[str, Any]:
-    """What a UNet takes beside latents, timestep and text, without values."""
+    """Return the inputs of a UNet besides latents, timestep and text, without values."""
     inputs: dict[str, Any] = {}
     if config.num_class_embeds is not None:
         inputs["class_labels"] = torch.zeros(1, dtype=torch.long)
     if config.get("addition_embed_type") == "text_time":
-        # Stable Diffusion XL: a pooled text, and six numbers on the picture's size and crop.
+        # Stable Diffusion XL: a pooled text, and six numbers for the image's size and crop.
         numbers = 6
         pooled = config.projection_class_embeddings_input_dim
         pooled -= numbers * config.addition_time_embed_dim
@@ -252,17 +251,17 @@ def chosen(
     kind: str | Iterable[str] | None = None,
     level: int | Iterable[int] | None = None,
 ) -> pd.DataFrame:
-    """The rows of a catalogue whose sites a pattern names and that have all the properties.
+    """Return the rows of a catalogue whose sites match a pattern and have the given properties.
 
     Args:
-        table: From `catalogue`.
-        pattern: As `emerdiff_probe.sites.select` reads it.
-        kind: One of `KINDS` or several.
-        level: Rows of the grid, one number or several.
+        table: A table from `catalogue`.
+        pattern: A pattern, as for `emerdiff_probe.sites.select`.
+        kind: One of `KINDS`, or several.
+        level: The rows of the grid, one number or several.
 
     Raises:
-        SiteError: A name in the pattern matches nothing, no site has such a property, or no site is
-            left.
+        SiteError: A name in the pattern matches nothing, no site has such a property, or no site
+            remains.
     """
     block = table.attrs.get("reading_block")
     found = select(map(Site.parse, table.index), pattern, reading=block)
@@ -274,7 +273,7 @@ def chosen(
         values: set[Any] = set(wanted if pd.api.types.is_list_like(wanted) else [wanted])
         if unknown := values - set(table[name]):
             raise SiteError(
-                f"no site has {name} {', '.join(map(repr, unknown))}; choose of "
+                f"no site has {name} {', '.join(map(repr, unknown))}; choose from "
                 f"{', '.join(map(repr, table[name].unique()))}"
             )
         rows = rows[rows[name].isin(values)]

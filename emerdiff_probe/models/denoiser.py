@@ -1,4 +1,4 @@
-"""What the rest of the package asks of a latent diffusion model."""
+"""Define what the rest of the package needs from a latent diffusion model."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ Family = Literal[
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What a prediction is conditioned on.
+    """The condition of a prediction.
 
     Attributes:
-        prompt: The text as the model read it: what was beyond its length is cut.
-        embeddings: Shape (1, token, channel), or a row for each sample.
-        unconditional: The negative or empty prompt, of that shape; None without guidance.
-        guidance: Scale of classifier-free guidance (Ho and Salimans 2022); 1 without. Models that
-            read it as an input, as latent consistency models do, have no unconditional text.
-        tokens: The texts of the prompt's tokens; all empty where it came encoded.
-        unconditional_tokens: Those of the negative or empty prompt; none without guidance.
-        pooled: The whole prompt in one vector, shape (1, channel), or a row for each sample; None
-            where the model does not read it.
+        prompt: The text as the model reads it, cut to the model's length.
+        embeddings: The encoded text, shape (1, token, channel), or a row for each sample.
+        unconditional: The encoded negative or empty prompt, of the same shape; None without
+            guidance.
+        guidance: The scale of classifier-free guidance (Ho and Salimans 2022); 1 without. Models
+            that read it as an input, such as latent consistency models, have no unconditional text.
+        tokens: The texts of the prompt's tokens; all empty if it was passed encoded.
+        unconditional_tokens: The texts of the negative or empty prompt's tokens; none without
+            guidance.
+        pooled: The whole prompt as one vector, shape (1, channel), or a row for each sample; None
+            if the model does not read it.
         unconditional_pooled: The same for the negative or empty prompt.
-        described: What the prompt says beside its text, in words.
-        mask: Which tokens count, shape (1, token), or a row for each sample; None where all do.
+        described: The prompt's settings besides its text, in words.
+        mask: The mask of the tokens that count, shape (1, token), or a row for each sample; None if
+            all do.
         unconditional_mask: The same for the negative or empty prompt.
     """
 
@@ -59,7 +62,7 @@ class Condition:
 
     @classmethod
     def joined(cls, conditions: Sequence[Condition]) -> Condition:
-        """One condition for several samples of equal guidance; its texts are the first's."""
+        """Return one condition for samples of equal guidance, with the texts of the first."""
         own = ("embeddings", "pooled", "mask")
         names = (*own, "unconditional", "unconditional_pooled", "unconditional_mask")
         rows = {name: [getattr(each, name) for each in conditions] for name in names}
@@ -70,7 +73,7 @@ class Condition:
 
     @property
     def halves(self) -> int:
-        """Rows of a UNet call for each latent: 2 with guidance (unconditional first), else 1."""
+        """Return the rows of a call for each latent: 2 if guided (unconditional first), else 1."""
         return 1 if self.unconditional is None else 2
 
 
@@ -78,71 +81,71 @@ class Denoiser(Protocol):
     """A latent diffusion model, as the package uses it.
 
     Latents are float32 of shape (sample, channel, y, x) whatever the model's dtype, because the
-    step's arithmetic loses too much in half precision; pictures are float32 of shape
-    (sample, 3, y, x), nominally in [0, 1].
+    arithmetic of a step loses too much in half precision. Images are float32 of shape (sample, 3,
+    y, x), nominally in [0, 1].
     """
 
     name: str
-    """How it was asked for: "playground", a folder or a hub id."""
+    """The name it was loaded by: "playground", a folder or a hub id."""
 
     family: Family
-    """Whose settings suit it."""
+    """The family whose settings suit it."""
 
     unet: nn.Module
     """The denoising network: a UNet, or a transformer."""
 
     image_size: int
-    """Side in pixels of the square pictures that it was trained on."""
+    """The side in pixels of the square images that it was trained on."""
 
     size_multiple: int
-    """Sides of pictures must be multiples of this, so that all levels of the UNet divide."""
+    """A divisor of the sides of images, so that all levels of the network divide evenly."""
 
     @property
     def schedule(self) -> Schedule:
-        """The amount of noise at each timestep, and what the UNet predicts."""
+        """Return the amount of noise at each timestep, and the meaning of the network's output."""
         ...
 
     def timesteps(self, steps: int, size: tuple[int, int]) -> tuple[int, ...]:
-        """The sampling grid for an image of a size, from the most noise to the least."""
+        """Return the sampling grid for an image of a size, from the most noise to the least."""
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Return the device that the network runs on."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """The UNet's dtype."""
+        """Return the network's dtype."""
 
     @property
     def weights(self) -> str:
-        """A hash of the UNet's weights as they are now, without those of adapters."""
+        """Return a hash of the network's current weights, without those of adapters."""
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
-        """All networks that decide what it answers, by name: "unet" or "transformer", "vae", ..."""
+        """Return all networks that determine its answers: "unet" or "transformer", "vae", ..."""
 
     def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
-        """Encodes a prompt; warns of what its length cuts."""
+        """Encode a prompt; warn about what its length cuts off."""
 
     def drawn_size(self, prompt: Prompt) -> tuple[int, int]:
-        """Height and width in pixels of the picture of a prompt."""
+        """Return the height and width in pixels of the image of a prompt."""
 
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """The predicted noise, of the latents' shape, with guidance if the condition has it.
+        """Return the predicted noise, in the latents' shape, with guidance if the condition has it.
 
-        Gradients are kept where the latents require them, and so in `decode`.
+        Gradients are kept if the latents require them, and likewise in `decode`.
         """
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures to latents: the mean of the autoencoder's posterior, scaled."""
+        """Encode images as latents: the mean of the autoencoder's posterior, scaled."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures, not clamped to [0, 1]."""
+        """Decode latents to images, not clamped to [0, 1]."""
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape (1, channel, y, x) of the latents of a picture of that size."""
+        """Return the shape (1, channel, y, x) of the latents of an image of that size."""
 
     def sites(
         self, pattern: str = "*", *, height: int | None = None, width: int | None = None
     ) -> pd.DataFrame:
-        """What there is to record of the UNet, by site: kind, level, dims, shape and bytes."""
+        """Return a table of the network's sites: kind, level, dims, shape and bytes."""

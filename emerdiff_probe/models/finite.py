@@ -1,4 +1,4 @@
-"""Values that are not finite: said where they arise, with the cure."""
+"""Report values that are not finite where they arise, with the cure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def finite(decoded: Tensor) -> Tensor:
     """Return decoded images as they are.
 
     Args:
-        decoded: From `Denoiser.decode`.
+        decoded: Images from `Denoiser.decode`.
 
     Raises:
-        CaptureError: Some values are not finite; they would show black.
+        CaptureError: Some values are not finite; they would appear black.
     """
     if not decoded.isfinite().all():
         raise CaptureError(

@@ -1,4 +1,4 @@
-"""Folders of pipelines: what is in one, read before any weights."""
+"""Examine folders of pipelines before any weights are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emerdiff_probe.models.layouts import ATTRIBUTES, OTHER_ATTRIBUTES, layout_n
 
 __all__ = ["DTYPE", "attribute_in", "of_one_dtype", "pipeline_index", "quiet_transformers"]
 
-# diffusers calls it "dtype" in newer versions, which warn of the older name.
+# Newer versions of diffusers call it "dtype" and warn about the older name.
 DTYPE: Final = (
     "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40) else "torch_dtype"
 )
@@ -27,8 +27,8 @@ def pipeline_index(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``model_index.json`` of a folder or a hub id.
 
     Args:
-        folder: Path, or a hub id.
-        options: Options of loading; those for the hub are used.
+        folder: A path, or a hub id.
+        options: The options of loading, of which those for the hub are used.
     """
     from diffusers import DiffusionPipeline
 
@@ -38,14 +38,14 @@ def pipeline_index(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def attribute_in(index: Mapping[str, Any], name: str) -> str:
-    """Return where the pipeline of an index has its network: "unet" or "transformer".
+    """Return the attribute of a pipeline that holds its network: "unet" or "transformer".
 
     Args:
-        index: From `pipeline_index`.
-        name: Name of the model, for messages.
+        index: The result of `pipeline_index`.
+        name: The name of the model, for messages.
 
     Raises:
-        ModelError: It has no known network, or lacks a part that runs need.
+        ModelError: The pipeline has no known network, or lacks a part that runs need.
     """
     kind = index.get("_class_name", "pipeline")
     found = [each for each in ATTRIBUTES if index.get(each) not in _NONE]
@@ -54,7 +54,7 @@ def attribute_in(index: Mapping[str, Any], name: str) -> str:
             if index.get(part) not in _NONE:
                 layout_named(index[part][1])  # refused with its reason, if there is one
         raise ModelError(
-            f"{name}: a {kind} has no unet and no transformer, so there is nothing to look into"
+            f"{name}: a {kind} has no unet or transformer; choose a model that has one"
         )
     attribute = found[0]
     try:
@@ -63,7 +63,7 @@ def attribute_in(index: Mapping[str, Any], name: str) -> str:
         raise ModelError(f"{name}: {kind}: {error}") from error
     if layout.text is None:
         raise ModelError(
-            f"{name}: a {kind} draws without a text, and runs are of text-to-image models; record "
+            f"{name}: a {kind} works without a text, and runs need a text-to-image model; record "
             "your own call of it with ep.probe(pipe)"
         )
     missing = [each for each in _NEEDED if index.get(each) in _NONE]
@@ -76,8 +76,8 @@ def attribute_in(index: Mapping[str, Any], name: str) -> str:
 
 
 def of_one_dtype(pipeline: Any, dtype: torch.dtype) -> Any:
-    """Return a pipeline whose text encoders have a dtype, too."""
-    # transformers has versions that leave a text encoder in the dtype it is stored in.
+    """Return a pipeline whose text encoders have the given dtype, too."""
+    # Some versions of transformers leave a text encoder in the dtype that it is stored in.
     for name, part in pipeline.components.items():
         if name.startswith("text_encoder") and part is not None:
             part.to(dtype)
@@ -86,7 +86,7 @@ def of_one_dtype(pipeline: Any, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keeps back what transformers says of torchvision when diffusers' pipelines are imported."""
+    """Suppress transformers' messages about torchvision while diffusers' pipelines are imported."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

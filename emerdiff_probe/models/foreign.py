@@ -1,4 +1,4 @@
-"""Code and pickles that come with a model, which loading refuses."""
+"""Refuse code and pickles that come with a model."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ _CODE_OPTIONS: Final = frozenset(
     {"trust_remote_code", "custom_pipeline", "custom_revision", "use_safetensors"}
 )
 _LIBRARIES: Final = frozenset({None, "diffusers", "transformers", "stable_diffusion"})
-"""Whose parts a pipeline has; the last is what diffusers calls its module of a safety checker."""
+"""The libraries whose parts a pipeline may have; the last is diffusers' name for the module of a
+safety checker.
+"""
 
 
 def refuse_code_options(options: Mapping[str, Any]) -> None:
-    """Refuse options of ``from_pretrained`` that would run what comes with a model.
+    """Refuse options of ``from_pretrained`` that would run code that comes with a model.
 
     Raises:
-        ModelError: There is one.
+        ModelError: There is such an option.
     """
     for name in _CODE_OPTIONS & options.keys():
-        # What asks for the safe way is as good as nothing.
+        # An option that asks for the safe way does no harm.
         if options[name] not in (None, name == "use_safetensors"):
             raise ModelError(
-                f"{name}={options[name]!r} can run code that comes with a model; leave it out, or "
+                f"{name}={options[name]!r} can run code that comes with a model; omit it, or "
                 "build the pipeline with diffusers if you trust it, and give that to ep.load()"
             )
 
@@ -34,10 +36,10 @@ def refuse_code_options(options: Mapping[str, Any]) -> None:
 def refuse_code(index: Mapping[str, Any], name: str) -> None:
     """Refuse a pipeline's index that names code outside diffusers and transformers.
 
-    Older versions of diffusers import what it names, be it a file in the working folder.
+    Older versions of diffusers import what it names, even a file in the working folder.
 
     Raises:
-        ModelError: It does; says which.
+        ModelError: It does; the message names the code.
     """
     libraries = {
         part: kind[0] if isinstance(kind, list | tuple) and kind else None

@@ -1,7 +1,7 @@
-"""What a model is: all that decides its answers, named where a name is known, and tried out.
+"""Identify a model by everything that determines its answers, and by trying it out.
 
-A store is continued, and a result handed back, only under a model of the same identity;
-`emerdiff_probe.store.check_model` compares two. Why it is made of these parts is told in
+A store is resumed, and a stored result returned, only for a model of the same identity;
+`emerdiff_probe.store.check_model` compares two. For the reasons for these parts see
 docs/decisions/0014.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["identity", "parts_identity", "unet_weights"]
 
 _PROMPT: Final = "a red house"
 _NUMBERS: Final = 8
-"""Of each answer that are kept."""
+"""The number of values kept of each answer."""
 
 _FREEU: Final = ("s1", "s2", "b1", "b2")
 
@@ -44,28 +44,28 @@ _EXACT: Final = frozenset(
         "XFormersAttnProcessor",
     }
 )
-"""Attention processors that compute plain attention and differ in rounding alone."""
+"""Attention processors that compute plain attention and differ only in rounding."""
 
 
 def identity(model: Denoiser) -> dict[str, Any]:
-    """Return what decides a model's answers, as provenance for datasets.
+    """Return what determines a model's answers, as provenance for datasets.
 
-    Costs a pass over the weights and one small call each of the text encoder, the UNet and the
-    autoencoder. Taps and interventions do not see these calls; active interventions are named.
+    This takes a pass over the weights and one small call each of the text encoder, the network and
+    the autoencoder. Taps and interventions do not see these calls; active interventions are named.
 
     Args:
-        model: From `emerdiff_probe.load`.
+        model: A model from `emerdiff_probe.load`.
 
     Returns:
         Nested dictionaries, fit for JSON: ``weights`` (hashes by part), active ``adapters`` (with
         scale and weights), ``dtype``, ``image_size``, ``schedule``, ``freeu``, ``attention``
-        (processors that are not plain attention), ``interventions``, ``tiling`` of the
-        autoencoder; ``answers``, numbers from small fixed calls; and ``name``, ``device`` and
-        ``versions``, which may differ.
+        (processors that are not plain attention), ``interventions``, ``tiling`` of the autoencoder;
+        ``answers``, numbers from small fixed calls; and ``name``, ``device`` and ``versions``,
+        which may differ.
 
     Raises:
-        ModelError: The weights are offloaded layer by layer, so they cannot be read; or the model's
-            pipeline was given another part since.
+        ModelError: The weights are offloaded layer by layer, so they cannot be read; or a part of
+            the model's pipeline was replaced after loading.
     """
     _check_parts(model)
     schedule = model.schedule
@@ -88,9 +88,13 @@ def identity(model: Denoiser) -> dict[str, Any]:
 
 
 def _check_parts(model: Any) -> None:
-    """Refuse a model whose pipeline was given another network after it was loaded."""
+    """Refuse a model whose pipeline was given another network after it was loaded.
+
+    Raises:
+        ModelError: A part was replaced.
+    """
     for name, part in model.parts.items():
-        # A decoder of one's own is no part of the pipeline.
+        # A decoder of your own is not part of the pipeline.
         if name != "decoder" and unwrapped(getattr(model.pipeline, name)) is not unwrapped(part):
             raise ModelError(
                 f"the pipeline of {model.name!r} was given another {name} after it was loaded; "
@@ -99,10 +103,10 @@ def _check_parts(model: Any) -> None:
 
 
 def parts_identity(parts: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """Return what of `identity` can be read from modules, without calling them.
+    """Return the parts of `identity` that can be read from modules without calling them.
 
     Args:
-        parts: By name; the denoising network is called "unet" or "transformer".
+        parts: The modules by name; the denoising network is called "unet" or "transformer".
 
     Raises:
         ModelError: Weights are offloaded layer by layer.
@@ -123,18 +127,19 @@ def parts_identity(parts: Mapping[str, nn.Module]) -> dict[str, Any]:
 
 
 def unet_weights(unet: nn.Module) -> str:
-    """Return a hash of a UNet's weights, without those of adapters.
+    """Return a hash of a network's weights, without those of adapters.
 
     Raises:
-        ModelError: They are offloaded layer by layer.
+        ModelError: The weights are offloaded layer by layer.
     """
     return content_hash(_weights(unet, "unet")[0])
 
 
 def _weights(part: nn.Module, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A part's own tensors under the names they have without adapters, and its active adapters."""
+    """Return a part's own tensors, named as without adapters, and its active adapters."""
     module = unwrapped(part)
-    # As PEFT wraps a layer: its own is `base_layer`, what adapters add lies beside it by name.
+    # PEFT wraps a layer like this: its own weights are in `base_layer`, those of adapters beside it
+    # by name.
     tuners: dict[str, Any] = {
         path: each
         for path, each in module.named_modules()
@@ -157,7 +162,7 @@ def _weights(part: nn.Module, name: str) -> tuple[dict[str, Tensor], dict[str, A
             added.setdefault(rest.split(".")[1], {})[key] = tensor
     scales: dict[str, set[float]] = {}
     for each in tuners.values():
-        # Those that are fused are in the weights.
+        # Fused adapters are part of the weights.
         if not each.disable_adapters and not each.merged_adapters:
             for adapter in each.active_adapters:
                 if adapter in each.scaling:
@@ -171,7 +176,7 @@ def _weights(part: nn.Module, name: str) -> tuple[dict[str, Tensor], dict[str, A
 
 
 def _above(key: str) -> Iterator[str]:
-    """Paths of the modules around a tensor."""
+    """Yield the paths of the modules around a tensor."""
     while key := key.rpartition(".")[0]:
         yield key
 
@@ -183,7 +188,7 @@ def _freeu(unet: nn.Module) -> dict[str, float]:
 
 
 def _processors(unet: Any) -> dict[str, int]:
-    """How often there is each attention processor that is not plain attention."""
+    """Return the number of each attention processor that is not plain attention."""
     found: Counter[str] = Counter()
     for processor in getattr(unet, "attn_processors", {}).values():
         kind = type(processor).__name__
@@ -198,19 +203,20 @@ def _processors(unet: Any) -> dict[str, int]:
 
 
 def _answers(model: Denoiser) -> dict[str, list[float]]:
-    """Numbers from a small call of each part."""
-    # Padding by reflection needs more than one cell on the coarsest level.
+    """Return numbers from a small call of each part."""
+    # Reflection padding needs more than one cell on the coarsest level.
     side = 2 * model.size_multiple
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(model.latent_shape(side, side), generator=generator).to(model.device)
     pixels = torch.rand((1, 3, side, side), generator=generator)
-    # A compiled UNet would be compiled again for this size.
+    # A compiled network would be compiled again for this size.
     with silenced(), eagerly(), torch.no_grad():
         text, empty = model.condition(_PROMPT), model.condition("")
         read = [each for one in (text, empty) for each in (one.embeddings, one.pooled)]
         answers = {
             "condition": torch.cat([each.flatten() for each in read if each is not None]),
-            # Of its class: what is put around an object's own watches the calls of its users.
+            # Call the class's function: one wrapped around an object watches the calls of its
+            # users.
             "predict": type(model).predict(model, latents, model.schedule.length // 2, text),
             "encode": model.encode(pixels),
             "decode": model.decode(latents),
@@ -219,14 +225,14 @@ def _answers(model: Denoiser) -> dict[str, list[float]]:
 
 
 def _summarised(answer: Tensor) -> list[float]:
-    """A few numbers to which all values contribute, of the size of a single one."""
+    """Return a few numbers to which all values contribute, in the magnitude of a single value."""
     values = answer.float().cpu().numpy().ravel()
     return [_rounded(each) for each in _mixture(len(values)) @ values]
 
 
 @functools.lru_cache(maxsize=8)
 def _mixture(length: int) -> NDArray[np.float32]:
-    """Signs, shape (number, value), over the root of their count; the same in every version."""
+    """Return signs, shape (number, value), over the root of their count; equal in all versions."""
     drawn = np.random.PCG64(0).random_raw(length)
     bits = drawn[None] >> np.arange(_NUMBERS, dtype=np.uint64)[:, None]
     return ((bits & np.uint64(1)).astype(np.float32) * 2 - 1) / np.float32(length) ** 0.5
@@ -238,5 +244,5 @@ def _device_name(device: torch.device) -> str:
 
 
 def _rounded(value: Any) -> float:
-    """Six significant digits, which is what float32 holds."""
+    """Return a value with six significant digits, which float32 can hold."""
     return float(f"{float(value):.6g}")

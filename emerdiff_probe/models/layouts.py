@@ -1,8 +1,8 @@
-"""Layouts: what the denoising networks of diffusers look like, as data.
+"""Describe the denoising networks of diffusers as data (layouts).
 
-A layout says where a pipeline has the network, what a call of it is named, in which unit it takes
-timesteps, and where image and text lie in what its modules give. Nothing else in the package knows
-a network by its class; why it is data is told in docs/decisions/0020.
+A layout states where a pipeline holds the network, how the arguments of its calls are named, in
+which unit it takes timesteps, and where image and text lie in the outputs of its modules. Nothing
+else in the package knows a network by its class; for the reasons see docs/decisions/0020.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ TEXT: Final = "text"
 
 @dataclass(frozen=True)
 class Part:
-    """Modules of one kind, and which streams they give.
+    """Modules of one kind, and the streams that they return.
 
     Attributes:
-        kind: As catalogues name it.
-        path: Pattern of the modules' paths, which matches the whole.
-        streams: In the order of the module's output.
-        joint: Whether they lie one behind the other in a single tensor, and are not a tuple.
-        multiplied: Streams that an attention multiplies together, in their order.
-        normed: Module within a block whose output is what the block is given, after the block's own
-            adaptive normalisation; an attention stands for its input. Where the output has the
-            tokens of all streams, they are in the order of `streams`.
+        kind: The kind, as in catalogues.
+        path: A pattern that matches the whole path of a module.
+        streams: The streams in the order of the module's output.
+        joint: Whether the streams lie one after the other in a single tensor instead of a tuple.
+        multiplied: The streams that an attention multiplies together, in their order.
+        normed: The module within a block whose output is the block's input after the block's own
+            adaptive normalisation; an attention stands for its input. If the output has the tokens
+            of all streams, they are in the order of `streams`.
     """
 
     kind: str
@@ -61,27 +61,29 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """Describe a class of networks.
+    """A description of a class of networks.
 
     Attributes:
-        name: Name of the family.
-        attribute: Attribute of pipelines that holds the network.
-        classes: Names of the network's classes.
-        parts: Modules with sites of their own; the first pattern that matches a path counts.
-        latents: Name of the argument with the latents.
-        text: Name of the argument with the encoded prompt; None where the network reads none.
-        masks: Names of arguments that keep attention from some places.
-        unit: Timesteps of the scheduler, of which there are 1000, in one unit of the network's.
-        patch: Latent cells along the side of an image token; None where ``config.patch_size`` says
-            it, 0 where the network works on maps.
+        name: The name of the family.
+        attribute: The attribute of pipelines that holds the network.
+        classes: The names of the network's classes.
+        parts: The modules with sites of their own; the first pattern that matches a path applies.
+        latents: The name of the argument for the latents.
+        text: The name of the argument for the encoded prompt; None if the network reads none.
+        masks: The names of the arguments that mask attention.
+        unit: The number of the scheduler's timesteps, of which there are 1000, in one unit of the
+            network's.
+        patch: The latent cells along the side of an image token; None if ``config.patch_size``
+            states it, 0 if the network works on maps.
         packed: Whether callers join the cells of a token before the call.
-        guidance: How pipelines guide: "halves" of one call, unconditional first; "calls", one for
-            each text; or "none".
-        text_width: Name of the setting that has the width of the encoded prompt.
-        pooled_width: The same of the prompt in one vector; None where there is none.
-        encoded: What ``encode_prompt`` of its pipelines gives first: "text", "pooled", "mask", or
-            nothing that is read.
-        tokenizers: Whose tokens a text has, in order.
+        guidance: The way in which pipelines guide: "halves" of one call, unconditional first;
+            "calls", one for each text; or "none".
+        text_width: The name of the setting for the width of the encoded prompt.
+        pooled_width: The name of the setting for the width of the prompt as one vector; None if
+            there is none.
+        encoded: The meaning of the first results of ``encode_prompt`` of its pipelines: "text",
+            "pooled", "mask", or nothing that is read.
+        tokenizers: The tokenizers whose tokens a text has, in order.
         even: Whether its pipelines ask the scheduler for evenly spaced noise levels.
     """
 
@@ -104,11 +106,11 @@ class Layout:
 
     @property
     def is_unet(self) -> bool:
-        """Return whether the network works on maps of several resolutions, not on tokens."""
+        """Return whether the network works on maps of several resolutions instead of tokens."""
         return self.patch == 0
 
     def part(self, path: str) -> Part | None:
-        """Return what is known of the module at a path."""
+        """Return the description of the module at a path, or None."""
         return next((each for each in self.parts if re.fullmatch(each.path, path)), None)
 
     def cells(self, config: Mapping[str, Any]) -> int:
@@ -140,7 +142,7 @@ _TEXT_FIRST: Final = (TEXT, IMAGE)
 
 
 def _two_streams(multiplied: tuple[str, ...]) -> tuple[Part, ...]:
-    """Blocks that take the image and the text beside each other, and give the text first."""
+    """Return blocks that process image and text side by side, and return the text first."""
     block = r"transformer_blocks\.\d+"
     return (
         Part("block", block, _TEXT_FIRST, normed="norm1"),
@@ -223,13 +225,13 @@ LAYOUTS: Final = (
         even=True,
     ),
 )
-"""All that are known."""
+"""All known layouts."""
 
 ATTRIBUTES: Final = tuple(dict.fromkeys(layout.attribute for layout in LAYOUTS))
-"""Names under which pipelines have a network that has a layout."""
+"""The attributes in which pipelines hold a network that has a layout."""
 
 OTHER_ATTRIBUTES: Final = ("prior", "decoder", "unet_1")
-"""Names under which they have one of those that are refused."""
+"""The attributes in which pipelines hold a network that is refused."""
 
 _VIDEO: Final = "it draws films, and the dims of recordings have no time"
 _REFUSED: Final[Mapping[str, str]] = {
@@ -245,11 +247,11 @@ _REFUSED: Final[Mapping[str, str]] = {
     ),
     r"Autoencoder.*|VQModel": "it is an autoencoder, and predicts no noise",
 }
-"""Reasons by a pattern of class names."""
+"""The reasons by a pattern of class names."""
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network within what ``torch.compile`` gives, or the network itself."""
+    """Return the network inside a ``torch.compile`` wrapper, or the network itself."""
     return getattr(network, "_orig_mod", network)
 
 
@@ -257,7 +259,7 @@ def layout_of(network: Any) -> Layout:
     """Return the layout of a network.
 
     Raises:
-        ModelError: Its class is not known; says why where there is a reason.
+        ModelError: Its class is not supported; the message gives the reason, if there is one.
     """
     return layout_named(type(unwrapped(network)).__name__)
 
@@ -274,7 +276,7 @@ def layout_named(name: str) -> Layout:
                 f"a {name} is not supported: {reason}. Supported are {', '.join(known)}"
             )
     raise ModelError(
-        f"a {name} is not supported: nobody has written down where image and text lie in it; "
+        f"a {name} is not supported: no layout describes where image and text lie in it; "
         f"{closest(name, known)}. Supported are {', '.join(known)}"
     )
 
@@ -283,7 +285,7 @@ def network_of(model: Any) -> Any:
     """Return the denoising network of a pipeline or a model, or a network itself.
 
     Raises:
-        ModelError: There is none.
+        ModelError: It has none.
     """
     if isinstance(model, nn.Module):
         return model
@@ -303,11 +305,11 @@ def network_of(model: Any) -> Any:
 def attention_kind(network: nn.Module, path: str) -> str:
     """Return what an attention reads: "joint", "cross" or "self".
 
-    That is image and text together, the text, or the image itself.
+    These are image and text together, the text, and the image itself.
 
     Args:
-        network: Its class has a layout.
-        path: Path of the attention.
+        network: A network whose class has a layout.
+        path: The path of the attention.
     """
     part = layout_of(network).part(path)
     if part is not None and len(part.multiplied) > 1:
@@ -317,11 +319,11 @@ def attention_kind(network: nn.Module, path: str) -> str:
 
 
 def joint_attentions(network: nn.Module, paths: Iterable[str]) -> list[str]:
-    """Return those of some modules that multiply image and text together, each once.
+    """Return the modules among those given that multiply image and text together, each once.
 
     Args:
-        network: Its class has a layout.
-        paths: Paths of modules.
+        network: A network whose class has a layout.
+        paths: The paths of modules.
     """
     parts = {path: layout_of(network).part(path) for path in paths}
     return [path for path, part in parts.items() if part is not None and TEXT in part.multiplied]

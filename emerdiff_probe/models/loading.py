@@ -1,4 +1,4 @@
-"""`load()`: a model by its name, folder, file, hub id or pipeline."""
+"""Load a model by its name, folder, file, hub id or pipeline: `load()`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from emerdiff_probe.models.transformer import Transformer
 __all__ = ["Model", "as_model", "load"]
 
 Model: TypeAlias = Denoiser | DiffusionPipeline
-"""What is taken for a model: one of `load`, or a pipeline."""
+"""A model from `load`, or a diffusers pipeline."""
 
 PLAYGROUND = "playground"
 
@@ -44,27 +44,28 @@ def load(
     decoder: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> PipelineModel:
-    """Loads a denoiser.
+    """Load a model.
 
     Args:
         model: ``"playground"`` (bundled, offline), a folder saved by diffusers, a hub id of a
             Stable Diffusion v1, v2, XL or 3, PixArt or Flux.1 model such as
             ``"CompVis/stable-diffusion-v1-4"``, a ``.safetensors`` file of a Stable Diffusion v1,
-            v2 or XL, or a pipeline that is already built, which is then used
-            and left as it stands: with its LoRA, where it is, in its dtype.
-        device: Where to run; by default CUDA if there is one, else the CPU.
-        dtype: By default float32 on a CPU and float16 on CUDA; ``torch.float16`` serves, too.
+            v2 or XL, or a pipeline that is already built, which is used and left as it is: with its
+            LoRA, on its device, in its dtype.
+        device: The device to run on; by default CUDA if available, else the CPU.
+        dtype: The dtype; by default float32 on a CPU and float16 on CUDA. A torch dtype such as
+            ``torch.float16`` works, too.
         decoder: A folder or hub id of a tiny autoencoder (diffusers' ``AutoencoderTiny``) for the
-            model's latents, such as ``"madebyollin/taesd"``, which then decodes in place of the
-            model's own: faster, in less memory, and less exact.
-        **options: For the pipeline's ``from_pretrained``: ``revision``, ``variant``, ...; for a
-            file's ``from_single_file``: ``config``, a folder or hub id of a pipeline of its kind.
-            Loading runs no code that comes with a model, and reads no pickles, so that options that
-            ask for these are refused.
+            model's latents, such as ``"madebyollin/taesd"``, which then decodes instead of the
+            model's own: faster, in less memory, and less exactly.
+        **options: Options of the pipeline's ``from_pretrained``: ``revision``, ``variant``, ...;
+            for a file, those of ``from_single_file``: ``config``, a folder or hub id of a pipeline
+            of its kind. Loading runs no code that comes with a model and reads no pickles, so
+            options that ask for these are refused.
 
     Raises:
-        ModelError: There is no such model, or its layout is not known; or options that a pipeline
-            which is already built does not have.
+        ModelError: There is no such model, or its layout is not supported; or an option does not
+            apply to a pipeline that is already built.
     """
     named = None if dtype is None else str(dtype).removeprefix("torch.")
     if not isinstance(model, str | os.PathLike):
@@ -89,7 +90,7 @@ def load(
     except ModelError:
         raise
     except Exception as error:
-        # diffusers, transformers, safetensors and the hub each raise kinds of their own.
+        # diffusers, transformers, safetensors and the hub each raise errors of their own.
         raise ModelError(f"cannot load {name!r}: {first_line(error)}\n{_CHOICES}") from error
     denoiser.pipeline.to(device)
     if decoder is not None:
@@ -98,7 +99,7 @@ def load(
 
 
 def as_model(model: Model) -> Denoiser:
-    """Return a model of `load` as it is, and a diffusers pipeline as `load` wraps it."""
+    """Return a model from `load` as it is, and a diffusers pipeline as wrapped by `load`."""
     return model if hasattr(model, "predict") else load(model)
 
 
@@ -108,23 +109,27 @@ def _refuse_changes(
     dtype: str | None,
     options: dict[str, Any],
 ) -> None:
-    """A pipeline of the user's is left as it is, so what it is not is an error."""
+    """Refuse options that a user's pipeline does not meet, because it is left as it is.
+
+    Raises:
+        ModelError: There is such an option.
+    """
     if options:
         raise ModelError(
-            f"{', '.join(options)}: for models that are read from files, and {built.name} is built "
-            "already; leave it out"
+            f"{', '.join(options)}: only for models that are read from files, and {built.name} is "
+            "already built; omit it"
         )
     own = str(built.dtype).removeprefix("torch.")
     if dtype not in (None, own):
         raise ModelError(
             f"dtype is {dtype!r} and the {built.name} is in {own}, which is left as it is; call "
-            f"pipeline.to(torch.{dtype}) first, or leave it out"
+            f"pipeline.to(torch.{dtype}) first, or omit it"
         )
     wanted = built.device if device is None else usable(device)
     if (wanted.type, wanted.index or 0) != (built.device.type, built.device.index or 0):
         raise ModelError(
             f"device is {str(device)!r} and the {built.name} is on {str(built.device)!r}, where it "
-            f"is left; call pipeline.to({str(device)!r}) first, or leave it out"
+            f"stays; call pipeline.to({str(device)!r}) first, or omit it"
         )
 
 
@@ -136,7 +141,7 @@ def _decode_with(denoiser: PipelineModel, decoder: str) -> None:
     except Exception as error:
         raise ModelError(
             f"cannot load the decoder {decoder!r}: {first_line(error)}\nGive a folder or hub id "
-            "of an AutoencoderTiny, as 'madebyollin/taesd' for Stable Diffusion v1 and v2"
+            "of an AutoencoderTiny, such as 'madebyollin/taesd' for Stable Diffusion v1 and v2"
         ) from error
 
 
@@ -158,7 +163,7 @@ def _loaded(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PipelineM
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """No bar for reading files that are here, which takes seconds; downloads keep theirs."""
+    """Hide progress bars for reading local files, which takes seconds; downloads keep theirs."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -176,7 +181,11 @@ _CHOICES = (
 
 
 def _located(path: Path, name: str) -> str:
-    """Refuses early what can be neither a folder of a pipeline nor a hub id."""
+    """Return the name to load by; refuse early what is neither a pipeline's folder nor a hub id.
+
+    Raises:
+        ModelError: It is neither.
+    """
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise ModelError(f"the folder {name!r} has no model_index.json.\n{_CHOICES}")

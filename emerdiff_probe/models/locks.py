@@ -1,8 +1,8 @@
-"""Who has a model: one thread at a time, and several changes of one function at once.
+"""Give a model to one thread at a time, and let several changes of one function overlap.
 
-A tap changes what a model computes for whoever calls it, so other threads wait for their turn. Code
-that does not ask for one, such as a pipeline of diffusers, is let through unchanged: what is
-installed here works in the thread that installed it and nowhere else.
+A tap changes what a model computes for its callers, so other threads wait for their turn. Code that
+does not wait, such as a diffusers pipeline, passes unchanged: what is installed here works only in
+the thread that installed it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
 _LOCKS: Final[WeakKeyDictionary[nn.Module, AbstractContextManager[Any]]] = WeakKeyDictionary()
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Given a function: what is called in its place."""
+"""Return the function to call instead of a given one."""
 
 
 def exclusively(unet: nn.Module) -> AbstractContextManager[Any]:
-    """Have a UNet for this thread alone, after others are done with it; nests."""
+    """Hold a network for this thread alone, once others are done with it; may be nested."""
     return _LOCKS.setdefault(unwrapped(unet), threading.RLock())
 
 
@@ -45,9 +45,9 @@ _SILENT: Final = threading.local()
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Let this thread call a model as if nothing were installed here; nests.
+    """Let this thread call a model as if nothing were installed here; may be nested.
 
-    For calls that are nobody's: they are neither changed, nor recorded, nor counted.
+    This is for calls that belong to nobody: they are neither changed, recorded nor counted.
     """
     before = getattr(_SILENT, "on", False)
     _SILENT.on = True
@@ -58,12 +58,12 @@ def silenced() -> Iterator[None]:
 
 
 def _works(thread: int) -> bool:
-    """Whether what a thread installed works at this moment."""
+    """Return whether what a thread installed works at this moment."""
     return threading.get_ident() == thread and not getattr(_SILENT, "on", False)
 
 
 def of_this_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that does nothing, and returns None, in other threads than this one."""
+    """Return a function that does nothing, and returns None, in all other threads."""
     thread = threading.get_ident()
 
     @functools.wraps(function)
@@ -74,12 +74,12 @@ def of_this_thread(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Wrapped:
-    """A function of a class or an object, called through all wraps that are there at the time.
+    """A function of a class or an object, called through all wraps present at the time.
 
     Attributes:
-        wraps: Each with the thread in which it works, the first innermost.
-        own: Whether the object has it itself, in place of its class's.
-        original: It.
+        wraps: The wraps, each with the thread in which it works, the first innermost.
+        own: Whether the object itself has the function, in place of its class's.
+        original: The function.
     """
 
     def __init__(self, owner: Any, name: str) -> None:
@@ -101,7 +101,7 @@ class _Wrapped:
         setattr(owner, name, through)
 
     def restore(self) -> None:
-        """Puts the function back, unless somebody else has put another in its place since."""
+        """Restore the function, unless other code has replaced it since."""
         if vars(self._owner).get(self._name) is not self._through:
             return
         if self.own:
@@ -116,14 +116,15 @@ _WRAPPED: Final[dict[tuple[int, str], _Wrapped]] = {}
 
 @contextmanager
 def around(owner: Any, name: str, wrap: Wrap) -> Iterator[None]:
-    """Has a function of a class or an object called through another, in this thread, while open.
+    """Call a function of a class or object through another one, in this thread, within the block.
 
-    Blocks may overlap in any order: the function is put back when the last of them ends.
+    Blocks may overlap in any order: the function is restored when the last of them ends.
 
     Args:
-        owner: It is not collected while the block is open.
-        name: Of the function.
-        wrap: Given the function, or what an earlier block made of it: what to call in its place.
+        owner: The class or object, which is not collected while the block is open.
+        name: The name of the function.
+        wrap: Takes the function, or an earlier block's wrap of it, and returns the one to call
+            instead.
     """
     key, mine = (id(owner), name), (threading.get_ident(), wrap)
     with _CHANGING:
@@ -155,7 +156,7 @@ _BLOCKS: Final[set[object]] = set()
 
 @contextmanager
 def eagerly() -> Iterator[None]:
-    """Has compiled models run uncompiled as long as any such block is open, in whatever order."""
+    """Run compiled models uncompiled while any such block is open, in whatever order they close."""
     block = object()
     with _CHANGING:
         if not _BLOCKS:
@@ -172,6 +173,6 @@ def eagerly() -> Iterator[None]:
 
 @contextmanager
 def tapping(unet: nn.Module) -> Iterator[ExitStack]:
-    """Has a model for this thread alone, uncompiled; what is put on the stack is undone."""
+    """Hold a network for this thread alone, uncompiled; undo what is put on the stack."""
     with exclusively(unet), eagerly(), ExitStack() as stack:
         yield stack

@@ -1,4 +1,4 @@
-"""Training and evaluation: networks are used in evaluation, and left in the mode they were in."""
+"""Use networks in evaluation mode, and leave them in the mode they were in."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["evaluating"]
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Has networks and all their modules in evaluation mode while open.
+    """Switch networks and all their modules to evaluation mode within the block.
 
-    A pipeline from diffusers is in evaluation; one that is being trained has dropout.
+    A pipeline from diffusers is in evaluation mode; one that is being trained has dropout.
     """
     training = [module for each in networks for module in each.modules() if module.training]
     for module in training:

@@ -1,8 +1,8 @@
-"""What a block of a transformer reads: its input after its own adaptive normalisation.
+"""Show what a transformer block reads: its input after its own adaptive normalisation.
 
-The features between blocks are dominated by a few massive channels (Gan et al. 2025,
-arXiv 2505.18584). Each block normalises, scales and shifts them for the timestep before it reads
-them. Some classes do so in a module of the block, others between a plain norm and the attention.
+The features between blocks are dominated by a few massive channels (Gan et al. 2025, arXiv
+2505.18584). Each block normalises, scales and shifts them for the timestep before it reads them.
+Some classes do so in a module of the block, others between a plain norm and the attention.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ def on_normed(
     """Show a function what a block's adaptive normalisation gives; the function may replace it.
 
     Args:
-        network: Network that has the block.
-        layout: Its own.
-        block: Path of a block whose layout names the place.
-        see: Given shape (row, token, channel): a tensor in its place, or None to leave it.
+        network: The network that has the block.
+        layout: The layout of the network.
+        block: The path of a block whose layout names the place.
+        see: A function of the tensor (row, token, channel) that returns a replacement, or None to
+            leave it unchanged.
 
     Returns:
-        Handle that removes the hook.
+        The handle that removes the hook.
     """
     own = layout.part(block)
     assert own is not None
@@ -52,7 +53,7 @@ def on_normed(
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(_: nn.Module, inputs: Any, output: Any) -> Any:
-        # Gates and scales for what follows come behind it.
+        # Gates and scales for what follows come after it.
         whole = output if isinstance(output, tuple) else (output,)
         edited = see(whole[0])
         if edited is None:

@@ -1,4 +1,4 @@
-"""Base of all models made of a diffusers pipeline: guidance, autoencoder, sizes and sites."""
+"""The base of all models made from a diffusers pipeline: guidance, autoencoder, sizes and sites."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ __all__ = ["PipelineModel", "rows_of"]
 
 
 class PipelineModel(ABC):
-    """A pipeline's denoising network, autoencoder and text encoders, taken as they are.
+    """A pipeline's denoising network, autoencoder and text encoders, used as they are.
 
     Args:
-        pipeline: Pipeline of diffusers.
+        pipeline: A diffusers pipeline.
         network: Its UNet or transformer.
-        name: How it was asked for; part of every dataset's provenance.
+        name: The name it was loaded by, part of every dataset's provenance.
 
     Attributes:
         unet: The denoising network, a UNet or a transformer.
         decoder: The autoencoder that decodes: the pipeline's own, unless another for the same
-            latents is put in its place.
+            latents replaces it.
     """
 
     family: Family
     image_size: int
     size_multiple: int
     _widens = False
-    """Whether the autoencoder leaves the range of float16."""
+    """Whether the autoencoder exceeds the range of float16."""
     _reads_guidance = False
-    """Whether the scale of guidance is an input of the network, as of distilled models."""
+    """Whether the guidance scale is an input of the network, as in distilled models."""
     _usual_guidance = ""
-    """A hint on the scale of guidance, for messages."""
+    """A hint about the guidance scale, for messages."""
 
     def __init__(self, pipeline: Any, network: Any, name: str) -> None:
         self.name = name
@@ -58,38 +58,38 @@ class PipelineModel(ABC):
 
     @property
     def schedule(self) -> Schedule:
-        """The noise schedule of the pipeline's scheduler, which may be set after loading."""
+        """Return the schedule of the pipeline's scheduler, which may be replaced after loading."""
         return Schedule.from_scheduler(self.pipeline.scheduler)
 
     def timesteps(self, steps: int, size: tuple[int, int]) -> tuple[int, ...]:
         """Return the sampling grid, from the most noise to the least.
 
         Args:
-            steps: How many.
-            size: Height and width of the image in pixels.
+            steps: The number of steps.
+            size: The height and width of the image in pixels.
 
         Raises:
-            ConfigError: There are not so many.
+            ConfigError: The schedule has fewer timesteps.
         """
         return self.schedule.timesteps(steps)
 
     @abstractmethod
     def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
-        """Encodes a prompt, as the pipeline does."""
+        """Encode a prompt as the pipeline does."""
 
     def predict(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
-        """Return the predicted noise, with gradients where the latents ask for them.
+        """Return the predicted noise, with gradients if the latents require them.
 
-        Waits while another thread records or intervenes.
+        The call waits while another thread records or intervenes.
 
         Args:
-            latents: x_t, float32, shape (sample, channel, y, x).
-            timestep: t.
-            condition: Encoded text. With guidance the network sees twice the samples, the
-                unconditional ones first.
+            latents: The latents x_t, float32, shape (sample, channel, y, x).
+            timestep: The timestep t.
+            condition: The encoded text. With guidance, the network is called on twice the samples,
+                the unconditional ones first.
 
         Returns:
-            float32, of the latents' shape.
+            The noise, float32, in the latents' shape.
         """
         with (
             exclusively(self.unet),
@@ -110,7 +110,7 @@ class PipelineModel(ABC):
         """Return whether guidance takes two texts.
 
         Raises:
-            InputError: It is below 1, or nothing leads away from the negative prompt.
+            InputError: The guidance is below 1, or has no effect for a negative prompt.
         """
         hint = self._usual_guidance
         if not guidance >= 1:
@@ -118,7 +118,7 @@ class PipelineModel(ABC):
         guided = guidance > 1 and not self._reads_guidance
         if prompt.negative_prompt and not guided:
             raise InputError(
-                f"negative_prompt is {prompt.negative_prompt!r}, and nothing leads away from it: "
+                f"negative_prompt is {prompt.negative_prompt!r}, and has no effect: "
                 + (
                     "this model reads guidance as a number and sees one text"
                     if self._reads_guidance
@@ -130,48 +130,48 @@ class PipelineModel(ABC):
     @property
     @abstractmethod
     def text_parts(self) -> dict[str, nn.Module]:
-        """The text encoders by name."""
+        """Return the text encoders by name."""
 
     @property
     @abstractmethod
     def text_length(self) -> int:
-        """Tokens of a text."""
+        """Return the number of tokens of a text."""
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """All networks that decide what it answers, by name."""
+        """Return all networks that determine its answers, by name."""
         attribute = layout_of(self.unet).attribute
         own = {attribute: self.unet, **self.text_parts, "vae": self.vae}
         return own if self.decoder is self.vae else {**own, "decoder": self.decoder}
 
     @property
     def device(self) -> torch.device:
-        """Return the device that the network runs on; an offloaded one waits elsewhere."""
+        """Return the device that the network runs on, even while it is offloaded."""
         return torch.device(self.pipeline._execution_device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the dtype that the network computes in; weights may be kept in another."""
+        """Return the dtype that the network computes in; its weights may be stored in another."""
         network: Any = unwrapped(self.unet)
         dtype: torch.dtype = network.dtype
         return dtype
 
     @property
     def weights(self) -> str:
-        """A hash of the network's weights as they are now: equal for equal values and dtypes.
+        """Return a hash of the network's current weights: equal for equal values and dtypes.
 
-        Weights of adapters are left out; `emerdiff_probe.models.identity.identity` has them too.
+        Weights of adapters are excluded; `emerdiff_probe.models.identity.identity` includes them.
         """
         return unet_weights(self.unet)
 
     def decode_with(self, folder: str) -> None:
-        """Lets a tiny autoencoder for the same latents decode from now on.
+        """Decode with a tiny autoencoder for the same latents from now on.
 
         Args:
             folder: A folder or hub id of diffusers' ``AutoencoderTiny``.
 
         Raises:
-            ModelError: It is for other latents.
+            ModelError: It is made for other latents.
         """
         from diffusers import AutoencoderTiny
 
@@ -183,15 +183,16 @@ class PipelineModel(ABC):
         if (channels, factor) != (own, self._factor):
             raise ModelError(
                 f"the decoder {folder!r} is for latents of {channels} channels, {factor} times "
-                f"smaller than pictures; the model's have {own}, {self._factor} times smaller"
+                f"smaller than images; the model's have {own}, {self._factor} times smaller"
             )
         self.decoder = tiny.to(self.device)
 
     def drawn_size(self, prompt: Prompt) -> tuple[int, int]:
-        """Return height and width in pixels of the picture of a prompt.
+        """Return the height and width in pixels of the image of a prompt.
 
         Raises:
-            InputError: One is no multiple of `size_multiple`; says the nearest that are.
+            InputError: One is not a multiple of `size_multiple`; the message names the nearest that
+                are.
         """
         size = []
         for name in ("height", "width"):
@@ -200,7 +201,7 @@ class PipelineModel(ABC):
             if rest:
                 near = [each * self.size_multiple for each in (below, below + 1) if each]
                 raise InputError(
-                    f"{name} is {side}; choose a multiple of {self.size_multiple}, as "
+                    f"{name} is {side}; choose a multiple of {self.size_multiple}, such as "
                     f"{' or '.join(map(str, near))}"
                 )
             size.append(int(side))
@@ -208,7 +209,7 @@ class PipelineModel(ABC):
 
     @contextmanager
     def _precise(self, autoencoder: Any) -> Iterator[torch.dtype]:
-        """An autoencoder as it works: in evaluation, and XL's own beyond the range of float16."""
+        """Run an autoencoder in evaluation mode within the block, and XL's own not in float16."""
         dtype = next(autoencoder.parameters()).dtype
         widen = self._widens and dtype == torch.float16 and autoencoder.config.force_upcast
         if widen:
@@ -222,20 +223,20 @@ class PipelineModel(ABC):
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures, shape (sample, 3, y, x) in [0, 1], to latents: the posterior's mean, scaled."""
+        """Encode images (sample, 3, y, x) in [0, 1] as latents: the posterior's mean, scaled."""
         with self._precise(self.vae) as dtype:
             encoded = self.vae.encode((pictures * 2 - 1).to(self.device, dtype))
-        # A tiny autoencoder gives no distribution.
+        # A tiny autoencoder returns no distribution.
         tiny = hasattr(encoded, "latents")
         mean = (encoded.latents if tiny else encoded.latent_dist.mode()).float()
         centre, scale = _centre_and_scale(self.vae, mean)
         return (mean - centre) * scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures, shape (sample, 3, y, x); with gradients where they ask for them.
+        """Decode latents to images, shape (sample, 3, y, x), with gradients if they require them.
 
-        They are not clamped: a response is a difference of two of them, and clamping would hide
-        it wherever a picture is white or black.
+        Images are not clamped: a response is a difference of two, and clamping would hide it
+        wherever an image is white or black.
         """
         centre, scale = _centre_and_scale(self.decoder, latents)
         latents = latents / scale + centre
@@ -244,7 +245,7 @@ class PipelineModel(ABC):
         return decoded.float() / 2 + 0.5
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Shape (1, channel, y, x) of the latents of a picture of that size."""
+        """Return the shape (1, channel, y, x) of the latents of an image of that size."""
         network: Any = unwrapped(self.unet)
         channels = layout_of(network).latent_channels(network.config)
         return 1, channels, height // self._factor, width // self._factor
@@ -258,18 +259,20 @@ class PipelineModel(ABC):
         height: int | None = None,
         width: int | None = None,
     ) -> pd.DataFrame:
-        """List what there is to record in a table of the network's sites; nothing is run for it.
+        """Return a table of the network's sites that can be recorded, without running it.
 
         Args:
-            pattern: Names of sites separated by commas, with ``*`` for any characters; without a
-                port a name means ``out``, after ``!`` it is left out, and ``*`` is every site.
-            kind: Only sites of this kind, or these: "block", "resnet", "self", "cross", ...
-            level: Only sites on grids of so many rows, as 16.
-            height: Height of the picture in pixels; by default that of the model's training.
-            width: The same.
+            pattern: The names of sites separated by commas, with ``*`` for any characters; without
+                a port a name means ``out``, after ``!`` it is excluded, and ``*`` is every site.
+            kind: The kind or kinds of sites to list: "block", "resnet", "self", "cross", ...; by
+                default all.
+            level: The number or numbers of rows of the grids of sites to list, such as 16; by
+                default all.
+            height: The height of the image in pixels; by default that of the model's training.
+            width: The width of the image in pixels; by default that of the model's training.
 
         Returns:
-            A row for each site, in the order of computing: ``kind``, ``level``, ``dims``,
+            A row for each site, in the order of computation: ``kind``, ``level``, ``dims``,
             ``shape`` and ``bytes`` of one sample at one timestep in the model's dtype.
 
         Raises:
@@ -285,7 +288,7 @@ class PipelineModel(ABC):
 
 
 def _centre_and_scale(autoencoder: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """Return the mean to subtract from an autoencoder's latents, and the factor that follows."""
+    """Return the mean to subtract from an autoencoder's latents, and the factor to apply next."""
     config = autoencoder.config
     mean, deviation = (getattr(config, f"latents_{each}", None) for each in ("mean", "std"))
     if mean is None or deviation is None:
@@ -295,6 +298,6 @@ def _centre_and_scale(autoencoder: Any, latents: Tensor) -> tuple[Tensor | float
 
 
 def rows_of(count: int, unconditional: Tensor | None, conditional: Tensor) -> Tensor:
-    """Return rows of a call for so many samples, those without the prompt first."""
+    """Return the rows of a call for a number of samples, those without the prompt first."""
     parts = [conditional] if unconditional is None else [unconditional, conditional]
     return torch.cat([part.expand(count, *part.shape[1:]) for part in parts])

@@ -1,4 +1,4 @@
-"""What pipelines are refused, each by name, and what is said of parts that are not used."""
+"""Refuse unsupported pipelines by name, and report parts that are not used."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ ADDED: Final = {
     "adapter": "T2I-Adapter",
     "perturbed_attention": "perturbed attention guidance",
 }
-"""What adds to a UNet's predictions, and is set by a call of the pipeline alone."""
+"""Parts that add to a UNet's predictions and work only in calls of the pipeline."""
 
 
 def check_parts(pipeline: Any, name: str) -> None:
-    """Refuses what is not a Stable Diffusion, and says of what is loaded but not used."""
+    """Refuse pipelines unlike Stable Diffusion, and report parts that are loaded but not used.
+
+    Raises:
+        ModelError: The pipeline is not supported; the message gives the reason.
+    """
     kind = type(pipeline).__name__
     config = getattr(pipeline, "config", {})
     if config.get("requires_aesthetics_score") or (
@@ -35,7 +39,7 @@ def check_parts(pipeline: Any, name: str) -> None:
         and getattr(pipeline, "text_encoder", None) is None
     ):
         raise ModelError(
-            f"{name}: a refiner of Stable Diffusion XL works on the last timesteps alone, and "
+            f"{name}: a refiner of Stable Diffusion XL works only on the last timesteps, and "
             "reads an aesthetic score and one of two texts; choose the base model, or record your "
             "own call of the refiner with ep.probe(pipe)"
         )
@@ -66,17 +70,21 @@ def check_parts(pipeline: Any, name: str) -> None:
 
 
 def _check_unet(unet: Any, name: str) -> None:
-    """Refuses a UNet that asks for more in a call than is given, or cannot compute as it is."""
+    """Refuse a UNet that needs more inputs than it would get, or cannot compute as it is.
+
+    Raises:
+        ModelError: It does; the message gives the reason.
+    """
     own: Any = unwrapped(unet)
     if not isinstance(own, UNet2DConditionModel):
         raise ModelError(
             f"{name}: its UNet is a {type(own).__name__}, and only a UNet2DConditionModel is "
-            "supported (others are for video, sound or unconditional pictures); choose a "
+            "supported (others are for video, sound or unconditional images); choose a "
             "text-to-image checkpoint of Stable Diffusion v1, v2 or XL"
         )
     if getattr(own, "encoder_hid_proj", None) is not None:
         raise ModelError(
-            f"{name}: an IP-Adapter is loaded, which needs a picture in every call; call "
+            f"{name}: an IP-Adapter is loaded, which needs an image in every call; call "
             "unload_ip_adapter(), or record your own call of the pipeline with ep.probe(pipe)"
         )
     known_inputs(own)
@@ -95,12 +103,15 @@ def _check_unet(unet: Any, name: str) -> None:
 
 
 def check_folder(folder: Path, index: Mapping[str, Any], name: str) -> None:
-    """Refuses a folder whose tokenizers have no files; some versions make one from nothing.
+    """Refuse a folder whose tokenizers have no files, which some versions make from nothing.
 
     Args:
-        folder: Folder of a pipeline; anything else, such as a hub id, is not looked into.
-        index: The parts that it says it has, as ``model_index.json`` names them.
-        name: What it is called.
+        folder: The folder of a pipeline; anything else, such as a hub id, is not examined.
+        index: The parts that the folder claims to have, as ``model_index.json`` names them.
+        name: The name of the model, for messages.
+
+    Raises:
+        ModelError: A tokenizer has no files.
     """
     for part in _TOKENIZERS:
         place = folder / part
@@ -110,7 +121,11 @@ def check_folder(folder: Path, index: Mapping[str, Any], name: str) -> None:
 
 
 def _check_tokenizers(pipeline: Any, name: str) -> None:
-    """Refuses a tokenizer that was made from nothing, which reads every text as the empty one."""
+    """Refuse a tokenizer that was made from nothing, which reads every text as empty.
+
+    Raises:
+        ModelError: A tokenizer has no vocabulary.
+    """
     for part in _TOKENIZERS:
         tokenizer = getattr(pipeline, part, None)
         if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -126,11 +141,11 @@ def _without_words(name: str, part: str) -> ModelError:
 
 
 def say_unused(pipeline: str, parts: Iterable[str]) -> None:
-    """Warns of parts that add to what a UNet computes and are not used.
+    """Warn about parts that add to a UNet's predictions and are not used.
 
     Args:
-        pipeline: What it is called.
-        parts: What there is; others than `ADDED` are not spoken of.
+        pipeline: The name of the pipeline.
+        parts: The parts that exist; those outside `ADDED` are ignored.
     """
     names = [ADDED[part] for part in parts if part in ADDED]
     if names:

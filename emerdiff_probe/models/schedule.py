@@ -1,7 +1,7 @@
-"""The arithmetic of a noise schedule: forward noising and one reverse step.
+"""Compute with a noise schedule: forward noising and one reverse step.
 
-diffusers' schedulers differ in rounding, clipping and in the timesteps that they take; a modulated
-run needs one step that can be taken from any timestep to any other, so it is written out here.
+diffusers' schedulers differ in rounding, clipping and in the timesteps that they take. A modulated
+run needs a step from any timestep to any other, so it is implemented here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["Prediction", "Schedule", "flow_timesteps"]
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 _LENGTH: Final = 1000
-"""Training timesteps of a flow."""
+"""The number of training timesteps of a flow."""
 
 _NO_SIGNAL: Final = 2.0**-24
-"""In place of an alpha_bar of 0, which x0 could not be divided by."""
+"""A replacement for an alpha_bar of 0, by which x0 could not be divided."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +34,12 @@ class Schedule:
 
     A flow is one in other coordinates: with noise level s, ``x = (1 - s) x0 + s eps``, divided by
     ``sqrt((1 - s)^2 + s^2)``, preserves variance, with ``alpha_bar = (1 - s)^2 / ((1 - s)^2 +
-    s^2)``; and what a network says of the flow's velocity, ``v = eps - x0``, says ``eps = x + (1 -
-    s) v``. So runs of flows are runs like all others; its timestep t is s = t / 1000.
+    s^2)``; and a network's prediction of the flow's velocity, ``v = eps - x0``, gives ``eps = x +
+    (1 - s) v``. Runs of flows are therefore runs like all others; the timestep t is s = t / 1000.
 
     Attributes:
-        alpha_bar: float64, shape (training timesteps,): the share of signal power left at t.
-        prediction: What the UNet's output means.
+        alpha_bar: The share of signal power left at t, float64, shape (training timesteps,).
+        prediction: The meaning of the network's output.
     """
 
     alpha_bar: Tensor
@@ -47,12 +47,14 @@ class Schedule:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> Self:
-        """Reads the schedule from a diffusers scheduler.
+        """Read the schedule from a diffusers scheduler.
 
-        Of a flow neither the scheduler's steps nor its shift are part of it; see `flow_timesteps`.
+        For a flow, neither the scheduler's steps nor its shift are part of it; see
+        `flow_timesteps`.
 
         Raises:
-            ModelError: It has no discrete ``alphas_cumprod``, or another prediction type.
+            ModelError: The scheduler has no discrete ``alphas_cumprod``, or another prediction
+                type.
         """
         config: Mapping[str, Any] = scheduler.config
         if _is_flow(scheduler):
@@ -71,25 +73,25 @@ class Schedule:
         if prediction == "flow_prediction":
             raise ModelError(
                 f"the scheduler {type(scheduler).__name__} steps through a flow in a way that is "
-                "not known here; set FlowMatchEulerDiscreteScheduler, as with pipeline.scheduler = "
+                "not supported; set FlowMatchEulerDiscreteScheduler, as in pipeline.scheduler = "
                 "FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)"
             )
         if prediction not in get_args(Prediction):
             raise ModelError(
-                f"prediction type {prediction!r} is not known; known: {get_args(Prediction)}"
+                f"prediction type {prediction!r} is unknown; choose from {get_args(Prediction)}"
             )
         return cls(alpha_bar.detach().double().cpu().clamp(min=_NO_SIGNAL), prediction)
 
     @property
     def length(self) -> int:
-        """Number of training timesteps."""
+        """Return the number of training timesteps."""
         return len(self.alpha_bar)
 
     def timesteps(self, steps: int) -> tuple[int, ...]:
-        """The sampling grid, from the most noise to the least.
+        """Return the sampling grid, from the most noise to the least.
 
-        "Leading" spacing with an offset of 1: 50 steps of 1000 give 981, 961, ..., 21, 1, the
-        grid on which the paper's t_f = 1 and t_m = 281 lie.
+        It has "leading" spacing with an offset of 1: 50 steps of 1000 give 981, 961, ..., 21, 1,
+        the grid of the paper's t_f = 1 and t_m = 281.
 
         Raises:
             ConfigError: `steps` is not between 1 and half the training timesteps.
@@ -100,16 +102,16 @@ class Schedule:
         return tuple(1 + stride * index for index in reversed(range(steps)))
 
     def signal(self, timestep: int | None) -> float:
-        """alpha_bar at a timestep; 1 for None, the clean picture."""
+        """Return alpha_bar at a timestep; 1 for None, the clean image."""
         return 1.0 if timestep is None else float(self.alpha_bar[timestep])
 
     def add_noise(self, x0: Tensor, eps: Tensor, timestep: int) -> Tensor:
-        """Draws x_t given x_0: ``sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps``."""
+        """Draw x_t given x_0: ``sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps``."""
         alpha_bar = self.signal(timestep)
         return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
 
     def as_read(self, x: Tensor, timestep: int) -> Tensor:
-        """X_t in the coordinates that the network reads."""
+        """Return x_t in the coordinates that the network reads."""
         return x * self._norm(timestep) if self.prediction == "flow" else x
 
     def _norm(self, timestep: int) -> float:
@@ -118,7 +120,7 @@ class Schedule:
         return 1 / (alpha_bar**0.5 + (1 - alpha_bar) ** 0.5)
 
     def to_noise(self, output: Tensor, x: Tensor, timestep: int) -> Tensor:
-        """The predicted noise, from what the UNet gives for x_t."""
+        """Return the predicted noise, from the network's output for x_t."""
         alpha_bar = self.signal(timestep)
         if self.prediction == "epsilon":
             return output
@@ -130,25 +132,25 @@ class Schedule:
         return (x - alpha_bar**0.5 * output) / (1 - alpha_bar) ** 0.5
 
     def to_x0(self, eps: Tensor, x: Tensor, timestep: int) -> Tensor:
-        """The predicted clean latents."""
+        """Return the predicted clean latents."""
         alpha_bar = self.signal(timestep)
         return (x - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
 
     def sigma(self, timestep: int, previous: int | None, eta: float = 1.0) -> float:
-        """Standard deviation of the noise that a step adds; 0 at the last (DDIM, eq. 16)."""
+        """Return the standard deviation of the noise of a step; 0 at the last (DDIM, eq. 16)."""
         now, then = self.signal(timestep), self.signal(previous)
         return eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
 
     def mean(
         self, x: Tensor, eps: Tensor, timestep: int, previous: int | None, eta: float = 1.0
     ) -> Tensor:
-        """mu(x_t): the mean of x at `previous`, given x at `timestep`.
+        """Return mu(x_t): the mean of x at `previous`, given x at `timestep`.
 
         Args:
-            x: Latents at `timestep`, any shape.
-            eps: Predicted noise, of the same shape.
-            timestep: The present timestep.
-            previous: The next smaller timestep of the grid, or None for the clean picture.
+            x: The latents at `timestep`, any shape.
+            eps: The predicted noise, of the same shape.
+            timestep: The current timestep.
+            previous: The next smaller timestep of the grid, or None for the clean image.
             eta: 1 for DDPM (Ho et al. 2020, eq. 7), 0 for DDIM (Song et al. 2021, eq. 12).
         """
         then = self.signal(previous)
@@ -165,12 +167,12 @@ class Schedule:
         previous: int | None,
         eta: float = 1.0,
     ) -> Tensor:
-        """X at `previous`: the mean plus sigma times unit noise."""
+        """Return x at `previous`: the mean plus sigma times unit noise."""
         sigma = self.sigma(timestep, previous, eta)
         return self.mean(x, eps, timestep, previous, eta) + sigma * noise
 
     def ddim_forward(self, x: Tensor, eps: Tensor, timestep: int | None, following: int) -> Tensor:
-        """One DDIM step towards more noise, taking eps as constant (Song et al. 2021)."""
+        """Return x after one DDIM step towards more noise with constant eps (Song et al. 2021)."""
         now, then = self.signal(timestep), self.signal(following)
         x0 = (x - (1 - now) ** 0.5 * eps) / now**0.5
         return then**0.5 * x0 + (1 - then) ** 0.5 * eps
@@ -183,17 +185,17 @@ def _is_flow(scheduler: Any) -> bool:
 def flow_timesteps(scheduler: Any, steps: int, tokens: int, *, even: bool) -> tuple[int, ...]:
     """Return the timesteps that a pipeline would take through a flow, rounded to thousandths.
 
-    The first is 999 at most: at 1000 there is no signal, and a step from there could go anywhere.
+    The first is at most 999: at 1000 there is no signal, and a step from there would be arbitrary.
 
     Args:
-        scheduler: The pipeline's, which is left as it is.
-        steps: How many.
-        tokens: Number of image tokens, by which some schedulers shift noise levels.
-        even: Whether the pipeline asks for evenly spaced noise levels before the shift; else the
-            scheduler spaces them.
+        scheduler: The pipeline's scheduler, which is left as it is.
+        steps: The number of steps.
+        tokens: The number of image tokens, by which some schedulers shift noise levels.
+        even: Whether the pipeline asks for evenly spaced noise levels before the shift; otherwise
+            the scheduler spaces them.
 
     Raises:
-        ConfigError: There are fewer than so many different ones.
+        ConfigError: There are fewer distinct timesteps.
     """
     if not 1 <= steps <= _LENGTH // 2:
         raise ConfigError(f"steps is {steps}; choose 1 to {_LENGTH // 2}")
@@ -206,14 +208,14 @@ def flow_timesteps(scheduler: Any, steps: int, tokens: int, *, even: bool) -> tu
     found = tuple(sorted(set(rounded), reverse=True))
     if len(found) < steps:
         raise ConfigError(
-            f"steps is {steps}, of which this scheduler puts several at one of {_LENGTH} "
+            f"steps is {steps}, of which this scheduler rounds several to the same of {_LENGTH} "
             f"timesteps; choose {len(found)} or fewer"
         )
     return found
 
 
 def _shift(config: Mapping[str, Any], tokens: int) -> float:
-    """The scheduler's mu, linear in the number of image tokens, as pipelines compute it."""
+    """Return the scheduler's mu, linear in the number of image tokens, as pipelines compute it."""
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     mu: float = least + (most - least) * (tokens - few) / (many - few)

@@ -1,4 +1,4 @@
-"""Any pipeline of diffusers like Stable Diffusion v1, v2 or XL as a `Denoiser`."""
+"""Use any diffusers pipeline like Stable Diffusion v1, v2 or XL as a `Denoiser`."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ _NO_CHECKER: Final = {"safety_checker": None, "requires_safety_checker": False}
 
 
 class StableDiffusion(PipelineModel):
-    """A pipeline's UNet, autoencoder and text encoders, taken as they are.
+    """A pipeline's UNet, autoencoder and text encoders, used as they are.
 
     Args:
         pipeline: A ``StableDiffusionPipeline``, a ``StableDiffusionXLPipeline`` or one with the
-            same parts, as those from picture to picture. Of one with a ControlNet or a T2I-Adapter
-            the UNet alone is used, with a warning.
-        name: How it was asked for; part of every dataset's provenance.
+            same parts, such as image-to-image pipelines. If it has a ControlNet or a T2I-Adapter,
+            only the UNet is used, with a warning.
+        name: The name it was loaded by, part of every dataset's provenance.
 
     Attributes:
         decoder: The autoencoder that decodes: the pipeline's own, unless another for the same
-            latents is put in its place.
+            latents replaces it.
 
     Raises:
-        ModelError: A part is missing, or is of a kind that is not known.
+        ModelError: A part is missing or not supported.
     """
 
     _usual_guidance = ", 7.5 is usual"
@@ -64,10 +64,10 @@ class StableDiffusion(PipelineModel):
         self.text = _text_encoding(pipeline)
         _ = self.schedule  # refused now, not at the first run
         config = self.unet.config
-        # Latent consistency models take the scale as an input.
+        # Latent consistency models take the guidance scale as an input.
         self._reads_guidance = config.time_cond_proj_dim is not None
         self._is_xl = self._widens = isinstance(self.text, TwoEncoders)
-        # The bundled model and those trained like it; how many levels there are tells nothing.
+        # The bundled model and those trained like it; the number of levels does not identify them.
         is_playground = (
             is_laid_out_as_playground(config)
             and self._factor == 4
@@ -80,20 +80,20 @@ class StableDiffusion(PipelineModel):
             if is_playground
             else "stable-diffusion"
         )
-        # Where a UNet does not say its size, diffusers' pipelines take these.
+        # If a UNet does not state its size, diffusers' pipelines use these.
         size = config.sample_size or (128 if self._is_xl else 64)
         self.image_size = (size if isinstance(size, int) else max(size)) * self._factor
         self.size_multiple = self._factor * 2 ** (len(config.block_out_channels) - 1)
 
     @classmethod
     def from_folder(cls, folder: str, name: str, dtype: torch.dtype, **options: Any) -> Self:
-        """Loads a pipeline saved by diffusers, from a folder or the hub.
+        """Load a pipeline saved by diffusers, from a folder or the hub.
 
         Args:
-            folder: Path, or a hub id.
-            name: How to call it.
-            dtype: Of all its parts.
-            **options: For the pipeline's ``from_pretrained``.
+            folder: A path, or a hub id.
+            name: The name of the model.
+            dtype: The dtype of all its parts.
+            **options: Options of the pipeline's ``from_pretrained``.
         """
         with quiet_transformers():
             from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -111,15 +111,15 @@ class StableDiffusion(PipelineModel):
 
     @classmethod
     def from_file(cls, path: Path, name: str, dtype: torch.dtype, **options: Any) -> Self:
-        """Loads a checkpoint in one file, with the names of the original code.
+        """Load a checkpoint in one file, with the names of the original code.
 
         Args:
-            path: Of a ``.safetensors`` file.
-            name: How to call it.
-            dtype: Of all its parts.
-            **options: For the pipeline's ``from_single_file``. The file holds weights alone; the
-                rest is taken from ``config``, a folder or hub id of a pipeline of its kind, by
-                default the one on the hub that diffusers takes it for.
+            path: The ``.safetensors`` file.
+            name: The name of the model.
+            dtype: The dtype of all its parts.
+            **options: Options of the pipeline's ``from_single_file``. The file holds only weights;
+                everything else comes from ``config``, a folder or hub id of a pipeline of its kind,
+                by default the one on the hub that diffusers detects.
 
         Raises:
             ModelError: It is not a whole model.
@@ -145,27 +145,27 @@ class StableDiffusion(PipelineModel):
 
     @property
     def text_parts(self) -> dict[str, nn.Module]:
-        """The text encoders by name."""
+        """Return the text encoders by name."""
         return self.text.parts
 
     @property
     def text_length(self) -> int:
-        """Tokens of a text."""
+        """Return the number of tokens of a text."""
         length: int = self.text.tokenizer.model_max_length
         return length
 
     @torch.no_grad()
     def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
-        """Encodes a prompt, as the pipeline does.
+        """Encode a prompt as the pipeline does.
 
         Args:
-            prompt: Text, or a prompt with more than a text. What is beyond the model's length is
-                cut, with a warning that says what.
-            guidance: Scale of classifier-free guidance; 1 means none.
+            prompt: A text, or a prompt with further settings. Text beyond the model's length is
+                cut, with a warning that quotes it.
+            guidance: The scale of classifier-free guidance; 1 means none.
 
         Raises:
-            InputError: The guidance is below 1, or there is a negative prompt for which it is none;
-                or the prompt does not fit the model.
+            InputError: The guidance is below 1, or too small for a negative prompt; or the prompt
+                does not fit the model.
         """
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         guided = self._is_guided(prompt, guidance)
@@ -190,7 +190,11 @@ class StableDiffusion(PipelineModel):
         )
 
     def _encoded(self, prompt: Prompt) -> tuple[Encoded, tuple[str, ...]]:
-        """A prompt as the UNet reads it, and the texts of its tokens."""
+        """Return a prompt as the UNet reads it, and the texts of its tokens.
+
+        Raises:
+            InputError: The given embeddings do not fit the model.
+        """
         if prompt.prompt_embeds is None:
             text, tokens = self._read(prompt.text)
             return self._in_dtype(self.text.encode(text, self.device, prompt.clip_skip)), tokens
@@ -218,7 +222,7 @@ class StableDiffusion(PipelineModel):
         return self._in_dtype(self.text.unconditional(self.device)), tokens
 
     def _read(self, prompt: str) -> tuple[str, tuple[str, ...]]:
-        """A text as the tokenizers take it, and the texts of its tokens."""
+        """Return a text as the tokenizers take it, and the texts of its tokens."""
         tokenizer = self.text.tokenizer
         text = as_read(self.pipeline, tokenizer, prompt)
         tokens, cut = token_texts(tokenizer, text)
@@ -256,7 +260,7 @@ class StableDiffusion(PipelineModel):
         return self.schedule.to_noise(output, torch.cat([latents] * condition.halves), timestep)
 
     def _guidance_embedding(self, rows: Tensor, guidance: float) -> Tensor | None:
-        """The scale of guidance as latent consistency models read it (Luo et al. 2023)."""
+        """Return the guidance scale as latent consistency models read it (Luo et al. 2023)."""
         if not self._reads_guidance:
             return None
         from diffusers import StableDiffusionPipeline
@@ -269,7 +273,7 @@ class StableDiffusion(PipelineModel):
         return embedding.to(rows)
 
     def _picture_numbers(self, latents: Tensor) -> Tensor:
-        """What XL reads of a picture: its size, no crop, and the size again, in pixels."""
+        """Return XL's numbers for an image: its size, no crop, and the size again, in pixels."""
         size = [side * self._factor for side in latents.shape[-2:]]
         return torch.tensor([[*size, 0, 0, *size]], device=latents.device, dtype=self.dtype)
 

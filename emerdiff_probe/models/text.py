@@ -1,4 +1,4 @@
-"""Text encoding: from a prompt to what a UNet reads of it."""
+"""Encode text: from a prompt to what a UNet reads of it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Encoded:
     """A prompt as a UNet reads it.
 
     Attributes:
-        embeddings: Shape (1, token, channel).
-        pooled: The whole prompt in one vector, shape (1, channel), where the UNet reads that too.
+        embeddings: The encoded text, shape (1, token, channel).
+        pooled: The whole prompt as one vector, shape (1, channel), if the UNet reads that too.
     """
 
     embeddings: Tensor
@@ -27,28 +27,28 @@ class Encoded:
 
 
 class TextEncoding(Protocol):
-    """How a family of models encodes text."""
+    """The way in which a family of models encodes text."""
 
     @property
     def tokenizer(self) -> Any:
-        """That which decides how long a prompt may be, and names its tokens."""
+        """Return the tokenizer that limits the length of a prompt and names its tokens."""
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Its networks by name, as pipelines call them."""
+        """Return its networks by name, as pipelines call them."""
 
     def encode(self, prompt: str, device: torch.device, clip_skip: int | None = None) -> Encoded:
-        """Encodes a prompt; what is beyond the tokenizer's length is cut.
+        """Encode a prompt; text beyond the tokenizer's length is cut.
 
         Args:
-            prompt: As the tokenizers take it; see `as_read`.
-            device: Where to.
-            clip_skip: How many of the last layers are left out; None reads what the UNet was
+            prompt: The text as the tokenizers take it; see `as_read`.
+            device: The device of the result.
+            clip_skip: The number of last layers to skip; None reads the layer that the UNet was
                 trained on.
         """
 
     def unconditional(self, device: torch.device) -> Encoded:
-        """What stands for no prompt in classifier-free guidance."""
+        """Return the encoding that stands for no prompt in classifier-free guidance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +60,11 @@ class OneEncoder:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Its network by name."""
+        """Return its network by name."""
         return {"text_encoder": self.encoder}
 
     def encode(self, prompt: str, device: torch.device, clip_skip: int | None = None) -> Encoded:
-        """Encodes a prompt, as ``StableDiffusionPipeline`` does."""
+        """Encode a prompt as ``StableDiffusionPipeline`` does."""
         tokens = _tokens(self.tokenizer, prompt)
         wants_mask = getattr(self.encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(device) if wants_mask else None
@@ -72,25 +72,26 @@ class OneEncoder:
         if clip_skip is None:
             return Encoded(self.encoder(ids, attention_mask=mask)[0])
         layers = self.encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states
-        # Versions of transformers have the last norm within a text_model, or beside its parts.
+        # In some versions of transformers the last norm is inside a text_model, in others beside
+        # its parts.
         last = getattr(self.encoder, "text_model", self.encoder).final_layer_norm
         return Encoded(last(_left_out(layers, clip_skip, 1)))
 
     def unconditional(self, device: torch.device) -> Encoded:
-        """The empty prompt."""
+        """Return the encoded empty prompt."""
         return self.encode("", device)
 
 
 @dataclass(frozen=True, eq=False)
 class TwoEncoders:
-    """Stable Diffusion XL: the last layer but one of two text encoders, side by side.
+    """Stable Diffusion XL: the second-to-last layers of two text encoders, side by side.
 
     The pooled text is the second encoder's projection (Podell et al. 2023, arXiv 2307.01952,
     section 2.1).
 
     Attributes:
-        tokenizer: Of the first encoder.
-        tokenizer_2: Of the second.
+        tokenizer: The tokenizer of the first encoder.
+        tokenizer_2: The tokenizer of the second encoder.
         encoder: A ``CLIPTextModel``.
         encoder_2: A ``CLIPTextModelWithProjection``.
         empty_is_zero: Whether the model was trained with zeros for no prompt.
@@ -104,21 +105,21 @@ class TwoEncoders:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Its networks by name."""
+        """Return its networks by name."""
         return {"text_encoder": self.encoder, "text_encoder_2": self.encoder_2}
 
     def encode(self, prompt: str, device: torch.device, clip_skip: int | None = None) -> Encoded:
-        """Encodes a prompt, as ``StableDiffusionXLPipeline`` does.
+        """Encode a prompt as ``StableDiffusionXLPipeline`` does.
 
-        The empty one is what stands for no prompt, so that it conditions on nothing; the pipeline
-        would encode its end marks.
+        The empty prompt gets the encoding that stands for no prompt, so that it conditions on
+        nothing; the pipeline would encode its end marks.
         """
         if self.empty_is_zero and not prompt:
             return self.unconditional(device)
         return self._encode(prompt, device, clip_skip)
 
     def unconditional(self, device: torch.device) -> Encoded:
-        """Zeros, or the empty prompt."""
+        """Return zeros, or the encoded empty prompt."""
         empty = self._encode("", device)
         if not self.empty_is_zero or empty.pooled is None:
             return empty
@@ -137,10 +138,10 @@ class TwoEncoders:
 
 
 def _left_out(layers: tuple[Tensor, ...], clip_skip: int, last: int) -> Tensor:
-    """The layer that is read when some of the last are left out; the one before is `last` of all.
+    """Return the layer to read if the last `clip_skip` are skipped; `last` counts the usual one.
 
     Raises:
-        InputError: The encoder has not so many layers.
+        InputError: The encoder has fewer layers.
     """
     if not 0 <= clip_skip <= len(layers) - last:
         raise InputError(f"clip_skip is {clip_skip}; choose 0 to {len(layers) - last}")
@@ -148,9 +149,9 @@ def _left_out(layers: tuple[Tensor, ...], clip_skip: int, last: int) -> Tensor:
 
 
 def as_read(pipeline: Any, tokenizer: Any, prompt: str) -> str:
-    """Return a prompt as a pipeline gives it to a tokenizer.
+    """Return a prompt as a pipeline passes it to a tokenizer.
 
-    A textual inversion of several vectors is one word for the user and several tokens.
+    A textual inversion of several vectors is one word to the user and several tokens to the model.
     """
     convert = getattr(pipeline, "maybe_convert_prompt", None)
     read: str = convert(prompt, tokenizer) if convert else prompt
@@ -165,7 +166,7 @@ def _tokens(tokenizer: Any, prompt: str) -> Any:
 
 
 def token_texts(tokenizer: Any, prompt: str) -> tuple[tuple[str, ...], str]:
-    """The texts of a prompt's tokens, filled up to the tokenizer's length, and what that cuts."""
+    """Return the texts of a prompt's tokens, padded to the tokenizer's length, and the cut text."""
     length = tokenizer.model_max_length
     whole = tokenizer(prompt).input_ids
     cut = tokenizer.decode(whole[length - 1 : -1]) if len(whole) > length else ""

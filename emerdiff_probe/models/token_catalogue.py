@@ -1,4 +1,4 @@
-"""Sites of transformers: which there are, and how image and text tokens lie in them."""
+"""List the sites of transformers, and how image and text tokens lie in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Row", "token_sites"]
 
 Shape = tuple[int, ...]
 Row = tuple[str, str, int, tuple[str, ...], Shape, int]
-"""Name, kind, level, dims, shape and bytes of a site."""
+"""The name, kind, level, dims, shape and bytes of a site."""
 
 
 def token_sites(
@@ -28,11 +28,11 @@ def token_sites(
     """Return the sites of a transformer in the order in which they are computed.
 
     Args:
-        copy: Copy of the network on the meta device; it keeps hooks, so discard it.
-        layout: Its own.
-        latents: Shape (1, channel, y, x) of what it is given.
-        tokens: Length of a text.
-        item: Bytes of a value.
+        copy: A copy of the network on the meta device; it keeps hooks, so discard it.
+        layout: The layout of the network.
+        latents: The shape (1, channel, y, x) of its input.
+        tokens: The number of tokens of a text.
+        item: The number of bytes of a value.
     """
     config: Any = copy.config
     cells = layout.cells(config)
@@ -75,7 +75,7 @@ def _reading(layout: Layout, config: Any, tokens: int) -> Reading:
 
 
 def _streams(part: Part, output: Any, image: int) -> Iterator[tuple[str, str, Shape]]:
-    """Port, stream and shape (row, token, channel) of all that a module gives."""
+    """Yield port, stream and shape (row, token, channel) of each output of a module."""
     alone = part.streams == (TEXT,)
     if part.joint:
         _, count, channels = output.shape
@@ -83,7 +83,7 @@ def _streams(part: Part, output: Any, image: int) -> Iterator[tuple[str, str, Sh
         shapes = {stream: (1, lengths[stream], channels) for stream in part.streams}
     else:
         outputs = (output,) if isinstance(output, Tensor) else output
-        # Last blocks may leave the text out, for which there is nothing more to do.
+        # The last blocks may drop the text, which nothing reads after them.
         shapes = {
             stream: tuple(each.shape)
             for stream, each in zip(part.streams, outputs, strict=False)
@@ -97,7 +97,7 @@ def _streams(part: Part, output: Any, image: int) -> Iterator[tuple[str, str, Sh
 def _multiplied(
     copy: nn.Module, path: str, part: Part, grid: tuple[int, int], tokens: int, item: int
 ) -> Iterator[Row]:
-    """Yield what an attention multiplies and gives, for each stream that takes part."""
+    """Yield the rows for the factors and the product of an attention, for each stream."""
     module: Any = copy.get_submodule(path)
     kind = attention_kind(copy, path)
     widths = {"query": module.to_q, "key": module.to_k, "value": module.to_v, "mix": module.to_v}

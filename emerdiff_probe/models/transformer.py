@@ -1,4 +1,4 @@
-"""Diffusion transformers of diffusers as a `Denoiser`."""
+"""Use diffusion transformers of diffusers as a `Denoiser`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Transformer"]
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """A prompt as a network reads it: texts of its tokens, and tensors of one row."""
+    """A prompt as a network reads it: the texts of its tokens, and tensors of one row."""
 
     tokens: tuple[str, ...]
     text: Tensor
@@ -34,17 +34,17 @@ class _Encoded:
 
 
 class Transformer(PipelineModel):
-    """A pipeline's transformer, autoencoder and text encoders, taken as they are.
+    """A pipeline's transformer, autoencoder and text encoders, used as they are.
 
     Its latents are those of a variance-preserving diffusion and are not packed, whatever the
     network reads; see `emerdiff_probe.models.schedule.Schedule`.
 
     Args:
-        pipeline: Pipeline of diffusers whose transformer has a layout.
-        name: How it was asked for; part of every dataset's provenance.
+        pipeline: A diffusers pipeline whose transformer has a layout.
+        name: The name it was loaded by, part of every dataset's provenance.
 
     Raises:
-        ModelError: Nothing is known of the transformer's class, or a part is missing.
+        ModelError: The transformer's class is not supported, or a part is missing.
     """
 
     def __init__(self, pipeline: Any, name: str) -> None:
@@ -64,13 +64,13 @@ class Transformer(PipelineModel):
 
     @classmethod
     def from_folder(cls, folder: str, name: str, dtype: torch.dtype, **options: Any) -> Self:
-        """Loads a pipeline saved by diffusers, from a folder or the hub.
+        """Load a pipeline saved by diffusers, from a folder or the hub.
 
         Args:
-            folder: Path, or a hub id.
-            name: How to call it.
-            dtype: Dtype of all its parts.
-            **options: For the pipeline's ``from_pretrained``.
+            folder: A path, or a hub id.
+            name: The name of the model.
+            dtype: The dtype of all its parts.
+            **options: Options of the pipeline's ``from_pretrained``.
         """
         with quiet_transformers():
             from diffusers import DiffusionPipeline
@@ -81,14 +81,14 @@ class Transformer(PipelineModel):
     def timesteps(self, steps: int, size: tuple[int, int]) -> tuple[int, ...]:
         """Return the sampling grid, from the most noise to the least.
 
-        That of a flow follows the pipeline's scheduler, which may shift it with the size.
+        The grid of a flow follows the pipeline's scheduler, which may shift it with the size.
 
         Args:
-            steps: How many.
-            size: Height and width of the image in pixels.
+            steps: The number of steps.
+            size: The height and width of the image in pixels.
 
         Raises:
-            ConfigError: There are not so many.
+            ConfigError: The schedule has fewer timesteps.
         """
         if self.schedule.prediction != "flow":
             return super().timesteps(steps, size)
@@ -98,7 +98,7 @@ class Transformer(PipelineModel):
 
     @property
     def text_parts(self) -> dict[str, nn.Module]:
-        """The text encoders by name."""
+        """Return the text encoders by name."""
         return {
             name: part
             for name, part in self.pipeline.components.items()
@@ -107,24 +107,24 @@ class Transformer(PipelineModel):
 
     @property
     def text_length(self) -> int:
-        """Tokens of a text."""
+        """Return the number of tokens of a text."""
         if self._length is None:
             self._length = self.condition("").embeddings.shape[1]
         return self._length
 
     @torch.no_grad()
     def condition(self, prompt: str | Prompt = "", guidance: float = 1.0) -> Condition:
-        """Encodes a prompt, as the pipeline does.
+        """Encode a prompt as the pipeline does.
 
         Args:
-            prompt: Text, or a prompt with more than a text. What is beyond the model's length is
+            prompt: A text, or a prompt with further settings. Text beyond the model's length is
                 cut, which diffusers logs.
-            guidance: Scale of guidance; 1 means none. Models that read it as an input, as
-                Flux.1-dev does, see one text.
+            guidance: The guidance scale; 1 means none. Models that read it as an input, such as
+                Flux.1-dev, see one text.
 
         Raises:
-            InputError: The guidance is below 1, or there is a negative prompt for which it is none;
-                or the prompt does not fit the model.
+            InputError: The guidance is below 1, or has no effect for a negative prompt; or the
+                prompt does not fit the model.
         """
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         guided = self._is_guided(prompt, guidance)
@@ -162,13 +162,15 @@ class Transformer(PipelineModel):
             "num_images_per_prompt": 1,
             "do_classifier_free_guidance": False,
             "clip_skip": clip_skip,
-            # The other encoders read the same.
+            # The other encoders read the same text.
             "prompt_2": None,
             "prompt_3": None,
         }
         known = inspect.signature(encode).parameters
         if clip_skip is not None and "clip_skip" not in known:
-            raise InputError(f"clip_skip is {clip_skip}, which {self.name} does not know")
+            raise InputError(
+                f"clip_skip is {clip_skip}, which {self.name} does not support; omit it"
+            )
         found = encode([text], **{name: each for name, each in asked.items() if name in known})
         named = dict(zip(self.layout.encoded, found, strict=False))
         pooled = named.get("pooled")
@@ -180,7 +182,7 @@ class Transformer(PipelineModel):
         )
 
     def _token_texts(self, text: str, length: int) -> Iterator[str]:
-        """Texts of all tokens; of several encoders each with its tokenizer's name."""
+        """Yield the texts of all tokens; with several encoders, each with its tokenizer's name."""
         names = self.layout.tokenizers
         for name in names:
             tokenizer = getattr(self.pipeline, name, None)
@@ -196,7 +198,11 @@ class Transformer(PipelineModel):
                 yield prefix + token.removesuffix("</w>")
 
     def _given(self, prompt: Prompt) -> _Encoded | None:
-        """A prompt that came encoded; None of others."""
+        """Return a prompt that was passed encoded; None for others.
+
+        Raises:
+            InputError: The given embeddings do not fit the model.
+        """
         if prompt.prompt_embeds is None:
             return None
         config: Any = unwrapped(self.unet).config
@@ -237,7 +243,11 @@ def _rows_if(count: int, unconditional: Tensor | None, conditional: Tensor | Non
 
 
 def _check_parts(pipeline: Any, name: str) -> None:
-    """Refuses a pipeline that lacks what a run needs."""
+    """Refuse a pipeline that lacks what a run needs.
+
+    Raises:
+        ModelError: A part is missing, or its parts do not fit each other.
+    """
     kind = type(pipeline).__name__
     missing = [part for part in ("vae", "scheduler") if getattr(pipeline, part, None) is None]
     if missing or not hasattr(pipeline, "encode_prompt"):

@@ -1,4 +1,4 @@
-"""Recordings: `record` runs the model itself, `probe` watches any call of a pipeline."""
+"""Record tensors at sites: `record` runs the model itself, `probe` watches any pipeline call."""
 
 from emerdiff_probe.recording import reducers
 from emerdiff_probe.recording.probes import Recorder, probe

@@ -1,4 +1,4 @@
-"""Runs of which nobody knows beforehand how long they are: steps as they come, then a tree."""
+"""Collect runs whose length is unknown beforehand: steps as they come, then a tree."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = ["Buffer", "Form"]
 
 @dataclass(frozen=True)
 class Form:
-    """What must not change within a run.
+    """The properties that must not change within a run.
 
     Attributes:
-        key: Of the caller.
-        rows: "sample", or "batch" where nobody knows what rows are.
-        samples: Rows of a call, or with guidance of one part of it.
-        guidance: Labels of the parts; none without.
-        latents: Shape (channel, y, x).
-        tokens: Length of a text.
-        masks: Masks of the keys of attention, as nested lists, which compare.
+        key: The key of the caller.
+        rows: "sample", or "batch" if it is unknown what the rows are.
+        samples: The rows of a call, or with guidance of one part of it.
+        guidance: The labels of the parts; empty without guidance.
+        latents: The shape (channel, y, x) of the latents.
+        tokens: The number of tokens of a text.
+        masks: The masks of the keys of attention, as nested lists, which can be compared.
     """
 
     key: object
@@ -59,21 +59,21 @@ class Buffer:
     """The values of one run of a probed model, collected step by step.
 
     Attributes:
-        form: Of all of them.
-        target: What was probed.
-        config: All that decides the values, beside the timesteps.
-        source: What made them.
-        interventions: That are active.
-        prompts: Of the samples.
-        texts: Of the tokens, or None where they are not known.
-        reduced: What is done to the values of each site.
-        file: Where values go; None: memory.
-        timesteps: Of the steps.
-        steps: Their positions among all steps of the caller.
-        values: Of each leaf, an array a step; of a file those that are not in it yet.
-        image: The pictures that the run ended with, if the caller gave any.
-        nbytes: Of all values.
-        ended: Whether there will be no more.
+        form: The form of all steps.
+        target: The probed model.
+        config: All settings that determine the values, besides the timesteps.
+        source: A name for the code that made them.
+        interventions: The active interventions.
+        prompts: The prompts of the samples.
+        texts: The texts of the tokens, or None if unknown.
+        reduced: The reduction of each site's values.
+        file: The file that values go to; None for memory.
+        timesteps: The timesteps of the steps.
+        steps: The positions of the steps among all steps of the caller.
+        values: The arrays of each leaf, one for each step; with a file, those not written yet.
+        image: The images that the run ended with, if the caller returned any.
+        nbytes: The bytes of all values.
+        ended: Whether there will be no more steps.
     """
 
     form: Form
@@ -104,7 +104,7 @@ class Buffer:
         reduced: Mapping[Site, Reduction],
         file: Growing | None,
     ) -> Buffer:
-        """Begin a buffer of which nothing is known but who fills it."""
+        """Begin a buffer for a caller."""
         texts = None
         if form.rows == schema.SAMPLE:
             texts = caller.tokens(form.samples, form.tokens, bool(form.guidance))
@@ -115,7 +115,7 @@ class Buffer:
         return cls(form, target, config, source, interventions, prompts, texts, reduced, file)
 
     def add(self, timestep: float, step: int, values: Mapping[str, NDArray[Any]]) -> None:
-        """Takes what one step gave."""
+        """Add the values of one step."""
         self._tree = None
         self.timesteps.append(timestep)
         self.steps.append(step)
@@ -124,21 +124,21 @@ class Buffer:
             self.values.setdefault(path, []).append(array)
         if self.file is not None:
             count = len(self.values[LATENTS])
-            # As long as blocks of a run of any length may be.
+            # As long as a block of a run of any length may be.
             if count == block_length(self._bytes_of_a_step, sys.maxsize):
                 self._write(self.file)
 
     @property
     def _bytes_of_a_step(self) -> int:
-        """Of one sample."""
+        """Return the bytes of one sample in a step."""
         return self.nbytes // (len(self.steps) * self.form.samples)
 
     def end(self, image: NDArray[np.uint8]) -> None:
-        """Takes the pictures that the run ended with."""
+        """Keep the images that the run ended with, and end the run."""
         self._tree, self.image = None, image
 
     def close(self) -> None:
-        """Ends the run, and with it the file."""
+        """End the run, and with it the file."""
         self.ended = True
         if self.file is not None:
             if self.values[LATENTS]:
@@ -146,20 +146,20 @@ class Buffer:
             self.file.finish(self._plan(), self.image)
 
     def size(self) -> tuple[int, int]:
-        """Height and width of the pictures in pixels."""
+        """Return the height and width of the images in pixels."""
         _, height, width = self.form.latents
         return height * self.target.factor, width * self.target.factor
 
     def tree(self) -> xr.DataTree:
-        """The run so far, as a recording; built once, until more comes.
+        """Return the run so far as a recording; built once, until more steps come.
 
         Raises:
-            CaptureError: It goes to a file and has not ended.
+            CaptureError: The run goes to a file and has not ended.
             StoreError: The file could not be written.
         """
         if self.file is not None and not self.ended:
             raise CaptureError(
-                f"a run is being written to '{self.file.path}'; it can be opened when it has "
+                f"a run is being written to '{self.file.path}'; it can be opened once it has "
                 "ended: after the pipeline's call, or after the block"
             )
         if self._tree is None:
@@ -199,7 +199,7 @@ class Buffer:
         )
 
     def _kept(self, name: str, mask: list[Any]) -> NDArray[np.float32]:
-        """A mask of the keys that are kept."""
+        """Return a mask of the keys that are kept."""
         whole = np.array(mask, np.float32)
         if MASKS[name] != schema.TOKEN:
             return whole
@@ -223,7 +223,7 @@ class Buffer:
             return dims, self.image
         axis = dims.index(schema.TIMESTEP)
         stacked = np.stack(self.values[leaf.path], axis=axis)
-        # The single arrays are let go, leaf by leaf, so that memory does not hold all twice.
+        # Release the single arrays leaf by leaf, so that memory never holds everything twice.
         self.values[leaf.path] = list(np.moveaxis(stacked, axis, 0))
         return dims, widened(stacked)
 

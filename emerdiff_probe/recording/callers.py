@@ -1,7 +1,7 @@
-"""Who calls a UNet, and what they tell of the rows of the call.
+"""Describe the callers of a network, and what they report about the rows of a call.
 
-A UNet call is a batch of rows. It does not say which are samples and which are the halves of
-classifier-free guidance: only who made the call knows.
+A network call is a batch of rows. It does not say which rows are samples and which are the halves
+of classifier-free guidance: only the caller knows.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from emerdiff_probe.models.text import as_read, token_texts
 __all__ = ["HALVES", "Caller", "OwnLoop", "PipelineCall", "Prediction", "Target"]
 
 HALVES: Final = ("uncond", "cond")
-"""Labels of the halves of a guided call, in their order."""
+"""The labels of the halves of a guided call, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What is probed.
+    """The model that is probed.
 
     Attributes:
-        unet: The UNet or transformer, as it is called, which may be compiled.
-        pipeline: That which calls it, if any.
-        denoiser: The same.
-        factor: Pixels of a picture to a side of one latent; 1 where nobody knows.
-        about: Provenance, fit for JSON.
+        unet: The UNet or transformer as it is called, possibly compiled.
+        pipeline: The pipeline that calls it, if any.
+        denoiser: The model of `emerdiff_probe.load` that calls it, if any.
+        factor: The pixels of an image along a side of one latent; 1 if unknown.
+        about: The provenance, fit for JSON.
     """
 
     unet: nn.Module
@@ -49,10 +49,10 @@ class Target:
 
     @classmethod
     def of(cls, model: Any) -> Target:
-        """Finds the network of a pipeline, a model or of itself.
+        """Find the network of a pipeline or a model, or take a network itself.
 
         Raises:
-            ModelError: There is none, or nothing is known of its class.
+            ModelError: There is none, or its class is not supported.
         """
         unet = network_of(model)
         layout_of(unet)
@@ -80,7 +80,7 @@ class Target:
 
 
 def _identity_of_parts(model: Any, unet: nn.Module) -> dict[str, Any]:
-    """What can be read from the networks of a pipeline that decide its pictures."""
+    """Return what can be read from the networks of a pipeline that determine its images."""
     parts = {
         name: part
         for name, part in getattr(model, "components", {}).items()
@@ -88,75 +88,75 @@ def _identity_of_parts(model: Any, unet: nn.Module) -> dict[str, Any]:
     }
     try:
         return parts_identity(parts | {layout_of(unet).attribute: unet})
-    except ModelError:  # offloaded layer by layer, which is recorded all the same
+    except ModelError:  # offloaded layer by layer, which can be recorded all the same
         return {}
 
 
 class Caller(Protocol):
-    """Who calls a UNet."""
+    """The caller of a network."""
 
     @property
     def source(self) -> str:
-        """What it is, for provenance."""
+        """Return a name for it, for provenance."""
 
     @property
     def key(self) -> object:
-        """Equal for calls that belong together."""
+        """Return a key that is equal for calls that belong together."""
 
     def guidance(self, latents: Tensor) -> tuple[str, ...] | None:
-        """Labels of the parts of a call's rows; none where all are samples; None: not known."""
+        """Return the labels of the parts of a call's rows; empty for samples, None if unknown."""
 
     def alternates_with(self, other: Caller) -> bool:
-        """Whether a call of the other can be a further part of the same step."""
+        """Return whether a call of the other can be a further part of the same step."""
 
     def unconditional(self, samples: int) -> Tensor | None:
-        """What stands for no prompt, (1 or sample, token, channel); None where it is not known."""
+        """Return the encoding of no prompt, (1 or sample, token, channel); None if unknown."""
 
     def prompts(self, samples: int) -> tuple[str, ...]:
-        """The prompt of each sample, empty where it is not known."""
+        """Return the prompt of each sample, empty if unknown."""
 
     def tokens(self, samples: int, length: int, guided: bool) -> NDArray[np.str_] | None:
-        """Texts of the tokens, (sample[, guidance], token), or None where they are not known."""
+        """Return the texts of the tokens, (sample[, guidance], token), or None if unknown."""
 
 
 @dataclass(frozen=True, eq=False)
 class OwnLoop:
-    """Code of the user's own, which tells nothing.
+    """A loop of the user's own, which reports nothing.
 
     Attributes:
-        target: Whose UNet it calls.
+        target: The model whose network it calls.
     """
 
     target: Target
 
     @property
     def source(self) -> str:
-        """That it is such."""
+        """Return a name for such a loop."""
         return "own loop"
 
     @property
     def key(self) -> None:
-        """All calls belong together."""
+        """Return None: all calls belong together."""
 
     def guidance(self, latents: Tensor) -> None:
-        """Not known."""
+        """Return None: the parts are unknown."""
 
     def alternates_with(self, other: Caller) -> bool:
-        """Whether it is such a loop, too."""
+        """Return whether the other is such a loop, too."""
         return isinstance(other, OwnLoop)
 
     def unconditional(self, samples: int) -> Tensor | None:
-        """The empty prompt, if there is something to encode it with."""
+        """Return the encoded empty prompt, if there is a text encoder."""
         if self.target.denoiser is not None:
             return self.target.denoiser.condition("").embeddings
         return _encoded(self.target.pipeline, [""])
 
     def prompts(self, samples: int) -> tuple[str, ...]:
-        """Not known."""
+        """Return empty prompts: they are unknown."""
         return ("",) * samples
 
     def tokens(self, samples: int, length: int, guided: bool) -> None:
-        """Not known."""
+        """Return None: the tokens are unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,36 +168,36 @@ class Prediction:
 
     @property
     def source(self) -> str:
-        """The model's name."""
+        """Return the model's name."""
         return self.model.name
 
     @property
     def key(self) -> object:
-        """What the predictions are conditioned on."""
+        """Return the condition of the predictions."""
         condition = self.condition
         texts = condition.prompt, condition.described
         return texts, condition.guidance, len(condition.embeddings)
 
     def guidance(self, latents: Tensor) -> tuple[str, ...]:
-        """Both halves where the condition has them."""
+        """Return both halves if the condition has them."""
         return HALVES if self.condition.halves == 2 else ()
 
     def alternates_with(self, other: Caller) -> bool:
-        """Whether one of them is a prediction without a prompt, and the other is not."""
+        """Return whether exactly one of the two is a prediction without a prompt."""
         if not isinstance(other, Prediction):
             return False
         return bool(self.condition.prompt) != bool(other.condition.prompt)
 
     def unconditional(self, samples: int) -> Tensor:
-        """The empty prompt."""
+        """Return the encoded empty prompt."""
         return self.model.condition("").embeddings
 
     def prompts(self, samples: int) -> tuple[str, ...]:
-        """The condition's; not known where it joins those of several samples."""
+        """Return the condition's prompt; empty if it joins those of several samples."""
         return (self.condition.prompt if self._is_one else "",) * samples
 
     def tokens(self, samples: int, length: int, guided: bool) -> NDArray[np.str_] | None:
-        """The condition's, beside those of the negative prompt where there is guidance."""
+        """Return the condition's tokens, with those of the negative prompt if there is guidance."""
         texts = self.condition.tokens
         if not self._is_one or len(texts) != length:
             return None
@@ -216,12 +216,12 @@ class PipelineCall:
     """A call of a diffusers pipeline.
 
     Attributes:
-        pipeline: It.
-        prompt: What it was called with.
-        negative_prompt: The same.
-        embedded: Whether it was called with texts that were encoded before.
-        guidance_scale: What it was called with; None where it knows no such argument.
-        length: How many tokens a prompt may have, if it was called with that.
+        pipeline: The pipeline.
+        prompt: The prompt argument.
+        negative_prompt: The negative prompt argument.
+        embedded: Whether the texts were passed encoded.
+        guidance_scale: The guidance scale argument; None if the pipeline has none.
+        length: The largest number of tokens of a prompt, if it was passed.
     """
 
     pipeline: Any
@@ -233,7 +233,7 @@ class PipelineCall:
 
     @classmethod
     def of(cls, pipeline: Any, arguments: Mapping[str, Any]) -> PipelineCall:
-        """Reads a call by the names of its arguments."""
+        """Read a call by the names of its arguments."""
         known = inspect.signature(type(pipeline).__call__).parameters.get("guidance_scale")
         scale = arguments.get("guidance_scale", None if known is None else known.default)
         embedded = any(
@@ -250,21 +250,21 @@ class PipelineCall:
 
     @property
     def source(self) -> str:
-        """The pipeline's kind."""
+        """Return the pipeline's class name."""
         return type(self.pipeline).__name__
 
     @property
     def key(self) -> object:
-        """This call."""
+        """Return this call."""
         return id(self)
 
     def guidance(self, latents: Tensor) -> tuple[str, ...] | None:
-        """What the pipeline says while it runs.
+        """Return the parts that the pipeline reports while it runs.
 
-        Believed of pipelines that say it, and that give both halves, and no others, the same
-        latents. Those with more than two parts (perturbed attention, guidance by a picture) do not
-        say what they are. Pipelines that call once for each text, or know no guidance, have samples
-        alone in a call.
+        The report is trusted if the pipeline gives both halves, and no other rows, the same
+        latents. Pipelines with more than two parts (perturbed attention, guidance by an image) do
+        not report what they are. Pipelines that call once for each text, or have no guidance, have
+        only samples in a call.
         """
         way = layout_of(network_of(self.pipeline)).guidance
         if way != "halves":
@@ -281,11 +281,11 @@ class PipelineCall:
         return HALVES if same else None
 
     def alternates_with(self, other: Caller) -> bool:
-        """Whether it is the same call of the pipeline."""
+        """Return whether it is the same call of the pipeline."""
         return other is self
 
     def unconditional(self, samples: int) -> Tensor | None:
-        """The negative prompts."""
+        """Return the encoded negative prompts."""
         if self.embedded:
             return None
         negative = _spread(self.negative_prompt or "", samples)
@@ -294,10 +294,10 @@ class PipelineCall:
         return _encoded(self.pipeline, list(negative), self.length)
 
     def _contradicts(self, latents: Tensor) -> bool:
-        """Whether a pipeline that says there is no guidance gives every latent twice.
+        """Return whether a pipeline reports no guidance but passes every latent twice.
 
-        That of panoramas does, each view beside itself; those of latent consistency models say so
-        too, and mean it.
+        Pipelines for panoramas do so, with each view next to itself. Those of latent consistency
+        models report no guidance and really use none.
         """
         scale = getattr(self.pipeline, "guidance_scale", 1)
         if len(latents) % 2 or not scale > 1:
@@ -310,11 +310,11 @@ class PipelineCall:
         )
 
     def prompts(self, samples: int) -> tuple[str, ...]:
-        """The texts that it was called with, each as often as there are pictures of it."""
+        """Return the texts that it was called with, each as often as there are images of it."""
         return _spread(self.prompt, samples) or ("",) * samples
 
     def tokens(self, samples: int, length: int, guided: bool) -> NDArray[np.str_] | None:
-        """Of the prompts, beside those of the negative prompts where there is guidance."""
+        """Return the prompts' tokens, with those of the negative prompts if there is guidance."""
         tokenizer = getattr(self.pipeline, "tokenizer", None)
         prompts = _spread(self.prompt, samples)
         if tokenizer is None or prompts is None or self.embedded:
@@ -332,7 +332,7 @@ class PipelineCall:
 
 
 def _encoded(pipeline: Any, texts: list[str], length: int | None = None) -> Tensor | None:
-    """Texts as a pipeline's network reads them, or None where the pipeline cannot say."""
+    """Return texts as a pipeline's network reads them, or None if it cannot encode them."""
     if getattr(pipeline, "text_encoder", None) is None:
         return None
     try:
@@ -342,19 +342,19 @@ def _encoded(pipeline: Any, texts: list[str], length: int | None = None) -> Tens
                 "device": pipeline._execution_device,
                 "num_images_per_prompt": 1,
                 "do_classifier_free_guidance": False,
-                # The other encoders read the same.
+                # The other encoders read the same text.
                 "prompt_2": None,
                 "prompt_3": None,
                 **({} if length is None else {"max_sequence_length": length}),
             }
             asked = {name: value for name, value in asked.items() if name in known}
             return pipeline.encode_prompt(prompt=texts, **asked)[0]
-    except Exception:  # every pipeline has arguments and errors of its own
+    except Exception:  # Each pipeline has arguments and errors of its own.
         return None
 
 
 def _spread(given: Any, samples: int) -> tuple[str, ...] | None:
-    """One text or several, each for its share of the samples."""
+    """Return one text or several, each repeated for its share of the samples."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or samples % len(texts):
         return None

@@ -1,4 +1,4 @@
-"""Who is calling a UNet just now: a pipeline, a model, or a loop that tells nothing."""
+"""Track who is calling a network: a pipeline, a model, or a loop that reports nothing."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ __all__ = ["callers"]
 
 @contextmanager
 def callers(pipeline: Any, denoiser: Denoiser | None) -> Iterator[Callable[[], Caller | None]]:
-    """Follows who calls a UNet.
+    """Track the caller of a network.
 
     Args:
-        pipeline: That which may call it, or None.
-        denoiser: The same.
+        pipeline: The pipeline that may call it, or None.
+        denoiser: The model that may call it, or None.
 
     Yields:
-        A function that gives the caller of the call in progress; None of a loop of one's own.
+        A function that returns the caller of the call in progress; None for a loop of the user's
+        own.
     """
     now: list[Caller] = []
 

@@ -1,4 +1,4 @@
-"""From what a tap gives to the values that are recorded: laid out by place, cast and checked."""
+"""Turn tapped tensors into recorded values: laid out by location, cast and checked."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from emerdiff_probe.sites import Site
 __all__ = ["Sites", "ValueType", "as_array", "laid_out", "pattern_of", "torch_dtype"]
 
 Sites: TypeAlias = "str | Sequence[str] | pd.DataFrame"
-"""A pattern, several, or a table of `model.sites()`."""
+"""A pattern, several patterns, or a table from `model.sites()`."""
 
 ValueType = Literal["float16", "float32"]
-"""What values are cast to. NumPy and Zarr have no bfloat16."""
+"""The dtype that values are cast to. NumPy and Zarr have no bfloat16."""
 
 _DTYPES: Final = {"float16": torch.float16, "float32": torch.float32}
 _WIDER: Final = {torch.float16: torch.float32, torch.float32: torch.float64}
 
 
 def pattern_of(sites: Sites) -> str:
-    """One pattern for all that `sites` names."""
+    """Return one pattern for everything that `sites` names."""
     if isinstance(sites, str):
         return sites
     return ",".join(sites.index if isinstance(sites, pd.DataFrame) else sites)
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of a name.
+    """Return the torch dtype of a name.
 
     Raises:
-        ConfigError: Recordings have no such dtype.
+        ConfigError: Recordings do not support this dtype.
     """
     if name not in _DTYPES:
         raise ConfigError(f"dtype is {name!r}; choose one of {', '.join(_DTYPES)}")
@@ -47,22 +47,22 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def laid_out(tensor: Tensor, site: Site, shape: tuple[int, ...]) -> Tensor:
-    """A site's tensor with its rows first, then its dims as a catalogue names them.
+    """Return a site's tensor with its rows first, then its dims as a catalogue names them.
 
     Args:
-        tensor: Shape (row, channel, y, x) or (row, place or token, channel).
-        site: It is of.
-        shape: Of one row, as (y, x, head, channel).
+        tensor: The tensor, shape (row, channel, y, x) or (row, location or token, channel).
+        site: The site of the tensor.
+        shape: The shape of one row, such as (y, x, head, channel).
 
     Raises:
-        CaptureError: It has not the size that the layout of the UNet gives.
+        CaptureError: The tensor's size differs from that of the network's layout.
     """
     if tensor.ndim == 4:
         tensor = rearrange(tensor, "row c y x -> row y x c")
     if tensor[0].numel() != math.prod(shape):
         raise CaptureError(
-            f"'{site}' gives {tuple(tensor.shape)}, which is not {shape} in each row; "
-            "is something loaded into the UNet that changes the number of its tokens?"
+            f"'{site}' has shape {tuple(tensor.shape)}, which is not {shape} in each row; "
+            "check whether something loaded into the UNet changes the number of its tokens"
         )
     return tensor.detach().reshape(-1, *shape)
 
@@ -70,13 +70,13 @@ def laid_out(tensor: Tensor, site: Site, shape: tuple[int, ...]) -> Tensor:
 def as_array(
     tensor: Tensor, dtype: torch.dtype, site: Site, timestep: float | None = None
 ) -> NDArray[Any]:
-    """Values in a dtype of recordings, in memory of NumPy.
+    """Return values in a dtype of recordings, in NumPy's memory.
 
     Raises:
-        CaptureError: Some are not finite, or too large for the dtype.
+        CaptureError: Some values are not finite, or too large for the dtype.
     """
     cast = tensor.to(dtype)
-    # A sum in a wider dtype is finite if and only if all of it is, and takes one pass.
+    # A sum in a wider dtype is finite if and only if all values are, and takes one pass.
     if not math.isfinite(cast.sum(dtype=_WIDER[dtype])):
         name = str(dtype).removeprefix("torch.")
         when = "" if timestep is None else f" at timestep {timestep:g}"

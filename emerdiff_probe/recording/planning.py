@@ -1,4 +1,4 @@
-"""What a recording of runs will hold, before anything runs."""
+"""Plan what a recording of runs will hold, before anything runs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Sample:
 
     Attributes:
         prepared: An input, ready for its model.
-        name: By which it is selected.
-        run: Its run, if that is made already.
+        name: The name by which it is selected.
+        run: Its run, if it exists already.
     """
 
     prepared: Prepared
@@ -41,22 +41,22 @@ class Sample:
 
     @property
     def timesteps(self) -> tuple[int, ...]:
-        """All timesteps of its run."""
+        """Return all timesteps of its run."""
         return self.prepared.timesteps if self.run is None else self.run.trajectory.timesteps
 
     @property
     def trajectory(self) -> Trajectory:
-        """The trajectory of its run."""
+        """Return the trajectory of its run."""
         return self.prepared.trajectory if self.run is None else self.run.trajectory
 
     @property
     def interventions(self) -> tuple[Any, ...]:
-        """Those that its run is under."""
+        """Return the interventions that its run is under."""
         return () if self.run is None else self.run.interventions
 
     @property
     def about(self) -> dict[str, Any]:
-        """Prompt, seed and source, for the recording's coordinates and its identity."""
+        """Return prompt, seed and source, for the recording's coordinates and its identity."""
         prepared = self.prepared
         source = f"{prepared.about}, {prepared.fit}"
         if isinstance(prepared.source, Prompt) and prepared.drawn:
@@ -65,9 +65,9 @@ class Sample:
 
 
 def joint(network: nn.Module, sites: Iterable[Site]) -> dict[str, Any]:
-    """Return for a recording's configuration which of its attentions join image and text.
+    """Return the attentions that join image and text, for a recording's configuration.
 
-    Nothing where there are none.
+    The result is empty if there are none.
     """
     found = joint_attentions(network, [site.path for site in sites])
     return {"joint": found} if found else {}
@@ -77,7 +77,7 @@ def wanted_timesteps(sample: Sample, asked: Sequence[int] | None) -> tuple[int, 
     """Return the timesteps to record, from the most noise to the least.
 
     Raises:
-        ConfigError: None, or one that the run does not visit.
+        ConfigError: None is given, or one that the run does not visit.
     """
     visited = sample.timesteps
     if asked is None:
@@ -89,7 +89,7 @@ def wanted_timesteps(sample: Sample, asked: Sequence[int] | None) -> tuple[int, 
             f"{', '.join(map(str, reversed(visited)))}"
         )
     if not wanted:
-        raise ConfigError("timesteps is empty; leave it out to record all of them")
+        raise ConfigError("timesteps is empty; omit it to record all of them")
     return tuple(map(int, wanted))
 
 
@@ -101,15 +101,15 @@ def plan_recording(
     dtype: str,
     further: Mapping[str, Any],
 ) -> Plan:
-    """Return what a recording will hold.
+    """Return the plan of a recording.
 
     Args:
-        samples: Of one model, size and number of guidance halves.
-        reduced: What is done to the values of each site.
-        timesteps: Which are recorded.
-        batch: Samples in one UNet call.
-        dtype: Of the values.
-        further: What else decides the values.
+        samples: Samples of one model, size and number of guidance halves.
+        reduced: The reduction of each site's values.
+        timesteps: The timesteps to record.
+        batch: The number of samples in one network call.
+        dtype: The dtype of the values.
+        further: Further settings that determine the values.
     """
     first = samples[0].prepared
     model, settings, (height, width) = first.model, first.settings, first.size
@@ -163,7 +163,7 @@ def plan_recording(
 def _masks(
     conditions: Sequence[Condition], guided: bool, kept: list[int]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return which tokens the models that read a mask are let see; of others nothing."""
+    """Return the tokens that models with a text mask can see; empty for other models."""
     if conditions[0].mask is None:
         return {}
     parts = ("unconditional_mask", "mask") if guided else ("mask",)

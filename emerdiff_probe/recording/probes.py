@@ -1,4 +1,4 @@
-"""`probe()`: what happens inside a UNet while somebody else's code calls it, as a labelled tree."""
+"""Record what happens inside a network while other code calls it, as a labelled tree: `probe()`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ from emerdiff_probe.taps import Capture, capture, restored_after_errors, watched
 __all__ = ["Recorder", "probe"]
 
 _TOKENS: Final = 77
-"""Of a text, before a call shows how many there are; names of sites do not depend on it."""
+"""The assumed number of tokens of a text, until a call shows it; names of sites do not depend on
+it.
+"""
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def probe(
     store: str | os.PathLike[str] | None = None,
     max_bytes: int | None = None,
 ) -> Iterator[Recorder]:
-    """Records what happens at sites while the block runs a model in its own way.
+    """Record the tensors at sites while the block runs a model in its own way.
 
     For example::
 
@@ -75,33 +77,34 @@ def probe(
             image = pipe("a red house").images[0]
         recorder.tree
 
-    Nothing is changed but speed: a compiled UNet runs eagerly within the block. Of hooks that edit
-    tensors, the probe sees what those do that were there before it.
+    Only speed changes: a compiled network runs eagerly within the block. If other hooks edit
+    tensors, the probe sees the edits of those that were installed before it.
 
     Args:
         model: A diffusers pipeline with a UNet or a transformer that has a layout, with whatever is
             loaded into it; such a network alone; or a model from `emerdiff_probe.load`.
-        sites: As `emerdiff_probe.record` takes them.
-        dtype: What values are cast to.
-        reduce: As `emerdiff_probe.record` takes it, but for principal components, which need a
+        sites: A pattern, or several, or a table from `model.sites`, as for `emerdiff_probe.record`.
+        dtype: The dtype that values are cast to.
+        reduce: Reducers, as for `emerdiff_probe.record`, except principal components, which need a
             first pass.
-        store: A folder to write to, a run at a time, so that memory stays the same however long it
-            is. It gets its name when its run has ended. Further runs get a number: ``run.zarr``,
-            ``run-2.zarr``. Without it all is kept in memory.
-        max_bytes: Most that all runs together may take, in memory or on disk.
+        store: A folder to write a run to, so that memory does not grow with its length. It appears
+            under its name once the run has ended. Further runs get a number: ``run.zarr``,
+            ``run-2.zarr``. By default, runs are kept in memory.
+        max_bytes: The largest number of bytes that all runs together may take, in memory or on
+            disk.
 
     Yields:
         A `Recorder`.
 
     Raises:
-        ModelError: The model has no such network, or is fused, step-cached or checkpointing; says
-            what to call first.
-        SiteError: The UNet has no such site.
-        ConfigError: A reducer that cannot be used, or no room at all.
-        StoreError: The store is there already, somebody writes to it, or the disk is full.
+        ModelError: The model has no such network, or is fused, step-cached or checkpointing; the
+            message says what to call first.
+        SiteError: The network has no such site.
+        ConfigError: A reducer cannot be used, or ``max_bytes`` leaves no room.
+        StoreError: The store exists already, another process writes to it, or the disk is full.
         CaptureError: A site did not fire once in a call, its values do not fit the dtype, or there
-            are more than ``max_bytes``. It comes out of the call itself, and what was recorded
-            before stays.
+            are more than ``max_bytes``. The call itself raises it, and what was recorded before is
+            kept.
     """
     target, kind, reducers = Target.of(model), torch_dtype(dtype), as_tuple(reduce)
     if any(isinstance(each, project) and each.kind == "pca" for each in reducers):
@@ -113,7 +116,7 @@ def probe(
         max_bytes = checks.integer("max_bytes", max_bytes, 1)
     path = None if store is None else local_folder(store)
     if path is not None and not is_free(path):
-        raise StoreError(f"'{path}' is there already; choose another name, or delete it first")
+        raise StoreError(f"'{path}' already exists; choose another name, or delete it first")
     unet: Any = unwrapped(target.unet)
     table = chosen(catalogue(unet, default_latents(unet), _TOKENS), pattern_of(sites))
     with ExitStack() as stack:
@@ -131,26 +134,25 @@ def probe(
 
 
 class Recorder:
-    """What a `probe` has seen.
+    """The runs that a `probe` has recorded.
 
-    A run is one call of the pipeline, or else all calls in the block, of a model from
-    `emerdiff_probe.load` those for one prompt. Where the number of rows or the size of latents or
-    text changes on the way, as when a pipeline ends guidance before the last step, another run
-    begins; its steps count on.
+    A run is one call of the pipeline, or otherwise all calls in the block; with a model from
+    `emerdiff_probe.load`, those for one prompt. If the number of rows or the size of latents or
+    text changes on the way, for example because a pipeline ends guidance before the last step,
+    another run begins; its steps continue the count.
+    A run's tree is like that of `emerdiff_probe.record`, with these differences:
 
-    A run's tree is that of `emerdiff_probe.record`, with these differences:
-
-    - Rows are labelled ``sample`` and ``guidance`` where the pipeline says what they are while it
-      runs (``do_classifier_free_guidance``), or the model. Elsewhere, as in a loop of your own over
-      the bare UNet, they have dim ``batch``, in the order of the call.
-    - Calls that differ in their text alone, with the same latents at the same timestep, are the
-      parts of one step's guidance. They are "uncond" and "cond" where one of the texts is known to
-      be that of no prompt, or of the negative one; else "call 1", "call 2".
-    - Timesteps are in the order of the calls, and may repeat: some schedulers visit one twice. Take
-      those by position, with ``.isel(timestep=...)``.
-    - "latents" are what the UNet was given, which some schedulers scale.
-    - There is an "image" where the pipeline gave pictures.
-    - Of a bare UNet nobody knows how many pixels a latent has: ``y`` and ``x`` count latents.
+    - Rows are labelled ``sample`` and ``guidance`` if the pipeline
+      (``do_classifier_free_guidance``) or the model reports what they are. Otherwise, as in a loop
+      of your own over the bare network, they have dim ``batch``, in the order of the call.
+    - Calls that differ only in their text, with the same latents at the same timestep, are the
+      parts of one step's guidance. They are "uncond" and "cond" if one of the texts is known to be
+      the empty or the negative prompt; otherwise "call 1", "call 2".
+    - Timesteps are in the order of the calls, and may repeat: some schedulers visit one twice.
+      Select those by position, with ``.isel(timestep=...)``.
+    - "latents" are the input of the network, which some schedulers scale.
+    - There is an "image" if the pipeline returned images.
+    - For a bare network it is unknown how many pixels a latent has: ``y`` and ``x`` count latents.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class Recorder:
 
     @property
     def tree(self) -> xr.DataTree:
-        """The one run.
+        """Return the only run.
 
         Raises:
             CaptureError: There was none, or there were several: see `runs`.
@@ -192,13 +194,13 @@ class Recorder:
             raise CaptureError(
                 "nothing was recorded: the UNet was not called within the block"
                 if not self._runs
-                else f"there are {len(self._runs)} runs: {self!r}. Take one of recorder.runs"
+                else f"there are {len(self._runs)} runs: {self!r}. Choose one of recorder.runs"
             )
         return self.runs[0]
 
     @property
     def runs(self) -> list[xr.DataTree]:
-        """All runs, in order."""
+        """Return all runs, in order."""
         self._take_step()
         return [run.tree() for run in self._runs]
 
@@ -212,7 +214,7 @@ class Recorder:
 
     @contextmanager
     def _called_by(self, caller: Caller) -> Iterator[None]:
-        """Has the calls within a block known as somebody's."""
+        """Attribute the calls within a block to a caller."""
         before, self._caller = self._caller, caller
         try:
             yield
@@ -220,7 +222,7 @@ class Recorder:
             self._caller = before
 
     def _watched_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A pipeline class's ``__call__``, which tells when the pipeline runs."""
+        """Wrap a pipeline class's ``__call__`` to report when the pipeline runs."""
 
         @functools.wraps(original)
         def watched(pipeline: Any, *arguments: Any, **named: Any) -> Any:
@@ -240,7 +242,7 @@ class Recorder:
         return watched
 
     def _watched_predict(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """A model's ``predict``, which tells of each of its UNet calls."""
+        """Wrap a model's ``predict`` to report each of its network calls."""
 
         @functools.wraps(original)
         def watched(latents: Tensor, timestep: int, condition: Any) -> Tensor:
@@ -251,19 +253,19 @@ class Recorder:
         return watched
 
     def _close(self) -> None:
-        """Ends the run."""
+        """End the run."""
         self._take_step()
         run, self._open, self._steps = self._open, None, 0
         if run is not None:
             run.close()
 
     def _before(self, unet: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Notes what a UNet call is given."""
+        """Note what a network call is given."""
         self._taps.clear()
         self._given = given(unet, arguments, named)
 
     def _after(self, unet: nn.Module, _arguments: Any, _named: Any, _output: Any) -> None:
-        """Takes what a network's call gave."""
+        """Take the output of a network call."""
         latents, timestep, text = self._given.latents, self._given.timestep, self._given.text
         caller = self._caller or OwnLoop(self._target)
         guidance = caller.guidance(latents)
@@ -271,7 +273,7 @@ class Recorder:
         layout = self._layout(unet, tuple(latents.shape[1:]), text.shape[1])
         tensors = self._taps.take()
         on_grid = rearrange(latents[: len(latents) // parts], "n c y x -> n y x c").float()
-        # A copy: a loop of one's own may go on in the same memory.
+        # A copy, because a loop of the user's own may reuse the memory.
         values: dict[str, NDArray[Any]] = {LATENTS: on_grid.cpu().numpy().copy()}
         for site, shape in layout.shapes.items():
             tensor = layout.reduced[site](laid_out(tensors.pop(site), site, shape))
@@ -281,7 +283,7 @@ class Recorder:
         if self._open is None and not self._calls:
             self._interventions = active(unet)
         text = text if guidance else text.clone()
-        # Whoever multiplies queries and keys again needs them.
+        # Multiplying queries and keys later requires the masks.
         has_keys = any(site.port == "key" for site in layout.shapes)
         masks = {
             name: _key_mask(name, mask, parts if guidance else None)
@@ -295,7 +297,7 @@ class Recorder:
         self._calls.append(call)
 
     def _take_step(self) -> None:
-        """Has the calls of a step recorded, of which there will be no more."""
+        """Record the calls of a completed step."""
         calls, self._calls = self._calls, []
         if not calls:
             return
@@ -313,8 +315,8 @@ class Recorder:
         self._steps += 1
 
     def _is_unconditional(self, call: Call) -> bool:
-        """Whether the text of a call is known to be what stands for no prompt."""
-        if not call.text.any():  # as Stable Diffusion XL has it
+        """Return whether the text of a call is known to be the empty or the negative prompt."""
+        if not call.text.any():  # as in Stable Diffusion XL
             return True
         asked = (type(call.caller), call.caller.key, len(call.text))
         if asked not in self._unconditional:
@@ -322,7 +324,7 @@ class Recorder:
         known = self._unconditional[asked]
         if known is None or known.shape[1:] != call.text.shape[1:]:
             return False
-        # Encoded once more, perhaps in a batch of another size, which rounds in another way.
+        # Encoded once more, possibly in a batch of another size, which rounds differently.
         known = known.to(call.text).expand_as(call.text)
         return torch.allclose(call.text, known, rtol=1e-2, atol=1e-2)
 
@@ -354,7 +356,7 @@ class Recorder:
         return run
 
     def _layout(self, unet: nn.Module, latents: tuple[int, ...], tokens: int) -> _Layout:
-        """How sites are laid out in a call with latents (channel, y, x) and so many tokens."""
+        """Return the layout of sites for latents (channel, y, x) and a number of tokens."""
         if (latents, tokens) not in self._layouts:
             table = catalogue(unet, (1, *latents), tokens).loc[list(self._sites)]
             shapes = {Site.parse(name): shape for name, shape in table["shape"].items()}
@@ -364,7 +366,7 @@ class Recorder:
         return self._layouts[latents, tokens]
 
     def _keep_image(self, result: Any) -> None:
-        """Keeps the pictures that a pipeline gave."""
+        """Keep the images that a pipeline returned."""
         images = getattr(result, "images", result[0] if isinstance(result, tuple) else None)
         if isinstance(images, list) and all(isinstance(each, Image.Image) for each in images):
             pictures = np.stack([np.asarray(each.convert("RGB")) for each in images])
@@ -374,14 +376,18 @@ class Recorder:
             pictures = _in_bytes(images)
         else:
             return
-        # Others are latents, or pictures of nobody knows which rows.
+        # Other results are latents, or images whose rows are unknown.
         run = self._open
         if run is not None and pictures.shape == (run.form.samples, *run.size(), 3):
             run.end(pictures)
 
 
 def _key_mask(name: str, mask: Tensor, parts: int | None) -> NDArray[np.float32]:
-    """A mask that a UNet call was given, (row[, guidance], key)."""
+    """Return a mask that a network call was given, (row[, guidance], key).
+
+    Raises:
+        CaptureError: The mask depends on the query.
+    """
     if mask.ndim != 2:
         raise CaptureError(
             f"{name} has shape {tuple(mask.shape)}; only masks of shape (row, key) can be "
@@ -399,7 +405,7 @@ def _in_bytes(pictures: NDArray[Any]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """How sites are laid out in the calls of one size, and what is done to their values."""
+    """The layout of sites in the calls of one size, and the reduction of their values."""
 
     shapes: Mapping[Site, tuple[int, ...]]
     reduced: Mapping[Site, Reduction]

@@ -1,4 +1,4 @@
-"""Which tensors of runs are recorded and how they are kept, before it is known of which runs."""
+"""Choose which tensors of runs are recorded and how they are kept, before the runs are known."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Recipe:
     """Which tensors of runs are recorded, and how they are kept.
 
     Attributes:
-        sites: As `record` takes them, and all others, too.
-        timesteps: Which of the grid; None: all.
-        batch: Samples in one UNet call.
-        dtype: Of the values.
-        reduce: What makes values smaller.
+        sites: The sites, as for `record`.
+        timesteps: The timesteps of the grid to record; None for all.
+        batch: The number of samples in one network call.
+        dtype: The dtype of the values.
+        reduce: The reducers that shrink values before they are kept.
     """
 
     sites: Sites = "blocks"
@@ -43,10 +43,10 @@ class Recipe:
     reduce: Reducers = ()
 
     def planned(self, samples: Sequence[Sample]) -> Planned:
-        """Return what is recorded of samples of one model and size.
+        """Return the recording of samples of one model and size.
 
         Raises:
-            ConfigError: Settings that do not go together.
+            ConfigError: Settings contradict each other.
             SiteError: The model has no such site.
         """
         kind = torch_dtype(self.dtype)
@@ -68,13 +68,13 @@ class Planned:
     """A recording before anything runs.
 
     Attributes:
-        samples: Of one model and size.
-        plan: What is recorded of them.
-        shapes: Of every site, for one sample at one timestep.
-        reduced: What is done to its values.
-        timesteps: Which are recorded.
-        batch: Samples in one UNet call.
-        dtype: Of the values.
+        samples: The samples, of one model and size.
+        plan: The plan of what is recorded.
+        shapes: The shape of every site, for one sample at one timestep.
+        reduced: The reduction of each site's values.
+        timesteps: The timesteps to record.
+        batch: The number of samples in one network call.
+        dtype: The dtype of the values.
     """
 
     samples: Sequence[Sample]
@@ -86,7 +86,7 @@ class Planned:
     dtype: torch.dtype
 
     def record(self, sink: Sink, progress: bool) -> None:
-        """Run the model over the samples, give what it shows to a sink, and close that."""
+        """Run the model over the samples, write what it sees to a sink, and close the sink."""
         recorder = RunRecorder(
             self.samples,
             self.shapes,

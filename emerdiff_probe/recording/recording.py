@@ -1,4 +1,4 @@
-"""`record()`: what happens inside a model, at chosen sites and timesteps, as a labelled tree."""
+"""Record what happens inside a model, at chosen sites and timesteps, as a labelled tree."""
 
 from __future__ import annotations
 
@@ -48,54 +48,55 @@ def record(
     progress: bool = True,
     **settings: Any,
 ) -> xr.DataTree | Plan:
-    """Record the tensors at sites while a model draws prompts or denoises images.
+    """Record the tensors at sites while a model generates from prompts or denoises images.
 
-    What is recorded is the run of ``ep.generate(model, prompt)`` or ``ep.invert(model, image)``: a
-    prompt is drawn with DDPM, an image is inverted and denoised with the empty prompt. For one
-    input it is short for their ``.record(...)``, and takes no calls beside those it records.
+    This records the run of ``ep.generate(model, prompt)`` or ``ep.invert(model, image)``: a prompt
+    is sampled with DDPM, an image is inverted and denoised with the empty prompt. For one input it
+    is short for their ``.record(...)``, and makes no network calls besides those it records.
 
     Args:
-        model: From `emerdiff_probe.load`, or a diffusers pipeline.
+        model: A model from `emerdiff_probe.load`, or a diffusers pipeline.
         source: A prompt (a text or `emerdiff_probe.Prompt`), an image (a file, a Pillow image, an
             array or `emerdiff_probe.Photo`) or `emerdiff_probe.Latents`; or a list of one of the
             three kinds.
-        sites: A pattern as `model.sites` reads it, or several, or a table that it gave. "blocks"
-            is the output of every block, "semantic" the queries of the upward block that the paper
-            reads, "attention" all ports of all attentions, "*" everything.
-        steps: Of the sampling grid; by default what fits the model.
-        timesteps: Which of the grid are recorded; by default all.
-        guidance: Scale of classifier-free guidance for prompts, by default what fits the model;
-            above 1 both halves are recorded.
-        inversion: Of images and latents; see `emerdiff_probe.runs.inversion_trajectory`.
-        seed: Of all noise; by default a prompt's own, else 0.
-        crop: Cut images to the part in their middle that fits the smallest height and width among
-            them, so that they have one size.
-        batch: Samples in one UNet call. When memory runs out it is halved for the samples that did
-            not fit.
-        dtype: What values are cast to.
-        reduce: What makes values smaller before they are kept; see `emerdiff_probe.reduce`.
-        store: A folder to stream to; memory then stays the same however long the run. The same
-            call resumes one that was interrupted, to values equal to the last bit on the same
-            machine. Without it all is kept in memory.
-        plan: Only says what would be recorded, and how large it would be.
-        progress: Shows a bar with the time left.
+        sites: A pattern, as for `model.sites`, or several, or a table from it. "blocks" is the
+            output of every block, "semantic" the queries of the upward block that the paper reads,
+            "attention" all ports of all attentions, "*" everything.
+        steps: The number of steps of the sampling grid; by default what fits the model.
+        timesteps: The timesteps of the grid to record; by default all.
+        guidance: The scale of classifier-free guidance for prompts; by default what fits the model.
+            Above 1 both halves are recorded.
+        inversion: The inversion of images and latents; see
+            `emerdiff_probe.runs.inversion_trajectory`.
+        seed: The seed of all noise; by default a prompt's own, else 0.
+        crop: Whether to crop images to the centre part that fits the smallest height and width
+            among them, so that they have one size.
+        batch: The number of samples in one network call. If memory runs out, it is halved for the
+            samples that did not fit.
+        dtype: The dtype that values are cast to.
+        reduce: The reducers that shrink values before they are kept; see `emerdiff_probe.reduce`.
+        store: A folder to stream to, so that memory does not grow with the run. The same call
+            resumes an interrupted one, with bit-identical values on the same machine. By default,
+            values are kept in memory.
+        plan: Whether to return only the plan: what would be recorded, and its size.
+        progress: Whether to show a progress bar.
         **settings: Further settings of the run; see `emerdiff_probe.runs.RunSettings`.
 
     Returns:
         A tree with a leaf for each site, whose variable ``value`` has dims (sample[, guidance],
         timestep, then those of the site), and leaves "latents" and "image"; `emerdiff_probe.site`
-        takes one out with all its labels. ``y`` and ``x`` are pixels of the images in their own
-        size; ``sample`` has their names, as in ``.sel(sample="cat.jpg")``. With a store values are
-        read when they are needed. Images of several sizes, which have no pixels in common, give a
-        tree with a recording for each size, named as "480x640" (height x width), in folders of
-        these names in the store.
+        returns one with all its labels. ``y`` and ``x`` are pixels of the images in their own size;
+        ``sample`` has their names, as in ``.sel(sample="cat.jpg")``. With a store, values are read
+        lazily. Images of several sizes, which have no pixels in common, give a tree with a
+        recording for each size, named as "480x640" (height x width), in folders of these names in
+        the store.
 
     Raises:
         InputError: An input cannot be used.
-        ConfigError: Settings that do not go together, or other ones than the store was begun with.
+        ConfigError: Settings contradict each other or those that the store was begun with.
         SiteError: The model has no such site.
         CaptureError: A site did not fire once in a call, or its values do not fit the dtype.
-        StoreError: The store is something else, or the disk has too little room.
+        StoreError: The folder holds something else, or the disk has too little room.
     """
     asked = {"steps": steps, "guidance": guidance, "inversion": inversion}
     settings |= {name: value for name, value in asked.items() if value is not None}
@@ -117,13 +118,13 @@ def record(
 
 
 def record_runs(runs: Sequence[Run], sites: Sites = "blocks", **options: Any) -> xr.DataTree | Plan:
-    """Record runs that are made; see `record`.
+    """Record existing runs; see `record`.
 
     Args:
-        runs: Of one model.
-        sites: As `record` takes them.
+        runs: Runs of one model.
+        sites: The sites, as for `record`.
         **options: ``timesteps``, ``batch``, ``dtype``, ``reduce``, ``store``, ``plan`` and
-            ``progress``, as `record` takes them.
+            ``progress``, as for `record`.
     """
     samples = [
         Sample(run.prepared, name, run)
@@ -135,7 +136,11 @@ def record_runs(runs: Sequence[Run], sites: Sites = "blocks", **options: Any) ->
 def _prepared(
     model: Denoiser, source: Any, crop: bool, seed: int | None, settings: dict[str, Any]
 ) -> list[tuple[Prepared, str]]:
-    """All inputs, ready for the model, each with a name of its own."""
+    """Return all inputs, ready for the model, each with a unique name.
+
+    Raises:
+        InputError: The inputs are of several kinds.
+    """
     several = isinstance(source, list | tuple)
     sources = [as_input(each) for each in (source if several else [source])]
     kinds = {type(each) for each in sources}
@@ -149,7 +154,7 @@ def _prepared(
     if crop:
         photos = [each for each in sources if isinstance(each, Photo)]
         if len(photos) < len(sources):
-            raise InputError("crop is for images; leave it out for prompts and latents")
+            raise InputError("crop is for images; omit it for prompts and latents")
         sources = [*cropped(photos)]
     return [
         (prepare(model, each, seed=seed, **settings), name)
@@ -177,8 +182,8 @@ def _recorded(
         return _of_one_size(recipe.planned(samples), store, plan, progress)
     if plan:
         raise ConfigError(
-            f"images have several sizes {sorted(groups)} (height, width), of which each is a "
-            "recording with a plan of its own; plan them one by one, or give crop=True"
+            f"images have several sizes {sorted(groups)} (height, width), each of which becomes a "
+            "recording with a plan of its own; plan them one by one, or pass crop=True"
         )
     found = {}
     for size, alike in groups.items():
@@ -193,7 +198,7 @@ def _recorded(
 def _of_one_size(
     planned: Planned, store: str | os.PathLike[str] | None, plan: bool, progress: bool
 ) -> xr.DataTree | Plan:
-    """A recording of samples whose images have one size."""
+    """Return a recording of samples whose images have one size."""
     if plan:
         return planned.plan
     path = None if store is None else local_folder(store)

@@ -1,4 +1,4 @@
-"""What the reducers of a recording do to each of its sites, and the fit of those that need one."""
+"""Apply the reducers of a recording to each of its sites, and fit those that need it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from emerdiff_probe.store import Leaf, leaf_path
 __all__ = ["Moments", "Reducers", "Reduction", "as_tuple", "described", "kept_tokens", "reductions"]
 
 Reducers: TypeAlias = Reducer | Sequence[Reducer]
-"""One reducer or several, in the order in which they act."""
+"""One reducer, or several in the order in which they act."""
 
 
 def as_tuple(reducers: Reducers) -> tuple[Reducer, ...]:
-    """All reducers, in order."""
+    """Return all reducers, in order."""
     return tuple(reducers) if isinstance(reducers, Sequence) else (reducers,)
 
 
 @dataclass(frozen=True, eq=False)
 class _Principal:
-    """A projection on principal components that are known.
+    """A projection on known principal components.
 
     Attributes:
-        project: As it was asked for.
-        mean: Shape (channel,).
-        axes: Shape (channel, component).
+        project: The projection as it was requested.
+        mean: The mean, shape (channel,).
+        axes: The components, shape (channel, component).
     """
 
     project: project
@@ -43,16 +43,16 @@ class _Principal:
     axes: Tensor
 
     def form(self, before: Form) -> Form | None:
-        """As of the projection."""
+        """Return the form of the projection."""
         return self.project.form(before)
 
     def reduce(self, values: Tensor, before: Form) -> Tensor:
-        """The components, largest first."""
+        """Return the components, largest first."""
         return (vectors(values, before).float() - self.mean) @ self.axes
 
 
 class Moments:
-    """Mean and covariance of vectors that come bit by bit, in float64."""
+    """The mean and covariance of vectors that arrive in parts, in float64."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -60,7 +60,7 @@ class Moments:
         self._products: Tensor | float = 0.0
 
     def add(self, vectors: Tensor) -> None:
-        """Takes some more, shape (..., channel)."""
+        """Add vectors, shape (..., channel)."""
         # Apple's GPUs have no float64.
         vectors = vectors.cpu() if vectors.device.type == "mps" else vectors
         vectors = vectors.flatten(0, -2).double()
@@ -69,13 +69,13 @@ class Moments:
         self._products = self._products + vectors.T @ vectors
 
     def join(self, other: Moments) -> None:
-        """Takes all that another one took."""
+        """Add all vectors of another."""
         self._count += other._count
         self._sum = self._sum + other._sum
         self._products = self._products + other._products
 
     def principal(self, n: int) -> tuple[Tensor, Tensor]:
-        """The mean, and the n axes of largest variance as columns."""
+        """Return the mean, and the n axes of largest variance as columns."""
         mean = torch.as_tensor(self._sum) / self._count
         covariance = torch.as_tensor(self._products) / self._count - torch.outer(mean, mean)
         axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :n]
@@ -85,30 +85,30 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """The reducers of one site, each with the form that it is given.
+    """The reducers of one site, each with the form of its input.
 
     Attributes:
-        steps: Those that the site has the dims for, in order.
-        form: What comes out.
+        steps: The reducers whose dims the site has, in order.
+        form: The form of the result.
     """
 
     steps: tuple[tuple[Reducer, Form], ...]
     form: Form
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Values (row, *dims) made smaller."""
+        """Return values (row, *dims) reduced."""
         for reducer, form in self.steps:
             values = reducer.reduce(values, form)
         return values
 
     @property
     def unfitted(self) -> project | None:
-        """A projection that has to see the run first."""
+        """Return the projection that has to see the run first, or None."""
         found = [each for each, _ in self.steps if isinstance(each, project) and each.kind == "pca"]
         return found[0] if found else None
 
     def seen(self, values: Tensor) -> Tensor:
-        """The vectors that an unfitted projection is given."""
+        """Return the vectors that an unfitted projection would receive."""
         for reducer, form in self.steps:
             if reducer is self.unfitted:
                 return vectors(values, form)
@@ -116,7 +116,7 @@ class Reduction:
         return values
 
     def fitted(self, moments: Moments, device: torch.device) -> Reduction:
-        """The same with that projection known."""
+        """Return the same reduction with that projection fitted."""
         own = self.unfitted
         if own is None:
             return self
@@ -126,7 +126,7 @@ class Reduction:
         return replace(self, steps=tuple(steps))
 
     def leaf(self, dtype: str) -> Leaf:
-        """Of a recording, for what comes out."""
+        """Return the leaf of a recording for the result."""
         labels = tuple(self.form.coords.items()) if self.steps else ()
         path = leaf_path(Site.parse(self.form.site))
         return Leaf(path, self.form.dims, self.form.shape, dtype, labels=labels)
@@ -135,20 +135,20 @@ class Reduction:
 def reductions(
     table: pd.DataFrame, size: tuple[int, int], reducers: Iterable[Reducer]
 ) -> dict[Site, Reduction]:
-    """For every site what is done to its values.
+    """Return the reduction of every site's values.
 
     Args:
-        table: Of sites, as `model.sites` gives.
-        size: Height and width of the pictures in pixels.
-        reducers: In order.
+        table: A table of sites, from `model.sites`.
+        size: The height and width of the images in pixels.
+        reducers: The reducers, in order.
 
     Raises:
-        ConfigError: No site has the dims for one of them, or a site too little of them.
+        ConfigError: No site has the dims for a reducer, or a site is too small for it.
     """
     reducers = tuple(reducers)
     projections = [each for each in reducers if isinstance(each, project)]
     if len(projections) > 1:
-        raise ConfigError("project is there twice; once is enough, with the smaller n")
+        raise ConfigError("project is given twice; give it once, with the smaller n")
     used: set[int] = set()
     found = {}
     for row in table.itertuples():
@@ -168,14 +168,14 @@ def reductions(
         found[Site.parse(row.Index)] = Reduction(tuple(steps), form)
     if unused := [each for number, each in enumerate(reducers) if number not in used]:
         raise ConfigError(
-            f"no site that is recorded has the dims for {unused[0]!r}; leave it out, or record "
-            "sites that have"
+            f"no recorded site has the dims for {unused[0]!r}; omit it, or record sites that have "
+            "them"
         )
     return found
 
 
 def kept_tokens(reduced: Mapping[Site, Reduction], count: int) -> list[int]:
-    """The numbers of the tokens that are kept, which is of all sites the same."""
+    """Return the numbers of the tokens that are kept, which are the same for all sites."""
     for reduction in reduced.values():
         if TOKEN in reduction.form.coords:
             return list(map(int, reduction.form.coords[TOKEN]))
@@ -183,6 +183,6 @@ def kept_tokens(reduced: Mapping[Site, Reduction], count: int) -> list[int]:
 
 
 def described(reducers: Iterable[Any]) -> dict[str, Any]:
-    """For a recording's configuration: names and settings of the reducers, where there are any."""
+    """Return the names and settings of reducers, if any, for a recording's configuration."""
     found = [{"kind": type(each).__name__, **dataclasses.asdict(each)} for each in reducers]
     return {"reduce": found} if found else {}

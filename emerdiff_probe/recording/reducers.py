@@ -1,11 +1,11 @@
-"""Reducers: what makes a site's values smaller before they are kept.
+"""Reduce a site's values before they are kept.
 
 For example::
 
     ep.record(model, prompt, "*:query", reduce=[ep.reduce.pool(2), ep.reduce.heads([0, 3])])
 
-They act in the order given, each on the sites that have its dims, on the device where the model
-runs. Their names are small since they read as verbs in a call; each is a frozen dataclass.
+Reducers act in the order given, each on the sites that have its dims, on the model's device. Their
+names are lower case because they read as verbs in a call; each is a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["Form", "Reducer", "channels", "crop", "heads", "pool", "project", "t
 
 @dataclass(frozen=True)
 class Form:
-    """What one site gives of one row at one timestep.
+    """The form of a site's values for one row at one timestep.
 
     Attributes:
-        site: Its name.
-        dims: As ``y x head channel``.
-        shape: Their sizes.
-        coords: Coordinates of the dims that have some: of y and x the centres of the places in
-            pixels, of others the numbers that they had before any were left out.
+        site: The name of the site.
+        dims: The names of the dims, such as ``y x head channel``.
+        shape: The sizes of the dims.
+        coords: The coordinates of dims that have some: for y and x the centres of the locations in
+            pixels, for others the original numbers of the entries kept.
     """
 
     site: str
@@ -45,36 +45,36 @@ class Form:
     coords: Mapping[str, tuple[float, ...]]
 
     def axis(self, dim: str) -> int:
-        """Position of a dim in a tensor that has rows first, then the dims."""
+        """Return the position of a dim in a tensor with rows first, then the dims."""
         return 1 + self.dims.index(dim)
 
     def changed(self, dim: str, coords: Sequence[float]) -> Form:
-        """The same with other coordinates along a dim, and their number as its size."""
+        """Return the form with other coordinates along a dim, whose number is its size."""
         shape = list(self.shape)
         shape[self.dims.index(dim)] = len(coords)
         return replace(self, shape=tuple(shape), coords={**self.coords, dim: tuple(coords)})
 
 
 class Reducer(Protocol):
-    """Makes a site's values smaller."""
+    """A reduction of a site's values."""
 
     def form(self, before: Form) -> Form | None:
-        """What comes out, or None where a site has not the dims for it.
+        """Return the form of the result, or None if the site lacks the dims for it.
 
         Raises:
-            ConfigError: The site has the dims, and too little of them.
+            ConfigError: The site has the dims but is too small.
         """
 
     def reduce(self, values: Tensor, before: Form) -> Tensor:
-        """Values, rows first and then the dims, made smaller."""
+        """Return values, with rows first and then the dims, reduced."""
 
 
 @dataclass(frozen=True)
 class pool:
-    """The mean over squares of places. At the far edges they may hold fewer.
+    """Average over squares of locations. At the far edges squares may hold fewer.
 
     Attributes:
-        size: Places on a side, 2 or more.
+        size: The number of locations along a side, at least 2.
     """
 
     size: int
@@ -83,7 +83,7 @@ class pool:
         object.__setattr__(self, "size", integer("size of pool", self.size, 2))
 
     def form(self, before: Form) -> Form | None:
-        """Of a square, the coordinate is the mean of those of its places."""
+        """Return the form, in which the coordinate of a square is the mean of its locations'."""
         if Y not in before.dims:
             return None
         for dim in (Y, X):
@@ -93,7 +93,7 @@ class pool:
         return before
 
     def reduce(self, values: Tensor, before: Form) -> Tensor:
-        """The means, in float32 if the values are less precise."""
+        """Return the means, in float32 if the values are less precise."""
         rest = values.shape[3:]
         planes = rearrange(values.flatten(3).float(), "row y x rest -> row rest y x")
         planes = F.avg_pool2d(planes, self.size, ceil_mode=True, count_include_pad=False)
@@ -102,10 +102,10 @@ class pool:
 
 @dataclass(frozen=True)
 class crop:
-    """The places whose centres are within a part of the picture.
+    """Keep the locations whose centres lie within a part of the image.
 
     Attributes:
-        y: First row of pixels, and the first no more in it.
+        y: The first row of pixels, and the row after the last.
         x: The same for columns.
     """
 
@@ -116,25 +116,27 @@ class crop:
         for dim in (Y, X):
             bounds = tuple(number(f"{dim} of crop", each) for each in getattr(self, dim))
             if len(bounds) != 2 or not bounds[0] < bounds[1]:
-                raise ConfigError(f"crop has {dim}={bounds}; choose (first, end) in pixels")
+                raise ConfigError(
+                    f"crop has {dim}={bounds}; choose (first, end) in pixels, with first < end"
+                )
             object.__setattr__(self, dim, bounds)
 
     def form(self, before: Form) -> Form | None:
-        """Places keep their coordinates."""
+        """Return the form; locations keep their coordinates."""
         if Y not in before.dims:
             return None
         for dim in (Y, X):
             inside = self._inside(before, dim)
             if not inside:
                 raise ConfigError(
-                    f"no place of '{before.site}' is within {dim}={getattr(self, dim)} pixels; "
-                    f"its places are at {', '.join(map(str, before.coords[dim]))}"
+                    f"no location of '{before.site}' is within {dim}={getattr(self, dim)} pixels; "
+                    f"its locations are at {', '.join(map(str, before.coords[dim]))}"
                 )
             before = before.changed(dim, [before.coords[dim][index] for index in inside])
         return before
 
     def reduce(self, values: Tensor, before: Form) -> Tensor:
-        """The values there."""
+        """Return the values within the part."""
         rows, columns = (self._inside(before, dim) for dim in (Y, X))
         return values[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -145,10 +147,10 @@ class crop:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some along a dim, by number, in the order given.
+    """Keep some entries along a dim, by number, in the order given.
 
     Attributes:
-        numbers: Of those to keep, from 0 up.
+        numbers: The numbers of the entries to keep, from 0 up.
     """
 
     numbers: tuple[int, ...]
@@ -158,17 +160,17 @@ class _Chosen:
         numbers = integers(f"numbers of {type(self).__name__}", self.numbers)
         object.__setattr__(self, "numbers", numbers)
         if not numbers or len(set(numbers)) < len(numbers):
-            raise ConfigError(f"{self!r} chooses none, or one twice")
+            raise ConfigError(f"{self!r} keeps nothing, or something twice; give different numbers")
 
     def form(self, before: Form) -> Form | None:
-        """What is kept is labelled with its number."""
+        """Return the form; entries that are kept are labelled with their numbers."""
         if self.dim not in before.dims:
             return None
         self._positions(before)
         return before.changed(self.dim, self.numbers)
 
     def reduce(self, values: Tensor, before: Form) -> Tensor:
-        """The values of those kept."""
+        """Return the values of the entries that are kept."""
         positions = torch.tensor(self._positions(before), device=values.device)
         return values.index_select(before.axis(self.dim), positions)
 
@@ -178,46 +180,46 @@ class _Chosen:
         if unknown := [number for number in self.numbers if number not in there]:
             raise ConfigError(
                 f"'{form.site}' has {size} of dim {self.dim}, and none with number "
-                f"{', '.join(map(str, unknown))}; choose others, or record the site apart"
+                f"{', '.join(map(str, unknown))}; choose others, or record the site separately"
             )
         return [there[number] for number in self.numbers]
 
 
 @dataclass(frozen=True)
 class heads(_Chosen):
-    """Some heads of attentions, by number."""
+    """Keep some heads of attentions, by number."""
 
     dim: ClassVar[str] = HEAD
 
 
 @dataclass(frozen=True)
 class tokens(_Chosen):
-    """Some tokens of the text, by number; 0 is the mark of its beginning."""
+    """Keep some tokens of the text, by number; 0 is the mark of its beginning."""
 
     dim: ClassVar[str] = TOKEN
 
 
 @dataclass(frozen=True)
 class channels(_Chosen):
-    """Some channels, by number; of attentions, within each head."""
+    """Keep some channels, by number; for attentions, within each head."""
 
     dim: ClassVar[str] = CHANNEL
 
 
 @dataclass(frozen=True)
 class project:
-    """A linear projection to fewer channels; the heads of an attention count as one vector.
+    """Project linearly to fewer channels; the heads of an attention count as one vector.
 
-    - ``"pca"``: the principal components of a site over all its places, timesteps and samples of
-      the recording, largest first, from a pass over the same run before it (so it takes twice as
-      long); the mean is subtracted. The sign is such that a component's largest weight is positive.
-    - ``"random"``: Gaussian, with variance 1 / n, which keeps distances roughly (Johnson and
-      Lindenstrauss 1984); the same for sites of as many channels.
+    - ``"pca"``: the principal components of a site over all its locations, timesteps and samples of
+      the recording, largest first, from a first pass over the same run (so it takes twice as long);
+      the mean is subtracted. The sign is such that a component's largest weight is positive.
+    - ``"random"``: a Gaussian matrix with variance 1 / n, which roughly preserves distances
+      (Johnson and Lindenstrauss 1984); equal for sites with equally many channels.
 
     Attributes:
-        n: Channels that are left.
-        kind: Of projection.
-        seed: Of the random one.
+        n: The number of channels of the result.
+        kind: The kind of projection, "pca" or "random".
+        seed: The seed of the random projection.
     """
 
     n: int
@@ -228,15 +230,15 @@ class project:
         object.__setattr__(self, "n", integer("n of project", self.n, 1))
         object.__setattr__(self, "seed", integer("seed of project", self.seed, 0))
         if self.kind not in ("pca", "random"):
-            raise ConfigError(f"project has kind={self.kind!r}; choose pca or random")
+            raise ConfigError(f"project has kind={self.kind!r}; choose 'pca' or 'random'")
 
     def form(self, before: Form) -> Form | None:
-        """Without heads, and the channels without their numbers."""
+        """Return the form without heads, and with unnumbered channels."""
         count = _width(before)
         if self.n > count:
             raise ConfigError(
-                f"'{before.site}' has {count} channels, fewer than project(n={self.n}) leaves; "
-                "choose a smaller n, or leave the site out"
+                f"'{before.site}' has {count} channels, fewer than project(n={self.n}) returns; "
+                "choose a smaller n, or omit the site"
             )
         dims = tuple(dim for dim in before.dims if dim not in (HEAD, CHANNEL))
         return Form(
@@ -247,7 +249,7 @@ class project:
         )
 
     def reduce(self, values: Tensor, before: Form) -> Tensor:
-        """The random projection; the other is known only when the run has been seen."""
+        """Return the random projection; principal components need a first pass over the run."""
         if self.kind == "pca":
             raise ConfigError("the principal components are not fitted yet; see Reduction.fitted")
         count = _width(before)
@@ -257,11 +259,11 @@ class project:
 
 
 def _width(form: Form) -> int:
-    """Numbers in a vector of all heads and channels."""
+    """Return the number of values in a vector of all heads and channels."""
     sizes = dict(zip(form.dims, form.shape, strict=True))
     return sizes.get(HEAD, 1) * sizes[CHANNEL]
 
 
 def vectors(values: Tensor, form: Form) -> Tensor:
-    """Values with all heads and channels in one vector."""
+    """Return values with all heads and channels in one vector."""
     return values.flatten(-2) if HEAD in form.dims else values

@@ -1,4 +1,4 @@
-"""The pass of a model over the samples of a recording, site by site into a sink."""
+"""Run a model over the samples of a recording, and write each site to a sink."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ __all__ = ["RunRecorder"]
 
 @dataclass(frozen=True, eq=False)
 class RunRecorder:
-    """Runs the model over the samples and gives what it sees to a sink.
+    """Run the model over the samples and write what it sees to a sink.
 
     Attributes:
-        samples: What is recorded.
-        shapes: Of every site, for one sample at one timestep.
-        reduced: What is done to its values.
-        timesteps: Which are recorded.
-        batch: Samples in one UNet call.
-        dtype: Of the values.
-        sink: Where they go.
+        samples: The samples to record.
+        shapes: The shape of every site, for one sample at one timestep.
+        reduced: The reduction of each site's values.
+        timesteps: The timesteps to record.
+        batch: The number of samples in one network call.
+        dtype: The dtype of the values.
+        sink: The destination of the values.
     """
 
     samples: Sequence[Sample]
@@ -52,16 +52,16 @@ class RunRecorder:
 
     @property
     def model(self) -> Denoiser:
-        """That of all samples."""
+        """Return the model of all samples."""
         return self.samples[0].prepared.model
 
     def intervened(self) -> AbstractContextManager[None]:
-        """The interventions that a replayed run is under."""
+        """Apply the interventions that a replayed run is under."""
         run = self.samples[0].run
         return nullcontext() if run is None else run.intervened(self.timesteps)
 
     def run(self, progress: bool) -> None:
-        """Records all samples, after a first pass if a projection has to be fitted."""
+        """Record all samples, after a first pass if a projection has to be fitted."""
         unfitted = [site for site, reduction in self.reduced.items() if reduction.unfitted]
         if unfitted and not self.sink.finished(slice(0, len(self.samples))):
             moments = {site: Moments() for site in unfitted}
@@ -87,7 +87,7 @@ class RunRecorder:
                 self._group(samples, bar, together)
 
     def _group(self, samples: slice, bar: Any, together: Callable[[slice, Any], None]) -> None:
-        """Takes some samples in common calls; one half after the other if memory runs out."""
+        """Process samples in common calls; one half after the other if memory runs out."""
         before = bar.n
         try:
             together(samples, bar)
@@ -100,10 +100,10 @@ class RunRecorder:
             self._group(slice(middle, samples.stop), bar, together)
 
     def _see(self, moments: dict[Site, Moments], samples: slice, bar: Any) -> None:
-        """Shows projections that have to be fitted what they are for."""
+        """Show the run to projections that have to be fitted."""
         trajectory = self._trajectory(samples)
         latents = trajectory.start
-        # Counted when all is seen: if memory runs out on the way, it is seen again.
+        # Add it up when everything is seen: if memory runs out on the way, it is seen again.
         seen = {site: Moments() for site in moments}
         for position, timestep in enumerate(trajectory.timesteps):
             if timestep < self.timesteps[-1]:
@@ -130,7 +130,7 @@ class RunRecorder:
         trajectory = self._trajectory(samples)
         latents, position = trajectory.start, 0
         if following is not None:
-            # Laid out in memory as it was, too: else convolutions round otherwise.
+            # Use the same memory layout, too: convolutions round differently otherwise.
             moved = rearrange(torch.from_numpy(following), "n y x c -> n c y x")
             latents = moved.contiguous().to(latents.device)
             last = plan.timesteps[plan.blocks[done - 1]][-1]
@@ -157,27 +157,27 @@ class RunRecorder:
         self.sink.finish(samples, rearrange(pixels, "n rgb y x -> n y x rgb").cpu().numpy())
 
     def _trajectory(self, samples: slice) -> Trajectory:
-        """One run of several samples, each with the noise that it would have alone."""
+        """Return one run of several samples, each with the noise that it would have alone."""
         return Trajectory.joined([each.trajectory for each in self.samples[samples]])
 
     def _known(self, trajectory: Trajectory, position: int, latents: Tensor) -> Tensor:
-        """x_t: as the trajectory knows it, else as the run has come to it."""
+        """Return x_t from the trajectory if it knows it, else as the run has computed it."""
         return trajectory.latents[position] if trajectory.latents else latents
 
     def _advanced(self, trajectory: Trajectory, position: int, latents: Tensor) -> Tensor:
-        """What follows x_t, by a call of the UNet."""
+        """Return the latents after x_t, by a network call."""
         latents = self._known(trajectory, position, latents)
         eps = self.model.predict(latents, trajectory.timesteps[position], trajectory.condition)
         return trajectory.step(self.model, position, latents, eps).next_latents
 
     def _passed(self, trajectory: Trajectory, position: int, latents: Tensor) -> Tensor:
-        """What follows x_t, without a call where the trajectory knows it."""
+        """Return the latents after x_t, without a call if the trajectory knows them."""
         if position + 1 < len(trajectory.latents):
             return trajectory.latents[position + 1]
         return self._advanced(trajectory, position, latents)
 
     def _empty(self, count: int, timesteps: int) -> dict[str, NDArray[Any]]:
-        """Arrays for a block of so many timesteps of so many samples."""
+        """Return arrays for a block of a number of timesteps and samples."""
         plan = self.sink.plan
         return {
             leaf.path: np.empty((*plan.leading(leaf, count, timesteps), *leaf.shape), leaf.dtype)
@@ -186,7 +186,7 @@ class RunRecorder:
         }
 
     def _reduced(self, site: Site, tensor: Tensor) -> Tensor:
-        """What is kept of a site's tensor, in memory of its own."""
+        """Return the reduced tensor of a site, in memory of its own."""
         values = self.reduced[site](laid_out(tensor, site, self.shapes[site]))
         return values.to(self.dtype, copy=True, memory_format=torch.contiguous_format)
 
@@ -197,11 +197,11 @@ class RunRecorder:
         into: int,
         timestep: float,
     ) -> None:
-        """Puts what the sites gave in a call into the arrays of a block, at one timestep."""
+        """Write the tensors of a call into the arrays of a block, at one timestep."""
         for site, tensor in tensors.items():
             array = values[leaf_path(site)]
             count = len(array)
-            # The UNet sees all samples without text before all samples with it.
+            # The network sees all samples without text before all samples with it.
             tensor = tensor.unflatten(0, (-1, count))
             array = array if len(tensor) == 2 else array[:, None]
             array[:, :, into] = as_array(tensor.transpose(0, 1), self.dtype, site, timestep)

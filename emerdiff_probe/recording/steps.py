@@ -1,8 +1,8 @@
-"""Steps of a run that is watched: one UNet call, or one for each part of its guidance.
+"""Join the calls of a watched run into steps: one network call, or one for each part of guidance.
 
-Most pipelines give the parts of classifier-free guidance to the UNet in one call. Others, and many
-loops of one's own, call it once for each: with the same latents, at the same timestep, and with
-other text.
+Most pipelines pass the parts of classifier-free guidance to the network in one call. Others, and
+many custom loops, call it once for each: with the same latents, at the same timestep, and with
+another text.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ __all__ = ["Call", "Step", "step_of"]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What one UNet call was given and gave.
+    """The inputs and outputs of one network call.
 
     Attributes:
-        caller: Who made it.
-        guidance: Labels of the parts of its rows; none where all are samples; None: not known.
-        timestep: It is at.
-        text: Shape (row, token, channel).
-        masks: Masks of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
-        values: Of each leaf, (row[, guidance], ...).
+        caller: The caller.
+        guidance: The labels of the parts of its rows; empty if all are samples, None if unknown.
+        timestep: The timestep.
+        text: The encoded text, shape (row, token, channel).
+        masks: The masks of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
+        values: The values of each leaf, (row[, guidance], ...).
     """
 
     caller: Caller
@@ -45,11 +45,11 @@ class Call:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values."""
+        """Return the bytes of the values."""
         return sum(array.nbytes for array in self.values.values())
 
     def continues(self, earlier: Sequence[Call]) -> bool:
-        """Return whether this is a further part of a step of which there are some calls."""
+        """Return whether this is a further part of a step with the given earlier calls."""
         first = earlier[0]
         return (
             not self.guidance
@@ -66,13 +66,13 @@ class Step:
     """The calls of one step, as a recording keeps them.
 
     Attributes:
-        caller: Who made them.
-        rows: "sample", or "batch" where nobody knows what rows are.
-        guidance: Labels of the parts; none where there are none.
-        timestep: It is at.
-        tokens: How long texts are.
-        masks: Masks of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
-        values: Of each leaf, (row[, guidance], ...).
+        caller: The caller.
+        rows: "sample", or "batch" if it is unknown what rows are.
+        guidance: The labels of the parts; empty if there are none.
+        timestep: The timestep.
+        tokens: The number of tokens of a text.
+        masks: The masks of the keys of attention, by their name in `MASKS`, (row[, guidance], key).
+        values: The values of each leaf, (row[, guidance], ...).
     """
 
     caller: Caller
@@ -88,9 +88,10 @@ def step_of(calls: Sequence[Call], is_empty: Callable[[Call], bool]) -> Step:
     """Join the calls of one step.
 
     Args:
-        calls: In their order.
-        is_empty: Whether the text of a call is known to be what stands for no prompt. Where that
-            tells two calls apart they are "uncond" and "cond"; else they are numbered.
+        calls: The calls, in their order.
+        is_empty: Returns whether the text of a call is known to be the empty or the negative
+            prompt. If that tells two calls apart, they are "uncond" and "cond"; otherwise they are
+            numbered.
     """
     caller, guidance = calls[0].caller, calls[0].guidance
     known = guidance is not None
@@ -121,7 +122,7 @@ def _side_by_side(calls: Sequence[Call]) -> dict[str, NDArray[Any]]:
 
 
 def _masks_side_by_side(calls: Sequence[Call]) -> dict[str, NDArray[np.float32]]:
-    """A call without a mask that another one has sees all keys."""
+    """Return the masks of calls side by side; a call that lacks another's mask sees all keys."""
     found = {name: mask for call in calls for name, mask in call.masks.items()}
     return {
         name: np.stack([call.masks.get(name, np.ones_like(mask)) for call in calls], 1)

@@ -1,7 +1,7 @@
-"""Recordings: what one holds, in memory or streamed to a Zarr store, and opened again.
+"""Store recordings, in memory or streamed to Zarr, and open them again.
 
-A recording is a tree. Its root has the samples, the timesteps and how it was made; each leaf has
-one array, ``value``: the tensor of a site over all of them. Nothing here needs torch.
+A recording is a tree. Its root has the samples, the timesteps and the provenance; each leaf has one
+array, ``value``: the tensor of a site for all samples and timesteps. This room does not need torch.
 """
 
 from emerdiff_probe.store.address import Address, local_folder, size_name

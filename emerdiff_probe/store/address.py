@@ -1,4 +1,4 @@
-"""Where a recording lies: in a folder, a zip file, or at an address that fsspec knows."""
+"""Locate recordings: in a folder, a zip file, or at an address that fsspec understands."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ __all__ = [
 _SIZE: Final = re.compile(r"[1-9]\d*x[1-9]\d*")
 
 _INFLATED: Final = 100
-"""By how much a zip file may inflate; numbers of a model hardly do."""
+"""The largest factor by which a zip file may inflate; a model's numbers compress far less."""
 
 Address: TypeAlias = str | os.PathLike[str]
-"""A folder, a zip file, or an address as ``s3://bucket/run.zarr``."""
+"""A folder, a zip file, or an address such as ``s3://bucket/run.zarr``."""
 
 
 def is_remote(address: Address) -> bool:
-    """Whether it is for fsspec.
+    """Return whether fsspec has to open an address.
 
     >>> is_remote("memory://run.zarr"), is_remote("run.zarr")
     (True, False)
@@ -56,26 +56,26 @@ def local_folder(address: Address) -> Path:
     """Return the folder that a store can be written to.
 
     Raises:
-        StoreError: It is something else.
+        StoreError: The address is not a folder on this machine.
     """
     if is_address(address):
         raise StoreError(
-            f"'{address}' is no folder on this machine, and stores are written to one; write to a "
-            "folder and copy it there, a recording whole or as the one file that pack() makes"
+            f"'{address}' is not a folder on this machine, where stores are written; write to a "
+            "folder, then copy it there, a recording as it is or as one file made by pack()"
         )
     path = local(address)
     if path.is_file():
         raise StoreError(
             f"'{path}' is a file, and stores are written to folders; choose another name, or "
-            "if it is a packed recording that is to go on, unpack it into a folder"
+            "to resume a packed recording, unpack it into a folder"
         )
     return path
 
 
 def by_size(address: Address) -> dict[str, Path]:
-    """Return the folders of a recording of images of several sizes, by ``{height}x{width}``.
+    """Return the subfolders of a recording of images of several sizes, by ``{height}x{width}``.
 
-    Empty where it is a recording of its own, or is not on this machine.
+    Empty if it is a single recording, or is not on this machine.
     """
     if is_remote(address) or not (path := local(address)).is_dir() or (path / METADATA).exists():
         return {}
@@ -94,26 +94,25 @@ def size_name(size: tuple[int, int]) -> str:
 
 
 def opened(address: Address) -> zarr.Group:
-    """The root of a recording, for reading.
+    """Open the root of a recording for reading.
 
     Raises:
-        StoreError: There is none, it is damaged, or it is of a form that this version does not
-            know.
+        StoreError: There is no recording, it is damaged, or this version does not know its schema.
     """
     try:
         folder = _folder_within(local(address)) if _is_file(address) else ""
         metadata = unsealed(_read(address, f"{folder}/{METADATA}".strip("/")))
         found = metadata["attributes"].get("schema")
-    # Every file system has errors of its own.
+    # Each file system raises errors of its own.
     except Exception as error:
         if sizes := by_size(address):
             raise StoreError(
                 f"'{address}' holds recordings of images of several sizes, {', '.join(sizes)}; "
-                f"choose one of them, as '{next(iter(sizes.values()))}'"
+                f"open one of them, such as '{next(iter(sizes.values()))}'"
             ) from error
         raise StoreError(
-            f"'{address}' is no recording that can be opened: {error or type(error).__name__}; "
-            "see that the name is right, and that the file or folder is whole"
+            f"'{address}' cannot be opened as a recording: {error or type(error).__name__}; "
+            "check the name, and that the file or folder is complete"
         ) from error
     if found == schema.RESPONSES:
         raise StoreError(
@@ -121,27 +120,27 @@ def opened(address: Address) -> zarr.Group:
         )
     if found == schema.SWEEP:
         raise StoreError(
-            f"'{address}' holds a sweep, not a recording; the run.sweep() that made it reads it"
+            f"'{address}' holds a sweep, not a recording; open it with the run.sweep() that made it"
         )
     if found != schema.RECORDING:
         raise StoreError(
-            f"'{address}' is no recording that this version knows: its schema is "
-            f"{found!r}, not {schema.RECORDING!r}"
+            f"'{address}' has the schema {found!r}, and this version reads "
+            f"{schema.RECORDING!r}; open it with the version that made it, or record again"
         )
     with as_it_claims(address):
         check_whole(metadata)
         check_nodes(metadata, VALUES)
         for name in ("config", "model", "versions"):
             if not isinstance(json.loads(metadata["attributes"].get(name, "{}")), dict):
-                raise ValueError(f"its attribute {name!r} is no JSON of names and values")
+                raise ValueError(f"its attribute {name!r} is not a JSON object")
         return zarr.open_group(_store(address), path=folder, mode="r", use_consolidated=True)
 
 
 @contextmanager
 def as_it_claims(address: Address) -> Iterator[None]:
-    """Turn whatever comes of reading a store's description into an error that names the store.
+    """Turn any error in reading a store's description into one that names the store.
 
-    Stores can be damaged, and anybody's, in more ways than there are checks.
+    Stores can be damaged or crafted in more ways than checks can cover.
     """
     try:
         yield
@@ -159,7 +158,7 @@ def _is_file(address: Address) -> bool:
 
 
 def _store(address: Address) -> Any:
-    """Store that Zarr reads from."""
+    """Return the store that Zarr reads from."""
     if is_remote(address):
         return FsspecStore.from_url(os.fspath(address), read_only=True)
     path = local(address)
@@ -169,7 +168,7 @@ def _store(address: Address) -> Any:
 
 
 def _read(address: Address, name: str) -> bytes:
-    """A file of a recording, from the folder or file that it lies in."""
+    """Return the bytes of a file of a recording, from its folder or zip file."""
     if is_remote(address):
         files, path = fsspec.url_to_fs(os.fspath(address))
         return bytes(files.cat_file(f"{path}/{name}" if path else name))
@@ -181,16 +180,21 @@ def _read(address: Address, name: str) -> bytes:
 
 
 def _folder_within(file: Path) -> str:
-    """The folder that a zip file has its recording in: most programs pack a folder as such."""
+    """Return the folder inside a zip file that holds the recording; most programs add one.
+
+    Raises:
+        ValueError: The file is no whole zip file, inflates suspiciously, or holds several
+            recordings.
+    """
     if not zipfile.is_zipfile(file):
-        raise ValueError("it is a file, but no whole zip file")
+        raise ValueError("it is a file, but not a complete zip file")
     with zipfile.ZipFile(file) as packed:
         names = set(packed.namelist())
         inflated = sum(each.file_size for each in packed.infolist())
     if inflated > max(_INFLATED * file.stat().st_size, 2**28):
         raise ValueError(
-            f"its {size_text(file.stat().st_size)} would inflate to {size_text(inflated)}, as "
-            "no recording does; unpack it yourself if you trust it"
+            f"its {size_text(file.stat().st_size)} would inflate to {size_text(inflated)}, "
+            "which no recording does; unpack it yourself if you trust it"
         )
     if METADATA in names:
         return ""
@@ -198,18 +202,18 @@ def _folder_within(file: Path) -> str:
     found = sorted(each for each in folders if f"{each}/{METADATA}" in names)
     if len(found) > 1:
         raise ValueError(
-            f"it is a zip file of {len(found)} recordings, {', '.join(found)}; unpack it, and open "
+            f"it is a zip file of {len(found)} recordings, {', '.join(found)}; unpack it and open "
             "one of them"
         )
     return found[0] if found else ""
 
 
 def size_on_disk(address: Address) -> int:
-    """Bytes of all files."""
+    """Return the number of bytes of all files of a recording."""
     place = address if is_remote(address) else local(address)
     files, path = fsspec.url_to_fs(os.fspath(place))
-    # A file that is being written has another name by the time one asks for its size, so those of
-    # the listing are taken; those of web servers have none.
+    # Take sizes from the listing: a file that is being written may be renamed before its size is
+    # asked for. Listings of web servers have no sizes.
     listed = files.find(path, detail=True)
     sizes = (
         files.size(name) if about["size"] is None else about["size"]

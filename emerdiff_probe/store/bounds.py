@@ -1,7 +1,7 @@
-"""Bounds on what the metadata of a store may ask for: a store can be anybody's.
+"""Bound what the metadata of a store may request, because a store can come from anybody.
 
-They are looked at before Zarr sees them: a codec can run code, an array of labels can ask for more
-memory than there is, and the name of an array can lead out of the store.
+Metadata are checked before Zarr sees them: a codec can run code, an array of labels can request
+more memory than there is, and the name of an array can lead out of the store.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from emerdiff_probe.store.plan import size_text
 __all__ = ["VALUES", "check_nodes"]
 
 VALUES: Final = re.compile(r"(.+/)?value")
-"""Arrays of a recording that are read chunk by chunk; all others are labels."""
+"""The arrays of a recording that are read chunk by chunk; all others are labels."""
 
 _CODECS: Final = {"bytes", "crc32c", "sharding_indexed", "vlen-utf8", "zstd"}
-"""Codecs that this package writes. None of them runs what it reads."""
+"""The codecs that this package writes. None of them executes what it reads."""
 
 _TYPES: Final = re.compile(r"string|bool|u?int(8|16|32|64)|float(16|32|64)")
 
 _MOST_LABELS: Final = 2**26
-"""Values of an array of labels, which is read when a store is opened."""
+"""The largest number of values in an array of labels, which is read when a store is opened."""
 
 _MOST_CHUNK: Final = 2**32
-"""Bytes of a chunk, which is the least that is read."""
+"""The largest number of bytes in a chunk, the smallest unit that is read."""
 
 _MOST_CHUNKS: Final = 2**20
 """Chunks along one dim, each of which dask keeps a number for."""
@@ -38,14 +38,15 @@ _PART: Final = re.compile(r"[^/\\\0]+")
 
 
 def check_nodes(root: Mapping[str, Any], values: re.Pattern[str]) -> None:
-    """See that Zarr can be given the metadata of a store.
+    """Check that the metadata of a store can be passed to Zarr.
 
     Args:
-        root: From the root's file, with all others in it.
-        values: Paths of the arrays that are read chunk by chunk; all others are labels.
+        root: The metadata in the root's file, which includes those of all arrays.
+        values: A pattern for the paths of the arrays that are read chunk by chunk; all others are
+            labels.
 
     Raises:
-        ValueError: Something is not as this package writes it; says what.
+        ValueError: Something differs from what this package writes; the message says what.
     """
     inline = root.get("consolidated_metadata")
     nodes = inline.get("metadata") if isinstance(inline, dict) else None
@@ -54,9 +55,9 @@ def check_nodes(root: Mapping[str, Any], values: re.Pattern[str]) -> None:
     for path, node in nodes.items():
         parts = path.split("/")
         if not all(_PART.fullmatch(part) and part not in (".", "..") for part in parts):
-            raise ValueError(f"{path!r} is no name of an array")
+            raise ValueError(f"{path!r} is not a valid name of an array")
         if not isinstance(node, dict) or node.get("zarr_format") != 3:
-            raise ValueError(f"{path!r} is not of Zarr's format 3")
+            raise ValueError(f"{path!r} is not in Zarr's format 3")
         if node.get("node_type") == "array":
             _check_array(path, node, labels=not values.fullmatch(path))
         elif node.get("node_type") != "group":
@@ -66,11 +67,11 @@ def check_nodes(root: Mapping[str, Any], values: re.Pattern[str]) -> None:
 def _check_array(path: str, node: Mapping[str, Any], *, labels: bool) -> None:
     kind = node.get("data_type")
     if not isinstance(kind, str) or not _TYPES.fullmatch(kind):
-        raise ValueError(f"{path!r} is of type {kind!r}; numbers and texts are read")
+        raise ValueError(f"{path!r} has type {kind!r}; only numbers and texts are read")
     codecs = list(_codecs(node.get("codecs")))
     if others := [name for name in codecs if name not in _CODECS]:
         raise ValueError(
-            f"{path!r} is packed by {others[0]!r}; {', '.join(sorted(_CODECS))} are read"
+            f"{path!r} is encoded with {others[0]!r}; only {', '.join(sorted(_CODECS))} are read"
         )
     if node.get("storage_transformers"):
         raise ValueError(f"{path!r} has storage transformers; none are read")
@@ -79,7 +80,7 @@ def _check_array(path: str, node: Mapping[str, Any], *, labels: bool) -> None:
         raise ValueError(f"{path!r} has no name for each dim")
     if labels and math.prod(shape) > _MOST_LABELS:
         raise ValueError(
-            f"{path!r} has {math.prod(shape):,} labels; {_MOST_LABELS:,} are read at most"
+            f"{path!r} has {math.prod(shape):,} labels; at most {_MOST_LABELS:,} are read"
         )
     if max(shape, default=0) > _MOST_LABELS:
         raise ValueError(f"{path!r} has sizes {shape}; {_MOST_LABELS:,} are read at most")
@@ -94,12 +95,12 @@ def _check_array(path: str, node: Mapping[str, Any], *, labels: bool) -> None:
     size = math.prod(chunks) * (16 if kind == "string" else np.dtype(kind).itemsize)
     if size > _MOST_CHUNK:
         raise ValueError(
-            f"{path!r} has chunks of {size_text(size)}; {size_text(_MOST_CHUNK)} are read at most"
+            f"{path!r} has chunks of {size_text(size)}; at most {size_text(_MOST_CHUNK)} are read"
         )
 
 
 def _codecs(found: Any) -> Iterator[str]:
-    """Names of codecs, those within others too."""
+    """Yield the names of codecs, including nested ones."""
     for each in found if isinstance(found, list) else [None]:
         if isinstance(each, str):
             each = {"name": each}
@@ -114,7 +115,7 @@ def _codecs(found: Any) -> Iterator[str]:
 
 
 def _chunk_shape(node: Mapping[str, Any]) -> Any:
-    """Sizes of what is read at once: of a file, or of a part of one."""
+    """Return the sizes of what is read at once: a file, or an inner chunk of a sharded one."""
     for each in node["codecs"]:
         if isinstance(each, dict) and each.get("name") == "sharding_indexed":
             return each.get("configuration", {}).get("chunk_shape")
@@ -125,5 +126,5 @@ def _chunk_shape(node: Mapping[str, Any]) -> Any:
 def _sizes(path: str, found: Any) -> list[int]:
     right = isinstance(found, list) and all(type(each) is int and each >= 0 for each in found)
     if not right:
-        raise ValueError(f"{path!r} has sizes {found!r}, which are none")
+        raise ValueError(f"{path!r} has invalid sizes {found!r}")
     return list(found)

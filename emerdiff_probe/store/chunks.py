@@ -1,8 +1,8 @@
-"""Chunks as files: which are there, and whole ones written past Zarr.
+"""List the chunks of an array on disk, and write whole chunks without Zarr.
 
-A run writes hundreds of chunks at a time. Zarr takes some 4 ms of Python for each, which keeps the
-model waiting; the bytes that the format asks for (Zarr 3: little endian values, then their CRC-32C)
-are written in a tenth of that.
+A run writes hundreds of chunks at a time. Zarr takes some 4 ms of Python for each, during which the
+model waits; writing the bytes that the format specifies (Zarr 3: little-endian values, then their
+CRC-32C) takes a tenth of that.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from numpy.typing import NDArray
 __all__ = ["FLAT", "PARTIAL", "chunk_index", "chunk_name", "chunks_of", "fill_of", "write_chunk"]
 
 PARTIAL: Final = ".partial"
-"""What the name of a file ends with until it is whole; Zarr's own do, too."""
+"""The suffix of a file until it is complete; Zarr uses the same."""
 
 FLAT: Final[dict[str, Any]] = {"name": "default", "configuration": {"separator": "."}}
-"""Zarr's chunk key encoding of all our arrays: files beside each other. Zarr's own choice, a folder
-for each dim, makes five times as many entries, which takes as long as writing the values."""
+"""The chunk key encoding of all arrays: the files of an array lie side by side.
+
+Zarr's default, a folder for each dim, creates five times as many entries, which takes as long as
+writing the values.
+"""
 
 
 def chunks_of(path: Path, array: str) -> set[tuple[int, ...]]:
-    """Indices of the chunks that an array has on disk."""
+    """Return the indices of the chunks that an array has on disk."""
     files = (path / array).glob("c.*")
     return {index for file in files if (index := chunk_index(file.name))}
 
 
 def chunk_index(name: str) -> tuple[int, ...] | None:
-    """The index of the chunk in a file; None for another file.
+    """Return the index of the chunk in a file; None for another file.
 
     >>> chunk_index("c.0.2.0"), chunk_index("zarr.json")
     ((0, 2, 0), None)
@@ -46,7 +49,7 @@ def chunk_index(name: str) -> tuple[int, ...] | None:
 
 
 def chunk_name(index: Iterable[int]) -> str:
-    """The name of a chunk's file.
+    """Return the file name of a chunk.
 
     >>> chunk_name((0, 2, 0))
     'c.0.2.0'
@@ -55,20 +58,20 @@ def chunk_name(index: Iterable[int]) -> str:
 
 
 def fill_of(dtype: np.dtype[Any]) -> float:
-    """What stands where nothing was written."""
+    """Return the value that stands for what was not written."""
     return np.nan if dtype.kind == "f" else 0
 
 
 def write_chunk(
     array: Path, index: tuple[int, ...], values: NDArray[Any], shape: tuple[int, ...]
 ) -> None:
-    """Writes a chunk of an array that `new_array` made; its file comes whole or not at all.
+    """Write a chunk of an array that `new_array` made; its file appears complete or not at all.
 
     Args:
-        array: Folder of the array.
-        index: Of the chunk, by dim.
-        values: Its values; at the array's end they may be fewer than a chunk holds.
-        shape: Of a whole chunk.
+        array: The folder of the array.
+        index: The index of the chunk, by dim.
+        values: The values of the chunk, possibly fewer than a chunk holds at the end of the array.
+        shape: The shape of a full chunk.
     """
     if values.shape != shape:
         whole = np.full(shape, fill_of(values.dtype), values.dtype)
@@ -77,7 +80,7 @@ def write_chunk(
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     content: Any = little.reshape(-1).view(np.uint8)
     file = array / chunk_name(index)
-    # Processes on several machines can have one number.
+    # Processes on several machines can have the same number.
     partial = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
     with partial.open("wb") as out:
         out.write(content)

@@ -1,4 +1,4 @@
-"""Copies of recordings: cut for other ways of reading, or packed into one file."""
+"""Copy recordings: with chunks for another way of reading, or packed into one file."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ _POINT_BYTES: Final = 2**17
 
 
 def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[str]) -> Path:
-    """Copies a recording into a folder, cut for another way of reading.
+    """Copy a recording into a folder, chunked for another way of reading.
 
     Args:
-        run: A recording, or where one lies. It must be whole.
-        layout: "points" to read one place through all timesteps: chunks of some 100 KiB have a few
-            neighbouring locations at all timesteps, and all chunks of a sample and site are in one
+        run: A recording, or the address of one. It must be complete.
+        layout: "points" to read one place at all timesteps: chunks of some 100 KiB hold a few
+            neighbouring locations at all timesteps, and all chunks of a sample and site share a
             file. "steps" to read whole layers at some timesteps, as recordings are written.
-        path: The new folder, which gets its name when all is in it. Open it as any recording.
-            Memory holds one sample of one site at a time.
+        path: The new folder, which appears under its name once it is complete. Open it like any
+            recording. At any time, memory holds one sample of one site.
 
     Returns:
         The folder.
 
     Raises:
         ConfigError: There is no such layout.
-        StoreError: The recording is not whole, or the folder is there already or cannot be written.
+        StoreError: The recording is incomplete, or the folder exists or cannot be written.
     """
     if layout not in ("steps", "points"):
         raise ConfigError(f"layout is {layout!r}; choose 'steps' or 'points'")
     tree = complete(open_recording(run) if isinstance(run, str | os.PathLike) else run)
     _check_whole(tree)
     leaves = {path: leaf.to_dataset(inherit=False) for path, leaf in leaf_nodes(tree).items()}
-    # Values are handed out in float32, whatever they are kept in.
+    # Values are read as float32, whatever their precision on disk.
     recorded = json.loads(tree.attrs.get("config", "{}")).get("dtype")
     dtypes = {
         name: np.dtype((recorded if name not in (LATENTS, IMAGE) else None) or leaf["value"].dtype)
@@ -107,7 +107,7 @@ def _write_labels(group: zarr.Group, name: str, labels: xr.DataArray) -> None:
 
 
 def _step_bytes(values: xr.DataArray, dtype: np.dtype[Any]) -> int:
-    """Bytes of one sample at one timestep."""
+    """Return the number of bytes of one sample at one timestep."""
     if TIMESTEP not in values.dims:
         return 0
     return values.size * dtype.itemsize // (values.shape[0] * values.sizes[TIMESTEP])
@@ -122,7 +122,7 @@ def _chunks(
         sizes[TIMESTEP] = block
     if layout == "points" and {TIMESTEP, Y, X} <= sizes.keys():
         while math.prod(sizes.values()) * dtype.itemsize > _POINT_BYTES:
-            # Halves, so that chunks fill their file; the longer side first.
+            # Halve the longer side first, so that chunks fill their file.
             halved = [dim for dim in (Y, X) if sizes[dim] % 2 == 0]
             if not halved:
                 break
@@ -131,43 +131,43 @@ def _chunks(
 
 
 def _check_whole(tree: xr.DataTree) -> None:
-    # These are small, and what is not committed yet is NaN.
+    # These arrays are small, and NaN where nothing is committed yet.
     if LATENTS not in tree.children:
         return
     there = np.isfinite(tree[LATENTS]["value"]).all()
     if not bool(there):
         raise StoreError(
-            "the recording is not whole yet; record again as before, which goes on with it, and "
-            "make the copy then"
+            "the recording is incomplete; record again with the same settings to resume it, then "
+            "copy it"
         )
 
 
 def pack(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
-    """Packs a recording into one zip file, to be carried elsewhere and opened there as it is.
+    """Pack a recording into one zip file, which can be opened as it is.
 
-    What is there is packed, even while more is being recorded; `info` says how much it is. A packed
-    recording does not go on: unpack it for that.
+    Whatever is committed is packed, even while recording continues; `info` tells how much that is.
+    A packed recording cannot be resumed until it is unpacked.
 
     Args:
-        path: Folder of the recording.
-        file: The new file, ending in ``.zip``; it gets its name when all is in it. Nothing is
-            compressed: activations hardly can be. The same recording gives the same bytes.
+        path: The folder of the recording.
+        file: The new file, ending in ``.zip``; it appears under its name once it is complete. It is
+            not compressed, because activations hardly compress. Equal recordings give equal bytes.
 
     Returns:
         The file.
 
     Raises:
-        StoreError: The folder is no recording, the file is there already, or cannot be written.
+        StoreError: The folder is not a recording, or the file exists or cannot be written.
     """
     folder = local_folder(path)
     opened(folder)
-    # Commits are listed first, so that all that belongs to them is there when it is listed.
+    # List commits first, so that everything they refer to exists when it is listed.
     commits = _files(folder / RESTART)
     others = [each for each in _files(folder) if (folder / RESTART) not in each.parents]
     new = local(file)
     with made_at_once(new) as making, zipfile.ZipFile(making, "w") as packed:
         for each in [*others, *commits]:
-            # Dated as zip begins, for equal bytes.
+            # the first date that zip knows, for equal bytes
             name = zipfile.ZipInfo(each.relative_to(folder).as_posix())
             with each.open("rb") as source, packed.open(name, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 2**20)
@@ -175,13 +175,13 @@ def pack(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files of a recording, but for a writer's lock and what it was about to name."""
+    """Return all files of a recording, except a writer's lock and files that are being written."""
     own = (each for each in folder.rglob("*") if each != folder / LOCK)
     found = sorted(each for each in own if each.suffix != PARTIAL)
     for each in found:
         if each.is_symlink():
             raise StoreError(
-                f"'{each}' is a link, and what it leads to need not be of the recording; put the "
-                "file itself in its place"
+                f"'{each}' is a link, which may lead out of the recording; replace it by the file "
+                "itself"
             )
     return [each for each in found if each.is_file()]

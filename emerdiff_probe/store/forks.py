@@ -1,7 +1,7 @@
-"""Reading in forked processes, as the workers of a DataLoader are.
+"""Read zip files in forked processes, such as the workers of a DataLoader.
 
-A forked process gets the memory of its parent without its threads. What waits for one of them
-would wait for ever, and a file that both have open has one position for both.
+A forked process inherits its parent's memory but not its threads. Code that waits for such a thread
+would hang, and a file that both processes have open shares one position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _zips: weakref.WeakValueDictionary[int, ZipStore] = weakref.WeakValueDictionary(
 
 
 def reopened_in_forks(store: ZipStore) -> ZipStore:
-    """Return a zip file's store, which each forked process then opens for itself."""
+    """Return the store of a zip file, made to reopen the file in each forked process."""
     _zips[id(store)] = store
     return store
 
@@ -30,7 +30,7 @@ def _renewed() -> None:
     dask.threaded.pools_lock = threading.Lock()
     dask.threaded.main_thread = threading.current_thread()
     for store in _zips.values():
-        # As if it had been sent to another process.
+        # Reopen it as if it had been sent to another process.
         store.__setstate__(store.__getstate__())
 
 

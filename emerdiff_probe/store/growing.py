@@ -1,4 +1,4 @@
-"""Recordings of runs of which nobody knows beforehand how long they are: labels come last."""
+"""Write recordings of runs whose length is unknown beforehand: labels come last."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Growing"]
 
 
 class Growing:
-    """A recording in a folder that gets its name when the run has ended.
+    """A recording in a folder that appears under its name once the run has ended.
 
-    What ends the process before leaves nothing that could be taken for a recording.
+    A process that dies before then leaves nothing that could be mistaken for a recording.
 
     Args:
         path: The folder.
 
     Raises:
-        StoreError: It is there already, or somebody else writes to it.
+        StoreError: The folder exists, or another process writes to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,14 +40,15 @@ class Growing:
             self._open = stack.pop_all()
 
     def write(self, plan: Plan, values: Mapping[str, NDArray[Any]]) -> None:
-        """Take a block of timesteps of all samples.
+        """Write a block of timesteps of all samples.
 
         Args:
-            plan: What is recorded so far, this block with it.
-            values: Of every leaf that has timesteps, (sample[, guidance], timestep, ...).
+            plan: The plan of everything recorded so far, including this block.
+            values: The values of every leaf that has timesteps, (sample[, guidance], timestep,
+                ...).
 
         Raises:
-            StoreError: It could not be written; what was written before is removed.
+            StoreError: The block could not be written; what was written before is removed.
         """
         try:
             for leaf in plan.leaves:
@@ -55,14 +56,14 @@ class Growing:
                     self._write(plan, leaf.path, self._blocks, values[leaf.path])
         except OSError as error:
             self._failed = True
-            # What is half made is removed with an error that says what to do.
+            # Remove the unfinished folder with an error that names the next step.
             self._open.__exit__(type(error), error, error.__traceback__)
         self._blocks += 1
 
     def finish(self, plan: Plan, image: NDArray[np.uint8] | None) -> None:
-        """Take the pictures, if there are any, and give the folder its name.
+        """Write the final images, if there are any, and give the folder its name.
 
-        Nothing is done where something could not be written before.
+        Does nothing if an earlier write failed.
         """
         if self._failed:
             return

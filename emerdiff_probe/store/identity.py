@@ -1,4 +1,4 @@
-"""Comparing models: whether the one at hand is that of which a store holds results."""
+"""Compare models: is the one at hand the one whose results a store holds?"""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from emerdiff_probe.errors import ConfigError
 __all__ = ["check_model", "instead_of", "model_differences"]
 
 _PLACE: Final = ("device", "versions")
-"""Entries that say where a model runs, and not what it is."""
+"""Entries that describe where a model runs, not what it is."""
 
 _ROUNDING: Final = {"float32": 5e-3, "float16": 2e-2, "bfloat16": 1e-1}
-"""By how much answers may differ, relative to their size, on other devices or versions. Tensor
-cores round factors of float32 to ten bits, which makes 1e-3 of a convolution."""
+"""The largest relative difference of answers between devices or versions, by precision.
+
+Tensor cores round factors of float32 to ten bits, which leads to errors of 1e-3 in a convolution.
+"""
 
 _ROUNDING_HERE: Final = 0.01
-"""The share of that on the same device with the same versions: answers repeat but for threads."""
+"""The share of that on the same device and versions, where only thread order varies."""
 
 
 def check_model(
     stored: Mapping[str, Any], present: Mapping[str, Any], what: str, instead: str
 ) -> None:
-    """Refuse to continue or hand back something under another model than it was begun with.
+    """Refuse to continue or return something that was begun with another model.
 
     Args:
-        stored: Identity of the model it was begun with, from `emerdiff_probe.models.identity`.
-        present: That of the model at hand.
-        what: Names the thing, for the message.
+        stored: The identity of the model it was begun with, from `emerdiff_probe.models.identity`.
+        present: The identity of the model at hand.
+        what: The name of the thing, for the message.
         instead: What can be done with the model at hand.
 
     Raises:
-        ConfigError: They differ. The message gives both values of each difference.
+        ConfigError: The models differ. The message gives both values of each difference.
 
     >>> old, new = {"dtype": "float32"}, {"dtype": "float16"}
     >>> check_model(old, new, "'run.zarr'", "choose another store")
@@ -44,18 +46,18 @@ def check_model(
         ...
     emerdiff_probe.errors.ConfigError: 'run.zarr' was begun with another model:
       dtype: stored 'float32', now 'float16'
-    Use the model as it was to continue, or choose another store
+    Restore that model to continue, or choose another store
     """
     if found := model_differences(stored, present):
         lines = "".join(f"\n  {each}" for each in found)
         raise ConfigError(
             f"{what} was begun with another model:{lines}\n"
-            f"Use the model as it was to continue, or {instead}"
+            f"Restore that model to continue, or {instead}"
         )
 
 
 def instead_of(path: Path) -> str:
-    """Return what can be done with another model than a store's, for messages."""
+    """Return the options other than the store's own model, for messages."""
     return f"choose another store, or delete '{path}' to overwrite it"
 
 
@@ -95,7 +97,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _distance(one: Any, other: Any) -> float:
-    """Between lists of numbers, relative to the size of the first; infinite for what is none."""
+    """Return the distance between lists of numbers, relative to the size of the first.
+
+    It is infinite if they cannot be compared.
+    """
     if not (_are_numbers(one) and _are_numbers(other) and len(one) == len(other)):
         return math.inf
     before, now = np.array(one, float), np.array(other, float)

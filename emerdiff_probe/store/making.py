@@ -1,7 +1,7 @@
-"""Making empty recordings and arrays.
+"""Create empty recordings and arrays.
 
-Zarr takes some 10 ms for an array, and a recording has hundreds, in few forms: one of each dtype is
-made by Zarr, and the metadata of the others are copies of its own with another shape.
+Zarr takes some 10 ms to create an array. A recording has hundreds, in few forms: Zarr creates one
+of each dtype, and the metadata of the others are copies with another shape.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = ["lay_out", "make_recording", "new_array"]
 
 
 def make_recording(path: Path, plan: Plan, held: Held) -> None:
-    """Makes an empty recording at once: a folder with this name is never half of one.
+    """Create an empty recording atomically: a folder of this name is never incomplete.
 
     Args:
         path: The folder.
-        plan: What it will hold.
+        plan: The plan of what it will hold.
         held: The right to write there.
 
     Raises:
@@ -52,15 +52,15 @@ def make_recording(path: Path, plan: Plan, held: Held) -> None:
 
 
 def lay_out(folder: Path, plan: Plan, *, resumable: bool) -> None:
-    """Makes the arrays and labels of a recording in a folder, which may have their chunks already.
+    """Create the arrays and labels of a recording in a folder, which may have chunks already.
 
     Args:
         folder: The folder.
-        plan: What it holds.
-        resumable: Makes the array of commits, too.
+        plan: The plan of what it holds.
+        resumable: Whether to create the array of commits, too.
     """
     with warnings.catch_warnings():
-        # Of chunks whose arrays are yet to be made.
+        # Folders of chunks whose arrays do not exist yet.
         warnings.filterwarnings("ignore", "Object at .* is not recognized")
         root = portable(with_checksums(plan.root()))
         root.to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
@@ -79,7 +79,7 @@ def lay_out(folder: Path, plan: Plan, *, resumable: bool) -> None:
 
 
 class _Maker:
-    """Makes the arrays of one new store."""
+    """Create the arrays of one new store."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -140,16 +140,16 @@ def new_array(
     *,
     shards: tuple[int, ...] | None = None,
 ) -> Any:
-    """Makes the empty array of a leaf.
+    """Create the empty array of a leaf.
 
     Args:
-        group: That it is made in.
-        name: Its own.
-        dims: Names of its dims.
-        shape: Sizes of its dims.
-        chunks: Sizes of the pieces that are read.
-        dtype: Of NumPy.
-        shards: Sizes of the files, where they hold several chunks.
+        group: The group to create it in.
+        name: The name of the array.
+        dims: The names of its dims.
+        shape: The sizes of its dims.
+        chunks: The sizes of the pieces that are read.
+        dtype: The NumPy dtype.
+        shards: The sizes of the files, if they hold several chunks.
     """
     return group.create_array(
         name,
@@ -160,7 +160,7 @@ def new_array(
         dimension_names=dims,
         chunk_key_encoding=FLAT,
         fill_value=fill_of(np.dtype(dtype)),
-        # Activations hardly compress; a checksum finds what was damaged.
+        # Activations hardly compress; a checksum detects damage.
         compressors=zarr.codecs.Crc32cCodec(),
         config={"write_empty_chunks": True},
     )

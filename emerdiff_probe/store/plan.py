@@ -1,4 +1,4 @@
-"""What a recording holds: its arrays, their dims, sizes and chunks, and its labels."""
+"""Plan what a recording holds: its arrays, their dims, sizes and chunks, and its labels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from emerdiff_probe.sites import Site
 __all__ = ["IMAGE", "LATENTS", "MASKS", "Leaf", "Plan", "block_length", "leaf_path", "size_text"]
 
 IMAGE: Final = "image"
-"""Leaf of the pictures that runs end with."""
+"""The leaf of the images that runs end with."""
 
 LATENTS: Final = "latents"
-"""Leaf of x_t, as each timestep finds it."""
+"""The leaf of x_t, the latents that each timestep starts from."""
 
 MASKS: Final = {"attention_mask": LOCATION, "encoder_attention_mask": TOKEN}
-"""Coordinates of the keys that self-attention and attention to a text were let see, 1, or not, 0.
+"""The coordinates that mark keys which attention could see (1) or not (0), by mask.
 
-Locations are of a dim of their own, row after row, since grids of other sizes have others.
+Masked locations have a dim of their own, in row order, since grids of other sizes have others.
 """
 
 _BLOCK_BYTES: Final = 2**25
@@ -38,7 +38,7 @@ _LONGEST_BLOCK: Final = 25
 
 
 def leaf_path(site: Site) -> str:
-    """Where a site's values are in a recording.
+    """Return the path of a site's values in a recording.
 
     >>> leaf_path(Site("up_blocks.1.attentions.0", "out"))
     'up_blocks/1/attentions/0/out'
@@ -51,13 +51,13 @@ class Leaf:
     """One array of a recording.
 
     Attributes:
-        path: In the tree.
-        dims: Of one sample at one timestep, as ``y x channel``.
-        shape: The same, as numbers.
-        dtype: Of NumPy.
+        path: The path in the tree.
+        dims: The dims of one sample at one timestep, such as ``y x channel``.
+        shape: The sizes of these dims.
+        dtype: The NumPy dtype.
         guided: Whether it has both halves of a guided call.
-        timed: Whether it has the timesteps.
-        labels: Coordinates by dim, where they are not those of the whole.
+        timed: Whether it has timesteps.
+        labels: The coordinates by dim, where they differ from those of the recording.
     """
 
     path: str
@@ -71,23 +71,25 @@ class Leaf:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a recording will hold and how large it will be.
+    """The contents of a recording, and its size.
 
     Attributes:
-        leaves: Its arrays.
-        samples: Prompt, seed and source of each sample.
-        guidance: Labels of the halves of a guided call, in the order of recording; none without.
-        timesteps: From the most noise to the least.
+        leaves: The arrays.
+        samples: The prompt, seed and source of each sample.
+        guidance: The labels of the halves of a guided call, in the order of recording; empty
+            without guidance.
+        timesteps: The timesteps, from the most noise to the least.
         steps: The position of each timestep in its run.
-        tokens: Texts of the tokens, (sample, guidance, token); without guidance (sample, token);
-            None where they are not known.
-        size: Height and width of the images in their own size, in which positions are given.
-        config: All that decides its values, fit for JSON.
+        tokens: The texts of the tokens, (sample, guidance, token), or (sample, token) without
+            guidance; None if unknown.
+        size: The height and width of the images in pixels, in which positions are given.
+        config: All settings that determine the values, fit for JSON.
         about: Further provenance, fit for JSON.
-        row: Dim of the rows of UNet calls: samples, or "batch" where nothing tells what they are.
-        names: Of the samples, by which they are selected; none where they have no names.
-        masks: Masks of the keys that attention was given, by coordinate, (sample, guidance,
-            key); without guidance (sample, key). The last dim is that of `MASKS`.
+        row: The dim of the rows of network calls: samples, or "batch" if it is unknown what they
+            are.
+        names: The names of the samples, by which they are selected; empty if they have none.
+        masks: The key masks that attention was given, by coordinate, (sample, guidance, key), or
+            (sample, key) without guidance. The last dim is that of `MASKS`.
     """
 
     leaves: tuple[Leaf, ...]
@@ -139,52 +141,52 @@ class Plan:
         )
 
     def dims(self, leaf: Leaf) -> tuple[str, ...]:
-        """Dims of a leaf's array."""
+        """Return the dims of a leaf's array."""
         guided = leaf.guided and bool(self.guidance)
         return (self.row, *[GUIDANCE] * guided, *[TIMESTEP] * leaf.timed, *leaf.dims)
 
     def shape(self, leaf: Leaf) -> tuple[int, ...]:
-        """Shape of a leaf's array."""
+        """Return the shape of a leaf's array."""
         return (*self.leading(leaf, len(self.samples), len(self.timesteps)), *leaf.shape)
 
     def chunks(self, leaf: Leaf) -> tuple[int, ...]:
-        """One sample, a block of timesteps, all the rest."""
+        """Return the chunk shape of a leaf: one sample, a block of timesteps, everything else."""
         return (*self.leading(leaf, 1, self.block), *leaf.shape)
 
     def chunk_index(self, leaf: Leaf, sample: int, block: int) -> tuple[int, ...]:
-        """Index of the chunk that has a block of timesteps of a sample."""
+        """Return the index of the chunk that holds a block of timesteps of a sample."""
         guided = leaf.guided and bool(self.guidance)
         return (sample, *[0] * guided, *[block] * leaf.timed, *[0] * len(leaf.shape))
 
     def leading(self, leaf: Leaf, samples: int, timesteps: int) -> tuple[int, ...]:
-        """Sizes of a leaf's dims before those of its site, for so many samples and timesteps."""
+        """Return the sizes of a leaf's dims before those of its site."""
         guided = leaf.guided and bool(self.guidance)
         return (samples, *[len(self.guidance)] * guided, *[timesteps] * leaf.timed)
 
     def bytes(self, leaf: Leaf, samples: int, timesteps: int) -> int:
-        """Bytes of a leaf's values for so many samples and timesteps."""
+        """Return the bytes of a leaf's values for a number of samples and timesteps."""
         shape = (*self.leading(leaf, samples, timesteps), *leaf.shape)
         return math.prod(shape) * np.dtype(leaf.dtype).itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all values, in memory and on disk alike: they are not compressed."""
+        """Return the bytes of all values, in memory or on disk: they are not compressed."""
         return sum(self.bytes(leaf, len(self.samples), len(self.timesteps)) for leaf in self.leaves)
 
     @cached_property
     def block(self) -> int:
-        """Timesteps that are kept in memory, written and committed together."""
+        """Return the number of timesteps that are kept, written and committed together."""
         step = sum(self.bytes(leaf, 1, 1) for leaf in self.leaves if leaf.timed)
         return block_length(step, len(self.timesteps))
 
     @cached_property
     def blocks(self) -> list[slice]:
-        """Positions of the timesteps of each block."""
+        """Return the positions of the timesteps of each block."""
         count = len(self.timesteps)
         return [slice(i, min(i + self.block, count)) for i in range(0, count, self.block)]
 
     def table(self) -> pd.DataFrame:
-        """A row for each leaf: ``dims``, ``shape``, ``dtype`` and ``bytes``."""
+        """Return a table with a row for each leaf: ``dims``, ``shape``, ``dtype`` and ``bytes``."""
         rows = {
             leaf.path: (
                 " ".join(self.dims(leaf)),
@@ -208,9 +210,9 @@ class Plan:
         return f"<p>{self!r}</p>" + self.table()._repr_html_()
 
     def root(self) -> xr.Dataset:
-        """The root of the tree."""
+        """Return the root of the tree, with the coordinates and attributes of the recording."""
         coords: dict[str, Any] = {
-            # An index is known to all nodes; xarray selects along no other dim of a tree.
+            # All nodes inherit an index; xarray selects along no other dims of a tree.
             self.row: np.arange(len(self.samples)),
             TIMESTEP: (TIMESTEP, np.array(self.timesteps)),
             STEP: (TIMESTEP, np.array(self.steps)),
@@ -227,7 +229,7 @@ class Plan:
         for name, mask in self.masks.items():
             coords[name] = ((*halves, MASKS[name]), mask)
         for leaf in self.leaves:
-            # Some of the tokens: in all leaves the same.
+            # A selection of tokens, the same in all leaves.
             if TOKEN in (chosen := dict(leaf.labels)):
                 coords[TOKEN] = (TOKEN, np.array(chosen[TOKEN]))
         if self.guidance:
@@ -242,7 +244,7 @@ class Plan:
         )
 
     def coords(self, leaf: Leaf) -> dict[str, NDArray[Any]]:
-        """Coordinates of a leaf's own dims: places in pixels, colours by name, what it labels."""
+        """Return the coordinates of a leaf's own dims: pixel positions, colour names, labels."""
         found: dict[str, NDArray[Any]] = {}
         for dim, count in zip(leaf.dims, leaf.shape, strict=True):
             if dim in (schema.Y, schema.X):
@@ -253,17 +255,17 @@ class Plan:
 
 
 def block_length(step: int, timesteps: int) -> int:
-    """Timesteps in a block.
+    """Return the number of timesteps in a block.
 
     Args:
-        step: Bytes of all values of one sample at one timestep.
-        timesteps: How many there are.
+        step: The bytes of all values of one sample at one timestep.
+        timesteps: The number of timesteps of the run.
     """
     return min(max(_BLOCK_BYTES // max(step, 1), 1), _LONGEST_BLOCK, timesteps)
 
 
 def size_text(count: int) -> str:
-    """Bytes in words.
+    """Return a number of bytes as text.
 
     >>> size_text(3 * 2**20), size_text(8192)
     ('3.0 MiB', '8 KiB')

@@ -1,6 +1,6 @@
-"""Half precision is for keeping: what readers hand out is single, converted when it is read.
+"""Read half precision as single: float16 saves room on disk and is converted when it is read.
 
-Sums of float16 overflow and means of it vanish, without any error.
+Sums of float16 overflow, and means of it vanish, without any error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["single", "single_dtype", "widened"]
 
 
 def single_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype that values of a dtype are handed out in.
+    """Return the dtype that stored values are read in.
 
     >>> single_dtype(np.dtype("float16")), single_dtype(np.dtype("uint8"))
     (dtype('float32'), dtype('uint8'))
@@ -25,9 +25,9 @@ def single_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def widened(array: NDArray[Any]) -> Any:
-    """Return data for a variable: an array in memory as it is, or in float32 if it is float16.
+    """Return the data of a variable: an array in memory as it is, or in float32 if it is float16.
 
-    Nothing is copied but what is read, each time anew.
+    Only what is read is copied, on every read.
     """
     return _Widened(array) if array.dtype == np.float16 else array
 
@@ -43,9 +43,10 @@ def single(ds: xr.Dataset) -> xr.Dataset:
 
 
 class _Widened(indexing.ExplicitlyIndexedNDArrayMixin):
-    """Half-precision values that a variable hands out in single precision.
+    """Present half-precision values of a variable in single precision.
 
-    xarray's protocol for arrays that are converted when they are read, as it decodes files itself.
+    This implements xarray's protocol for arrays that are converted lazily, as xarray itself does
+    when it decodes files.
     """
 
     __slots__ = ("array",)

@@ -1,4 +1,4 @@
-"""Opening what was recorded, and taking a site or a place out of it; needs no torch."""
+"""Open recordings, and read a site or a place from one, without torch."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ __all__ = ["at", "gather", "leaf_nodes", "open_recording", "site", "sites_of"]
 
 
 def open_recording(address: Address) -> xr.DataTree:
-    """Open a recording; values are read when they are needed, as float32.
+    """Open a recording; values are read lazily, as float32.
 
     Args:
-        address: A folder, a zip file that `pack` made, or an address that fsspec knows, as
-            ``s3://bucket/run.zarr``. It may still be written to: what is not committed yet is NaN.
+        address: A folder, a zip file that `pack` made, or an address that fsspec understands, such
+            as ``s3://bucket/run.zarr``. It may still be written to: values that are not committed
+            yet are NaN.
 
     Returns:
-        The recording; of images of several sizes a tree of them, by ``{height}x{width}``.
+        The recording; for images of several sizes, a tree of recordings by ``{height}x{width}``.
 
     Raises:
-        StoreError: It is no recording. Later, when values are read: a chunk is damaged or lost;
-            gives its file. All others can be read.
+        StoreError: There is no recording. Later, when values are read: a chunk is damaged or lost;
+            the message names its file. All other chunks can be read.
     """
     if sizes := by_size(address):
         return xr.DataTree(
@@ -49,7 +50,7 @@ def _opened_tree(root: zarr.Group, place: str) -> xr.DataTree:
     arrays = {path: node for path, node in root.members(max_depth=None)}
     restart = restart_of(root)
     nodes: dict[str, xr.Dataset] = {"/": _root_labels(root, place)}
-    # Pictures have one size, so places are the same on all grids of one size.
+    # All images have one size, so positions are the same on all grids of one size.
     indexed: dict[tuple[str, int], NDArray[Any]] = {}
     labelled: dict[tuple[tuple[str, int], ...], xr.Coordinates] = {}
     for leaf, array in leaves_of(root):
@@ -69,15 +70,15 @@ def _opened_tree(root: zarr.Group, place: str) -> xr.DataTree:
         values = values_of(array, f"{leaf}/value", place, restart, damage=damage)
         nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=labelled[dims])
         rows = dims_of(array)[0]
-        if rows not in nodes["/"].coords:  # as in stores made before
+        if rows not in nodes["/"].coords:  # as in stores of earlier versions
             nodes["/"] = nodes["/"].assign_coords({rows: np.arange(array.shape[0])})
     return xr.DataTree.from_dict(nodes)
 
 
 def _root_labels(root: zarr.Group, place: str) -> xr.Dataset:
-    """Return what the root says of samples, timesteps and provenance."""
+    """Return the samples, timesteps and provenance in the root."""
     labels = {name: (dims_of(array), checked_labels(array, place)) for name, array in root.arrays()}
-    # xarray's own note of which variables are coordinates, which here all are.
+    # xarray's own list of the variables that are coordinates; here all are.
     attributes = {
         name: each for name, each in root.attrs.items() if name not in (WHOLE, "coordinates")
     }
@@ -85,19 +86,20 @@ def _root_labels(root: zarr.Group, place: str) -> xr.Dataset:
 
 
 def site(run: xr.DataTree, name: str) -> xr.DataArray:
-    """The values of a site, with the timesteps, prompts and seeds of the recording.
+    """Return the values of a site, with the timesteps, prompts and seeds of the recording.
 
     Args:
         run: A recording.
-        name: Of the site, as ``mid_block`` or ``up_blocks.1.attentions.0:out``; or "image" or
-            "latents".
+        name: The name of the site, such as ``mid_block`` or ``up_blocks.1.attentions.0:out``; or
+            "image" or "latents".
 
     Returns:
-        Dims as recorded: sample, guidance where there is any, timestep, then those of the site.
+        An array with the dims recorded: sample, guidance if there is any, timestep, then those of
+        the site.
 
     Raises:
-        SiteError: The recording has no such site; gives the closest.
-        InputError: It is no recording.
+        SiteError: The recording has no such site; the message names the closest.
+        InputError: The tree is not a recording.
     """
     expect(run, RECORDING)
     path = name if name in (IMAGE, LATENTS) else leaf_path(Site.parse(name))
@@ -107,7 +109,7 @@ def site(run: xr.DataTree, name: str) -> xr.DataArray:
         wanted = _site_name(path)
         raise SiteError(f"no site {wanted!r} in this recording; {closest(wanted, known)}")
     values = leaves[path]["value"]
-    if values.dtype == np.float16:  # of a tree that no reader made
+    if values.dtype == np.float16:  # a tree that no reader made
         values = values.astype(np.float32)
     about = {
         coord: array
@@ -123,7 +125,7 @@ def leaf_nodes(run: xr.DataTree) -> dict[str, xr.DataTree]:
 
 
 def sites_of(run: xr.DataTree) -> list[Site]:
-    """The sites that a recording has, in the model's order where it tells of one."""
+    """Return the sites of a recording, in the model's order if it is known."""
     expect(run, RECORDING)
     names = list(map(_site_name, leaf_nodes(run)))
     recorded = json.loads(run.attrs.get("config", "{}")).get("sites", [])
@@ -140,26 +142,26 @@ def _site_name(leaf: str) -> str:
 def gather(
     run: xr.DataTree, sites: str | Sequence[str] = "*", *, y: float, x: float
 ) -> dict[str, xr.DataArray]:
-    """What layers hold of one place of the picture, at every timestep.
+    """Return the values of layers at one place of the image, at every timestep.
 
-    Layers differ in their channels, so that one dataset could not name them all ``channel``: hence
-    a dictionary.
+    The result is a dictionary, because layers differ in their channels and one dataset could not
+    name them all ``channel``.
 
     Args:
         run: A recording.
-        sites: A pattern as `emerdiff_probe.sites.select` reads it, or several.
-        y: In pixels from the top, the centre of pixel i being i + 0.5. Each site gives its location
-            that is nearest.
-        x: In pixels from the left.
+        sites: A pattern for `emerdiff_probe.sites.select`, or several.
+        y: The distance from the top in pixels; the centre of pixel i is i + 0.5. Each site returns
+            its nearest location.
+        x: The distance from the left in pixels.
 
     Returns:
-        By the name of each site that has places (keys and values of a text have none): its values
-        there, with dims (sample[, guidance], timestep[, head], channel), and the centre of the
-        location as coordinates. Those of a recording in a store are read when they are needed.
+        The values by the name of each site that has locations (keys and values of a text have
+        none), with dims (sample[, guidance], timestep[, head], channel) and the centre of the
+        location as coordinates. Values of a recording in a store are read lazily.
 
     Raises:
         SiteError: The recording has no such site.
-        InputError: The place is outside of the picture.
+        InputError: The place is outside the image.
     """
     pattern = sites if isinstance(sites, str) else ",".join(sites)
     names = [str(each) for each in select(sites_of(run), pattern)]
@@ -169,21 +171,21 @@ def gather(
 
 
 def at(values: xr.DataArray, y: float, x: float) -> xr.DataArray:
-    """The values at the location that is nearest to a place of the picture.
+    """Return the values at the location nearest to a place of the image.
 
     Args:
-        values: With dims y and x, in pixels.
-        y: In pixels from the top.
-        x: In pixels from the left.
+        values: An array with dims y and x, in pixels.
+        y: The distance from the top in pixels.
+        x: The distance from the left in pixels.
 
     Raises:
-        InputError: The place is outside of the picture.
+        InputError: The place is outside the image.
     """
-    # The first centre is half a cell from the edge, and so is the last.
+    # The first and the last centre lie half a cell from the edge.
     height, width = (float(values[dim][0] + values[dim][-1]) for dim in (Y, X))
     if not (0 <= y <= height and 0 <= x <= width):
         raise InputError(
-            f"y={y:g}, x={x:g} is outside of the picture; choose y of 0 to {height:g} and "
+            f"y={y:g}, x={x:g} is outside the image; choose y from 0 to {height:g} and "
             f"x of 0 to {width:g}, in pixels"
         )
     return values.sel({Y: y, X: x}, method="nearest")

@@ -1,4 +1,4 @@
-"""Responses on disk: a chunk for each location or mask, which is the unit of commit and resume."""
+"""Store responses on disk, one chunk for each location or mask, the unit of commit and resume."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ from emerdiff_probe.store.values import dims_of, values_of
 __all__ = ["ResponseStore", "open_responses", "responses_missing"]
 
 _VALUES: Final = re.compile("response|difference")
-"""Arrays that are read chunk by chunk; all others are labels here, and small."""
+"""The arrays that are read chunk by chunk; all others are labels here, and small."""
 
 
 class ResponseStore:
-    """Responses in a folder, of which some may be missing still.
+    """Responses in a folder, possibly still incomplete.
 
     Args:
         path: The folder.
-        model: Identity of the model, from `emerdiff_probe.models.identity`.
-        settings: All else that decides the values, fit for JSON.
-        name: Of the variable; its last three dims are those of one response.
-        schema: Of the dataset.
+        model: The identity of the model, from `emerdiff_probe.models.identity`.
+        settings: All other settings that determine the values, fit for JSON.
+        name: The name of the variable; its last three dims are those of one response.
+        schema: The schema of the dataset.
 
     Raises:
-        StoreError: The folder is something else.
-        ConfigError: It was begun with another model or other settings; gives both values of each
-            difference.
+        StoreError: The folder holds something else.
+        ConfigError: It was begun with another model or other settings; the message gives both
+            values of each difference.
     """
 
     def __init__(
@@ -74,7 +74,12 @@ class ResponseStore:
         self._held: Held | None = None
 
     def _check(self) -> None:
-        """Sees that what is there was begun as this is."""
+        """Check that what exists was begun with the same model and settings.
+
+        Raises:
+            StoreError: The folder holds something else.
+            ConfigError: The model or the settings differ.
+        """
         metadata = _metadata(self.path, self._schema)
         with as_it_claims(self.path):
             begun, what = json.loads(metadata["attributes"]["identity"]), f"'{self.path}'"
@@ -83,22 +88,22 @@ class ResponseStore:
             check_model(begun["model"], present["model"], what, instead_of(self.path))
 
     def begin(self, rest: xr.Dataset, response: xr.DataArray) -> None:
-        """Makes the folder where there is none, at once; from now on nobody else writes there.
+        """Create the folder atomically if there is none, and lock it against other writers.
 
         Args:
-            rest: All but the responses, with attributes.
-            response: Their dims, shape and dtype; its values are not looked at.
+            rest: Everything but the responses, with attributes.
+            response: The dims, shape and dtype of the responses; its values are not used.
 
         Raises:
-            StoreError: The disk has too little room, or somebody else writes there.
+            StoreError: The disk has too little room, or another process writes there.
         """
         self._held = Held(self.path, store=True)
         try:
             if is_free(self.path):
                 self._make(rest, response)
-            else:  # it may have been made since this was
+            else:  # another process may have created it since this object was made
                 self._check()
-                # What one that was killed was about to name.
+                # Remove partial files of a writer that was killed.
                 for left in self.path.rglob(f"*{PARTIAL}"):
                     left.unlink()
         except BaseException:
@@ -124,7 +129,7 @@ class ResponseStore:
                 dimension_names=[str(dim) for dim in response.dims],
                 chunk_key_encoding=FLAT,
                 fill_value=np.nan,
-                # A checksum finds what was damaged.
+                # A checksum detects damage.
                 compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],
                 config={"write_empty_chunks": True},
             )
@@ -132,29 +137,29 @@ class ResponseStore:
 
     @property
     def committed(self) -> set[tuple[int, ...]]:
-        """Indices of the locations or masks that are there."""
+        """Return the indices of the locations or masks that are committed."""
         shape = zarr.open_array(self.path / self._name, mode="r").shape
         return {index[: len(shape) - 3] for index in chunks_of(self.path, self._name)}
 
     def write(self, index: tuple[int, ...], response: NDArray[Any]) -> None:
-        """Commits one response, shape (rgb, y, x); a chunk's file comes whole or not at all.
+        """Commit one response, shape (rgb, y, x); its chunk's file appears complete or not at all.
 
         Raises:
-            StoreError: It could not be written.
+            StoreError: The chunk could not be written.
         """
         try:
             zarr.open_array(self.path / self._name, mode="r+")[index] = response
         except OSError as error:
             raise StoreError(
                 f"'{self.path}' could not be written: {error}. What was committed before can be "
-                "read; the same call goes on from there"
+                "read; the same call resumes from there"
             ) from error
 
     def __enter__(self) -> ResponseStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Lets others write there."""
+        """Let others write there."""
         if self._held is not None:
             self._held.close()
 
@@ -168,16 +173,14 @@ def responses_missing(path: Path, name: str = "response") -> int | None:
 
 
 def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.Dataset:
-    """Opens responses that were streamed to a folder; values are read when they are needed.
-
-    They are float32, whatever they are kept in.
+    """Open responses that were streamed to a folder; values are read lazily, as float32.
 
     Args:
-        path: The folder. It may still be written to: what is not there yet is NaN.
-        schema: Of the dataset.
+        path: The folder. It may still be written to: values that are not there yet are NaN.
+        schema: The schema of the dataset.
 
     Raises:
-        StoreError: It holds no responses.
+        StoreError: The folder holds no responses.
     """
     path = local_folder(path)
     _metadata(path, schema)
@@ -207,7 +210,7 @@ def _metadata(path: Path, schema: str) -> dict[str, Any]:
     attributes = metadata["attributes"]
     if attributes.get("schema") != schema:
         raise StoreError(
-            f"'{path}' holds no responses that this version knows: its schema is "
+            f"'{path}' holds no responses that this version reads: its schema is "
             f"{attributes.get('schema')!r}, not {schema!r}"
         )
     with as_it_claims(path):

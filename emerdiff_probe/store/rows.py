@@ -1,6 +1,6 @@
-"""A recording that several processes write, each its own samples: where they lie, which are whole.
+"""Let several processes write one recording, each its own samples: where they are, which are whole.
 
-One of the processes makes it with room for all samples, and the others find it there.
+One of the processes creates it with room for all samples, and the others find it there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Place", "Rows"]
 
 
 class Place(NamedTuple):
-    """Where a sample lies.
+    """The place of a sample.
 
     Attributes:
         folder: The recording that it is in; images of several sizes have several.
@@ -36,13 +36,13 @@ class Place(NamedTuple):
 
 
 class Rows:
-    """The samples of a recording in a folder that is held by all who write there.
+    """The samples of a recording in a folder that all of its writers hold.
 
     Args:
         path: The folder.
 
     Raises:
-        StoreError: Somebody else writes there who does not share it, or it is something else.
+        StoreError: Another process writes there without sharing it, or it holds something else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,17 +61,17 @@ class Rows:
 
     @property
     def alone(self) -> bool:
-        """Whether nobody else can write there yet."""
+        """Return whether nobody else can write there yet."""
         return self._held[0].alone
 
     def make(self, plans: Mapping[tuple[int, int], Plan]) -> None:
-        """Make the recording at once: one, or of images of several sizes one each.
+        """Create the recording atomically: one, or one for each size of images.
 
         Args:
-            plans: By size, (height, width) in pixels.
+            plans: The plans by size, (height, width) in pixels.
 
         Raises:
-            StoreError: It is there already, or the disk has too little room.
+            StoreError: It exists already, or the disk has too little room.
         """
         needed, free = sum(plan.nbytes for plan in plans.values()), free_bytes(self.path)
         if needed > free:
@@ -92,7 +92,7 @@ class Rows:
             each.share()
 
     def places(self) -> dict[str, Place]:
-        """Return where each sample lies, by its name; nothing where nothing is made yet."""
+        """Return the place of each sample by its name; empty if nothing exists yet."""
         if is_free(self.path):
             return {}
         found: dict[str, Place] = {}
@@ -102,7 +102,7 @@ class Rows:
         return found
 
     def whole(self) -> set[Place]:
-        """Return the places of samples of which all is there, so far."""
+        """Return the places of the samples that are complete so far."""
         found = set()
         for folder in by_size(self.path).values() or [self.path]:
             restart = restart_of(opened(folder))

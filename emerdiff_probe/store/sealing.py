@@ -1,8 +1,8 @@
-"""Checksums of what describes a store: its metadata as a whole, and each array of labels.
+"""Seal the description of a store with checksums: its metadata, and each array of labels.
 
-A chunk of values has a checksum of its own. A label that was flipped, lost or swapped with another
-would put right values in a wrong place, so labels are compared as they come out of the store; where
-one was lost, Zarr gives zeros or empty texts, which differ from what was written, too.
+A chunk of values has a checksum of its own. A label that was flipped, lost or swapped would put
+correct values in a wrong place, so labels are compared as they are read. If one was lost, Zarr
+returns zeros or empty texts, which also differ from what was written.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = [
 METADATA: Final = "zarr.json"
 
 _LABELS: Final = "crc32c"
-"""Attribute of an array of labels."""
+"""The attribute of an array of labels that holds its checksum."""
 
 WHOLE: Final = "metadata_crc32c"
-"""Attribute of the root."""
+"""The attribute of the root that holds the checksum of the metadata."""
 
 
 def checksum(values: NDArray[Any]) -> int:
-    """Return the CRC-32C of labels: of their type, shape and values.
+    """Return the CRC-32C of labels: their type, shape and values.
 
     >>> checksum(np.array(["a", "b"])) == checksum(np.array(["a", "bc"])[:, None])
     False
@@ -57,12 +57,12 @@ def checksum(values: NDArray[Any]) -> int:
 
 
 def labelled(values: NDArray[Any]) -> dict[str, Any]:
-    """Return the attributes that an array of labels gets in a store."""
+    """Return the attributes of an array of labels in a store."""
     return {_LABELS: checksum(values)}
 
 
 def with_checksums(ds: xr.Dataset) -> xr.Dataset:
-    """Return a dataset of labels whose variables have the attributes they get in a store."""
+    """Return a dataset of labels whose variables have the attributes that they get in a store."""
     found = ds.copy()
     for each in found.variables.values():
         each.attrs = {**each.attrs, **labelled(each.values)}
@@ -70,21 +70,21 @@ def with_checksums(ds: xr.Dataset) -> xr.Dataset:
 
 
 def checked_labels(array: Any, place: str) -> NDArray[Any]:
-    """Return an array of labels, read from a store.
+    """Return an array of labels that is read from a store and agrees with its checksum.
 
     Args:
-        array: Array of Zarr.
-        place: Where the store lies, for messages.
+        array: The Zarr array.
+        place: The address of the store, for messages.
 
     Raises:
-        StoreError: They are damaged or lost; gives their file.
+        StoreError: The labels are damaged or lost; the message names their file.
     """
     file = f"{array.path}/{array.metadata.encode_chunk_key((0,) * array.ndim)}"
     remedy = "take it from a copy of the store, or make the store again under another name"
     try:
         values = texts_of(np.asarray(array[...]))
         same = checksum(values) == array.attrs.get(_LABELS)
-    except Exception as error:  # every file system and every codec has kinds of its own
+    except Exception as error:  # each file system and each codec raises errors of its own
         raise StoreError(
             f"'{place}' has labels that cannot be read ({first_line(error)}) in '{file}'; {remedy}"
         ) from error
@@ -97,9 +97,9 @@ def checked_labels(array: Any, place: str) -> NDArray[Any]:
 
 
 def consolidate(folder: Path) -> None:
-    """Put all metadata of a store into its root's file, with one checksum.
+    """Write all metadata of a store into its root's file, with one checksum.
 
-    Opening then reads one file in place of hundreds.
+    Opening the store then reads one file instead of hundreds.
     """
     nodes = {
         each.parent.relative_to(folder).as_posix(): json.loads(each.read_text())
@@ -116,24 +116,25 @@ def unsealed(text: bytes) -> dict[str, Any]:
     """Return the metadata of a store.
 
     Args:
-        text: Text of its root's file.
+        text: The text of its root's file.
 
     Raises:
-        ValueError: It is not that of a store of Zarr 3.
+        ValueError: The text is not the metadata of a Zarr 3 store.
     """
     root = json.loads(text)
     if not isinstance(root, dict) or not isinstance(root.get("attributes"), dict):
-        raise ValueError(f"its {METADATA} is no metadata of Zarr")
+        raise ValueError(f"its {METADATA} does not hold Zarr metadata")
     if root.get("zarr_format") != 3:
-        raise ValueError(f"its {METADATA} is not of Zarr's format 3")
+        raise ValueError(f"its {METADATA} is not in Zarr's format 3")
     return root
 
 
 def check_whole(root: dict[str, Any]) -> None:
-    """See that the metadata are as they were written.
+    """Check that the metadata are as they were written.
 
     Raises:
-        ValueError: They are not, or are of a version of this package without checksums.
+        ValueError: They were changed, or were written by a version of this package without
+            checksums.
     """
     stored = root["attributes"].get(WHOLE)
     if stored is None:

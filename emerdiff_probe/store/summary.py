@@ -1,4 +1,4 @@
-"""`info()`: what is in a store, without reading its values."""
+"""Summarise a store without reading its values: `info()`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from emerdiff_probe.store.values import chunks_in, leaves_of, restart_of, whole_
 __all__ = ["LAYOUT", "Info", "info"]
 
 LAYOUT: Final = "layout"
-"""Attribute of a store's root: how a copy is cut. What was recorded is cut by "steps"."""
+"""The attribute of a store's root that names its layout; what was recorded has "steps"."""
 
 
 @dataclass(frozen=True)
 class Info:
-    """What is in a store.
+    """A summary of a store.
 
     Attributes:
-        sites: Names of the sites recorded.
+        sites: The names of the recorded sites.
         samples: A text for each sample.
-        timesteps: From the most noise to the least.
-        committed: Share of the blocks that are there, in [0, 1].
-        finished: Whether the last picture is there too, if there are any.
-        missing: Names of the samples of which not all is there; none for a batch.
-        lost: Paths of the leaves that have lost chunks of what is committed.
-        layout: "steps" or "points", for which it is fast to read; see `rechunk`.
-        nbytes: On disk.
-        model: Of which model, as `Denoiser.description` says.
-        config: All that decides the values.
-        versions: Of the packages that made it.
+        timesteps: The timesteps, from the most noise to the least.
+        committed: The share of the blocks that are committed, in [0, 1].
+        finished: Whether the last image, if there are any, is written as well.
+        missing: The names of the samples that are incomplete; empty for a batch.
+        lost: The paths of the leaves that have lost committed chunks.
+        layout: "steps" or "points", the way of reading that is fast; see `rechunk`.
+        nbytes: The size on disk in bytes.
+        model: The description of the model, from `Denoiser.description`.
+        config: All settings that determine the values.
+        versions: The versions of the packages that made it.
     """
 
     sites: tuple[str, ...]
@@ -55,13 +55,13 @@ class Info:
 
 
 def info(address: Address) -> Info:
-    """What is in a store and how complete it is; no values are read.
+    """Return what a store holds and how complete it is, without reading values.
 
     Args:
-        address: As `open_recording` takes it.
+        address: An address as for `open_recording`.
 
     Raises:
-        StoreError: It is no recording.
+        StoreError: There is no recording.
     """
     with as_it_claims(address):
         return _info(opened(address), address)
@@ -72,7 +72,7 @@ def _info(root: zarr.Group, address: Address) -> Info:
     config = json.loads(attributes["config"])
     restart, share = restart_of(root), 1.0
     if restart is not None:
-        # Before all others are counted: what is committed by now is whole.
+        # Count commits before all others: what is committed by now is complete.
         share = restart.nchunks_initialized / restart.nchunks
     there = {leaf: array.nchunks_initialized / array.nchunks for leaf, array in leaves_of(root)}
     return Info(
@@ -102,7 +102,7 @@ def _missing(root: zarr.Group, restart: Any, place: str) -> tuple[str, ...]:
 
 
 def _samples(root: zarr.Group, place: str) -> tuple[str, ...]:
-    """What each sample is of; of a batch, whose rows nobody knows, their numbers."""
+    """Return a text for each sample; for a batch whose rows are unknown, their numbers."""
     if "prompt" not in root:
         latents = dict(leaves_of(root))[LATENTS]
         return tuple(f"row {number}" for number in range(latents.shape[0]))

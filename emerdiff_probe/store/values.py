@@ -1,4 +1,4 @@
-"""The values of a recording as they are read: what is damaged or lost is an error that says so."""
+"""Read the values of a recording; what is damaged or lost raises an error that names it."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ __all__ = [
 ]
 
 RESTART: Final = "restart"
-"""Group of latents that a run goes on from; a block of timesteps is committed by its own."""
+"""The group of latents that a run resumes from; writing its own commits a block of timesteps."""
 
 Index = tuple[slice | int, ...]
 
 
 def leaves_of(root: zarr.Group) -> Iterator[tuple[str, Any]]:
-    """Path and array of every leaf of a store."""
+    """Yield the path and array of every leaf of a store."""
     for path, node in root.members(max_depth=None):
         leaf, _, name = path.rpartition("/")
-        # An attention's port "value" is a group of that name.
+        # The port "value" of an attention is a group of that name.
         if name == "value" and isinstance(node, zarr.Array) and leaf != RESTART:
             yield leaf, node
 
 
 def restart_of(root: zarr.Group) -> Any:
-    """The array of commits of a store, (sample, block, ...); a copy has none, and is whole."""
+    """Return the array of commits of a store, (sample, block, ...); None for a copy."""
     return root[f"{RESTART}/value"] if RESTART in root else None
 
 
 def mark_of(sample: int, block: int) -> str:
-    """The file that commits a block of timesteps of a sample, and holds what follows it.
+    """Return the file that commits a block of timesteps of a sample and holds the next latents.
 
     >>> mark_of(0, 2)
     'restart/value/c.0.2.0.0.0'
@@ -61,7 +61,7 @@ def mark_of(sample: int, block: int) -> str:
 
 
 def picture_of(sample: int) -> str:
-    """The file with the picture that the run of a sample ended with.
+    """Return the file with the image that the run of a sample ended with.
 
     >>> picture_of(3)
     'image/value/c.3.0.0.0'
@@ -70,7 +70,7 @@ def picture_of(sample: int) -> str:
 
 
 def chunks_in(array: Any) -> set[tuple[int, ...]]:
-    """Indices of the chunks that an array has, wherever its store lies."""
+    """Return the indices of the chunks that an array has, wherever its store lies."""
 
     async def listed() -> list[str]:
         return [name async for name in array.store.list_prefix(f"{array.store_path.path}/")]
@@ -81,12 +81,13 @@ def chunks_in(array: Any) -> set[tuple[int, ...]]:
 def whole_rows(
     committed: Set[tuple[int, ...]], blocks: int, pictures: Set[tuple[int, ...]] | None
 ) -> set[int]:
-    """Rows of samples of which all is there.
+    """Return the rows of the samples that are complete.
 
     Args:
-        committed: Indices of the chunks of the array of commits.
-        blocks: How many blocks of timesteps each sample has.
-        pictures: Indices of the chunks of pictures, which are written last; None: there are none.
+        committed: The indices of the chunks of the array of commits.
+        blocks: The number of blocks of timesteps of each sample.
+        pictures: The indices of the chunks of images, which are written last; None if there are
+            none.
 
     >>> whole_rows({(0, 0), (0, 1), (1, 0)}, 2, None)
     {0}
@@ -97,7 +98,7 @@ def whole_rows(
 
 
 def dims_of(array: Any) -> tuple[str, ...]:
-    """Names of an array's dims."""
+    """Return the names of an array's dims."""
     return tuple(array.metadata.dimension_names or ())
 
 
@@ -110,40 +111,40 @@ def values_of(
     growing: bool = False,
     damage: StoreError | None = None,
 ) -> da.Array:
-    """The values of an array, read chunk by chunk when they are needed, in single precision.
+    """Return the values of an array, read lazily chunk by chunk, in single precision.
 
     Args:
-        array: Array of Zarr.
-        path: Where in the store it is, for messages.
-        place: Where the store lies, for messages.
-        restart: What `restart_of` gave for a recording.
-        growing: Chunks may be missing that nothing else knows of.
-        damage: What is wrong with the array's labels, without which nothing is handed out.
+        array: The Zarr array.
+        path: The path of the array in the store, for messages.
+        place: The address of the store, for messages.
+        restart: The result of `restart_of` for a recording.
+        growing: Whether chunks may be missing without a record of it.
+        damage: An error that describes damaged labels, without which no values are returned.
 
     Raises:
-        StoreError: On reading: labels are damaged; a chunk is damaged, or lost though its block is
-            committed; gives its file. Chunks that are not committed are NaN.
+        StoreError: On reading: labels are damaged, or a chunk is damaged, or lost although its
+            block is committed; the message names its file. Chunks that are not committed are NaN.
     """
     return da.from_array(
         _Values(array, path, place, restart, growing, damage),
         chunks=array.chunks,
         name=False,
-        fancy=False,  # only slices and numbers come to it then
+        fancy=False,  # then it receives only slices and numbers
         meta=np.empty((0,) * array.ndim, single_dtype(np.dtype(array.dtype))),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Values:
-    """What dask reads from.
+    """An array that dask reads from.
 
     Attributes:
-        array: Array of Zarr.
-        path: Where in the store it is.
-        place: Where the store lies.
+        array: The Zarr array.
+        path: The path of the array in the store.
+        place: The address of the store.
         restart: The array of commits of a recording, if there is one.
-        growing: Whether chunks may be missing that nothing else knows of.
-        damage: What is wrong with the array's labels, if anything is.
+        growing: Whether chunks may be missing without a record of it.
+        damage: An error that describes damaged labels, if they are.
     """
 
     array: Any
@@ -170,7 +171,7 @@ class _Values:
             raise self.damage
         values = self._read(index)
         if not self._complete(index, values) and self._committed(index):
-            # It may have been committed in the meantime, by one who records while we read.
+            # Another process that records may have committed it in the meantime.
             values = self._read(index)
             if not self._complete(index, values):
                 raise self._error(index, "has lost")
@@ -179,11 +180,11 @@ class _Values:
     def _read(self, index: Index) -> NDArray[Any]:
         try:
             return np.asarray(self.array[index], self.dtype)
-        except Exception as error:  # every file system and every codec has kinds of its own
+        except Exception as error:  # each file system and each codec raises errors of its own
             raise self._error(index, f"cannot be read ({first_line(error)}) in") from error
 
     def _complete(self, index: Index, values: NDArray[Any]) -> bool:
-        """Return whether all was there: recorded values are finite, black pictures have a file."""
+        """Return whether nothing is missing: values are finite, and black images have a file."""
         if values.dtype.kind == "f":
             return not np.isnan(values).any()
         if values.any():
@@ -192,20 +193,20 @@ class _Values:
         return bool(sync((self.array.store_path / chunk).exists()))
 
     def _committed(self, index: Index) -> bool:
-        """Whether all was committed that a read touches."""
+        """Return whether everything that a read touches is committed."""
         if self.restart is None:
             return not self.growing
         if TIMESTEP not in dims_of(self.array):
-            return True  # a picture, which zeros would pass for
+            return True  # an image, which zeros could be mistaken for
         first, last = (self._commit(index, end) for end in (0, -1))
         try:
             marks = self.restart[first[0] : last[0] + 1, first[1] : last[1] + 1]
-        except Exception:  # a mark that is damaged is a mark
+        except Exception:  # A damaged mark still marks a commit.
             return True
         return bool(np.isfinite(marks).all())
 
     def _commit(self, index: Index, end: int) -> tuple[int, int]:
-        """Sample and block of the first (0) or last (-1) value that is read."""
+        """Return the sample and block of the first (0) or last (-1) value of a read."""
         where, axis = self._position(index, end), dims_of(self.array).index(TIMESTEP)
         return where[0], where[axis] // self.array.chunks[axis]
 
@@ -216,7 +217,7 @@ class _Values:
         ]
 
     def _chunk(self, index: Index) -> tuple[int, ...]:
-        """The file that has the first value that is read."""
+        """Return the index of the chunk that has the first value of a read."""
         cut = self.array.shards or self.array.chunks
         return tuple(
             position // size for position, size in zip(self._position(index, 0), cut, strict=True)

@@ -1,4 +1,4 @@
-"""Recordings with all of their dims, as what walks through samples and timesteps needs them."""
+"""Complete recordings to all of their dims, for code that iterates over samples and timesteps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["complete", "with_samples"]
 
 
 def complete(run: xr.DataTree) -> xr.DataTree:
-    """Return a recording with dims for samples and timesteps, of which one may have been chosen.
+    """Return a recording with dims for samples and timesteps, even if one was selected.
 
     ``run.isel(sample=0)`` and ``run.isel(timestep=-1)`` are recordings of one sample and of one
     timestep.
@@ -24,7 +24,7 @@ def complete(run: xr.DataTree) -> xr.DataTree:
         run: A recording.
 
     Raises:
-        InputError: It is something else.
+        InputError: The tree is not a recording.
     """
     expect(run, RECORDING)
     leaves = {path: leaf.to_dataset(inherit=False) for path, leaf in leaf_nodes(run).items()}
@@ -43,13 +43,13 @@ def complete(run: xr.DataTree) -> xr.DataTree:
 
 
 def with_samples(run: xr.DataTree) -> xr.DataTree:
-    """Return a complete recording, in which rows that nobody knows are samples, too.
+    """Return a complete recording in which unidentified batch rows count as samples, too.
 
     Args:
         run: A recording.
 
     Raises:
-        InputError: It is something else.
+        InputError: The tree is not a recording.
     """
     run = complete(run)
     if not any(BATCH in leaf["value"].dims for leaf in run.leaves):

@@ -1,4 +1,4 @@
-"""Where a recording goes: into memory, or to a Zarr store that can be resumed."""
+"""Write recordings: into memory, or to a Zarr store that can be resumed."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from emerdiff_probe.store.values import RESTART, mark_of, picture_of, restart_of
 __all__ = ["Memory", "Row", "Sink", "Streamed", "check_continues", "tidy"]
 
 _WAITING: Final = 1
-"""Blocks that wait for the disk; more would let memory grow with the length of a run."""
+"""The number of blocks that wait for the disk; with more, memory would grow with the run."""
 
 Values = Mapping[str, NDArray[Any]]
 
 
 class Sink(Protocol):
-    """Where a recording goes."""
+    """A destination of recordings."""
 
     plan: Plan
 
     def begun(self, samples: slice) -> tuple[int, NDArray[np.float32] | None]:
-        """How many blocks of some samples are there already, and the latents that follow."""
+        """Return how many blocks of some samples exist, and the latents that follow them."""
 
     def write(
         self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
     ) -> None:
-        """Takes a block of timesteps of some samples, and the latents that follow."""
+        """Write a block of timesteps of some samples, and the latents that follow."""
 
     def finished(self, samples: slice) -> bool:
-        """Whether all of some samples is there."""
+        """Return whether everything of some samples is written."""
 
     def finish(self, samples: slice, pictures: NDArray[np.uint8]) -> None:
-        """Takes the pictures that the runs of some samples end with."""
+        """Write the images that the runs of some samples end with."""
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Wait until everything is written."""
 
 
 class Memory:
@@ -64,17 +64,17 @@ class Memory:
         self._arrays = {leaf.path: np.zeros(plan.shape(leaf), leaf.dtype) for leaf in plan.leaves}
 
     def begun(self, samples: slice) -> tuple[int, None]:
-        """Nothing is there."""
+        """Return 0 and None: nothing is there at the start."""
         return 0, None
 
     def finished(self, samples: slice) -> bool:
-        """Nothing is there."""
+        """Return False: nothing is there at the start."""
         return False
 
     def write(
         self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
     ) -> None:
-        """Takes a block of timesteps of some samples."""
+        """Keep a block of timesteps of some samples."""
         for leaf in self.plan.leaves:
             if leaf.timed:
                 self._arrays[leaf.path][_region(self.plan, leaf, samples, block)] = values[
@@ -82,14 +82,14 @@ class Memory:
                 ]
 
     def finish(self, samples: slice, pictures: NDArray[np.uint8]) -> None:
-        """Takes the pictures that the runs of some samples end with."""
+        """Keep the images that the runs of some samples end with."""
         self._arrays[IMAGE][samples] = pictures
 
     def close(self) -> None:
-        """Nothing waits."""
+        """Do nothing: nothing waits."""
 
     def tree(self) -> xr.DataTree:
-        """The recording."""
+        """Return the recording."""
         leaves = {
             leaf.path: xr.Dataset(
                 {"value": (self.plan.dims(leaf), widened(self._arrays[leaf.path]))},
@@ -106,11 +106,11 @@ def _region(plan: Plan, leaf: Leaf, samples: slice, block: int) -> tuple[slice, 
 
 
 class _Writer:
-    """Writes samples to a recording in a folder, by a thread of its own while the model runs.
+    """Write samples to a recording in a folder, in a separate thread while the model runs.
 
     Args:
         path: The folder.
-        plan: What is written.
+        plan: The plan of what is written.
         first: The row in the recording of the plan's first sample.
     """
 
@@ -124,7 +124,7 @@ class _Writer:
         self._writer.start()
 
     def begun(self, samples: slice) -> tuple[int, NDArray[np.float32] | None]:
-        """How many blocks of all of some samples are there already, and the latents that follow."""
+        """Return how many blocks exist of each of some samples, and the latents that follow."""
         rows, done = self._rows(samples), 0
         while done < len(self.plan.blocks) and all(
             (self.path / mark_of(row, done)).exists() for row in rows
@@ -135,28 +135,28 @@ class _Writer:
         try:
             restart: Any = zarr.open_array(self.path / RESTART / "value", mode="r")
             return done, restart[rows.start : rows.stop, done - 1]
-        except Exception as error:  # every codec has kinds of its own
+        except Exception as error:  # each codec raises errors of its own
             marks = [mark_of(row, done - 1) for row in rows]
             raise StoreError(
-                f"'{self.path}' cannot go on: {error} in {' or '.join(map(repr, marks))}; delete "
-                "that there and record again as before"
+                f"'{self.path}' cannot be resumed: {error} in {' or '.join(map(repr, marks))}; "
+                "delete that file there and record again with the same settings"
             ) from error
 
     def finished(self, samples: slice) -> bool:
-        """Whether all blocks and the pictures of some samples are there."""
-        # Pictures are written last, but a block of which a chunk was lost is recorded again.
+        """Return whether all blocks and the images of some samples are written."""
+        # Images are written last, but a block with a lost chunk is recorded again.
         files = (self.path / picture_of(row) for row in self._rows(samples))
         return all(map(Path.exists, files)) and self.begun(samples)[0] == len(self.plan.blocks)
 
     def write(
         self, samples: slice, block: int, values: Values, latents: NDArray[np.float32]
     ) -> None:
-        """Takes a block of timesteps of some samples; returns before it is written."""
+        """Queue a block of timesteps of some samples; return before it is written."""
         self._raise()
         self._waiting.put((samples, block, values, latents))
 
     def finish(self, samples: slice, pictures: NDArray[np.uint8]) -> None:
-        """Takes the pictures that the runs of some samples end with."""
+        """Queue the images that the runs of some samples end with."""
         self._waiting.join()
         self._raise()
         try:
@@ -167,7 +167,7 @@ class _Writer:
             self._raise()
 
     def close(self) -> None:
-        """Waits until all is written.
+        """Wait until everything is written.
 
         Raises:
             StoreError: Something could not be written.
@@ -181,7 +181,7 @@ class _Writer:
 
     def _drain(self) -> None:
         while (item := self._waiting.get()) is not None:
-            # After a failure blocks are taken and dropped, so that nobody waits for room.
+            # After a failure, take and drop blocks, so that no caller waits for room.
             if self._failure is None:
                 try:
                     self._commit(*item)
@@ -202,7 +202,7 @@ class _Writer:
                     values[leaf.path][number : number + 1],
                     self.plan.chunks(leaf),
                 )
-        # Last: what is committed is whole.
+        # Last, so that what is committed is complete.
         for row, following in zip(self._rows(samples), latents, strict=True):
             index = (row, block, *[0] * following.ndim)
             self._write(RESTART, index, following[None, None], (1, 1, *following.shape))
@@ -216,26 +216,26 @@ class _Writer:
         if self._failure is not None:
             raise StoreError(
                 f"'{self.path}' could not be written: {self._failure}. What was committed before "
-                "can be read; the same call goes on from there"
+                "can be read; the same call resumes from there"
             ) from self._failure
 
 
 class Streamed(_Writer):
-    """A recording in a folder, of which all samples are written here.
+    """A recording in a folder, all of whose samples are written here.
 
     Args:
-        path: The folder. One that was begun with the same settings is continued.
-        plan: What it will hold.
+        path: The folder. A recording that was begun with the same settings is resumed.
+        plan: The plan of what it will hold.
 
     Raises:
-        StoreError: The folder is something else, somebody writes to it, or the disk has too little
-            room.
-        ConfigError: It was begun with other settings or another model; gives both values of each
-            difference.
+        StoreError: The folder holds something else, another process writes to it, or the disk has
+            too little room.
+        ConfigError: It was begun with other settings or another model; the message gives both
+            values of each difference.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
-        # Held from before the first look: two who begin at once are not both the first.
+        # Lock before the first look, so that of two processes that begin at once only one is first.
         self._held = Held(path, store=True)
         try:
             if is_free(path):
@@ -249,7 +249,7 @@ class Streamed(_Writer):
         super().__init__(path, plan)
 
     def close(self) -> None:
-        """Waits until all is written, and lets others write there.
+        """Wait until everything is written, and let others write there.
 
         Raises:
             StoreError: Something could not be written.
@@ -261,19 +261,19 @@ class Streamed(_Writer):
 
 
 class Row(_Writer):
-    """One sample of a recording in a folder, of which others write other samples meanwhile.
+    """One sample of a recording in a folder, while others write other samples.
 
-    Somebody holds the folder for all of them, and made it.
+    The caller has created the folder and holds it for all writers.
 
     Args:
         path: The folder.
-        plan: What it holds of this sample.
-        row: Of the sample.
+        plan: The plan of what it holds for this sample.
+        row: The row of the sample.
 
     Raises:
-        StoreError: The folder is something else, or this sample was another one.
-        ConfigError: It was begun with other settings or another model; gives both values of each
-            difference.
+        StoreError: The folder holds something else, or this row was another sample.
+        ConfigError: It was begun with other settings or another model; the message gives both
+            values of each difference.
     """
 
     def __init__(self, path: Path, plan: Plan, row: int) -> None:
@@ -282,15 +282,15 @@ class Row(_Writer):
 
 
 def check_continues(path: Path, plan: Plan, row: int | None = None) -> None:
-    """Sees that a recording was begun as a plan says.
+    """Check that a recording was begun as a plan says.
 
     Args:
-        path: Its folder.
-        plan: Of all of it, or of one sample.
-        row: Of that sample.
+        path: The folder of the recording.
+        plan: The plan of all of it, or of one sample.
+        row: The row of that sample.
 
     Raises:
-        StoreError: The folder is something else, or a copy; or the row was another sample.
+        StoreError: The folder holds something else, or a copy; or the row was another sample.
         ConfigError: Something else differs.
     """
     root = opened(path)
@@ -309,16 +309,16 @@ def check_continues(path: Path, plan: Plan, row: int | None = None) -> None:
     check_model(json.loads(attributes["model"]), present, what, instead_of(path))
     if restart_of(root) is None:
         raise StoreError(
-            f"'{path}' is a copy that rechunk() made, and nothing is recorded into those; open it, "
+            f"'{path}' is a copy that rechunk() made, which cannot be recorded into; open it, "
             "or record to another folder"
         )
 
 
 def tidy(path: Path) -> None:
-    """Removes what one that was killed was about to name; nobody may be writing there.
+    """Remove partial files of a writer that was killed; nobody may be writing there.
 
     Raises:
-        StoreError: It cannot be removed.
+        StoreError: They cannot be removed.
     """
     try:
         for left in path.rglob(f"*{PARTIAL}"):

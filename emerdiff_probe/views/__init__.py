@@ -1,6 +1,6 @@
-"""Labelled arrays in, plotly figures out.
+"""Draw labelled arrays as plotly figures.
 
-Every figure works as a static web page, too: it needs no kernel.
+Every figure also works as a static web page, without a kernel.
 """
 
 from emerdiff_probe.views.atlas import atlas

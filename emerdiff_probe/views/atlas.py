@@ -1,4 +1,4 @@
-"""Measures of a whole recording: tables of sites by timesteps, and of sites by sites."""
+"""Draw measures of a whole recording: tables of sites by timesteps, and of sites by sites."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ __all__ = ["atlas"]
 
 SITE, SITE2 = "site", "site2"
 _WRITTEN: Final = 150
-"""Cells of a table up to which each shows its number."""
+"""The largest number of cells for which each cell shows its number."""
 
 
 def atlas(values: xr.DataArray, *, limits: tuple[float, float] | None = None) -> go.Figure:
-    """One measure as a table of colours.
+    """Draw one measure as a table of colours.
 
     Args:
-        values: (site, timestep), or (site, site2) at one timestep, as in
+        values: The measure, (site, timestep), or (site, site2) at one timestep, as in
             ``atlas["cka"].sel(timestep=1)``.
-        limits: Values at the ends of the colour scale; by default those that occur. Where values
-            are of both signs zero is in the middle.
+        limits: The values at the ends of the colour scale; by default the smallest and the largest.
+            If values have both signs, zero is in the middle.
 
     Raises:
-        InputError: Other dims, or no finite value.
+        InputError: The array has other dims, or no finite value.
     """
     others = {SITE2, TIMESTEP} & set(values.dims)
     if set(values.dims) != {SITE, *others} or len(others) != 1:
         raise InputError(
-            f"{values.name} has dims {values.dims}; a table has site and timestep, or site and "
-            f"site2: choose the rest, as in .sel({TIMESTEP}=...)"
+            f"{values.name} has dims {values.dims}; a table needs site and timestep, or site and "
+            f"site2: select the rest, as in .sel({TIMESTEP}=...)"
         )
     (other,) = others
     table = values.transpose(SITE, other)
     cells = table.values.astype(np.float64)
     if not np.isfinite(cells).any():
         raise InputError(
-            f"{values.name} has no finite value to show; what is measured across pictures or "
-            "timesteps needs two of them or more"
+            f"{values.name} has no finite value to show; a measure across images or timesteps "
+            "needs at least two of them"
         )
     low, high = limits or (float(np.nanmin(cells)), float(np.nanmax(cells)))
     if limits is None and low < 0 < high:
@@ -90,7 +90,7 @@ def atlas(values: xr.DataArray, *, limits: tuple[float, float] | None = None) ->
         height=60 + 26 * len(sites) + below,
         margin={"l": left, "r": 110, "t": 50, "b": below + 10},
     )
-    # Timesteps as names: their numbers are not evenly spaced on every schedule.
+    # Show timesteps as names: on some schedules they are not evenly spaced.
     axis = "timestep (less noise to the right)" if other == TIMESTEP else None
     figure.update_xaxes(type="category", title=axis, ticks="", tickangle=0 if axis else -90)
     figure.update_yaxes(type="category", autorange="reversed", ticks="")

@@ -1,4 +1,4 @@
-"""What each word of a prompt is attended by, over the picture."""
+"""Draw the attention that each location of the image pays to each word of a prompt."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["attention"]
 
 _ACROSS: Final = 6
 _OVER: Final = 0.7
-"""Opacity of a map over the picture, which is grey there, so that only maps have colours."""
+"""The opacity of a map over the image, which is grey there, so that only maps have colours."""
 
 Maps = dict[str, NDArray[np.float32]]
-"""By the text of a token, (timestep, y, x)."""
+"""Attention maps (timestep, y, x) by the text of a token."""
 
 
 def attention(
@@ -43,26 +43,27 @@ def attention(
     special: bool = False,
     scale: Literal["word", "all"] = "word",
 ) -> go.Figure:
-    """Draw how much attention each location pays to each token, over the picture.
+    """Draw how much attention each location pays to each token, over the image.
 
     Args:
-        paid: Probabilities with y, x, and perhaps token, sample, guidance, timestep and
-            head, as `emerdiff_probe.attention` gives them. Tokens are named by the coordinate
-            ``token_text``; those that it does not name, by their number.
-        shown: The picture, (y, x, rgb) or (sample, y, x, rgb), uint8.
-        word: A word or phrase, or the number of a token, to be shown alone.
-        timesteps: One, or several, which become columns; by default the last, of the least noise.
-            One that was visited twice is shown twice.
-        head: By default the mean over all.
-        sample: Position of the sample.
-        guidance: Half of a guided recording, by default "cond".
-        special: Shows the tokens that begin, end and fill a text, too, which take most of the
-            attention.
-        scale: A colour scale for each "word", from 0 to its largest value, which stands in the
-            title of its map; or one for "all" words.
+        paid: The probabilities with dims y and x, and optionally token, sample, guidance, timestep
+            and head, from `emerdiff_probe.attention`. Tokens are named by the coordinate
+            ``token_text``, or by their number if it has no name for them.
+        shown: The image, (y, x, rgb) or (sample, y, x, rgb), uint8.
+        word: A word or phrase, or the number of a token, to show alone.
+        timesteps: One timestep, or several as columns; by default the last, with the least noise. A
+            timestep that was visited twice is shown twice.
+        head: The number of a head; by default the mean over all.
+        sample: The position of the sample.
+        guidance: The half of a guided recording; by default "cond".
+        special: Whether to show the tokens that begin, end and pad a text, too; they take most of
+            the attention.
+        scale: "word" for a colour scale for each word, from 0 to its largest value, which the title
+            of its map gives; "all" for one scale.
 
     Raises:
-        InputError: Something that is not there.
+        InputError: The word, timestep, head, sample or half does not exist, or the array holds no
+            probabilities.
 
     For example::
 
@@ -71,7 +72,7 @@ def attention(
     """
     if not isinstance(paid, xr.DataArray):
         raise InputError(
-            f"this is {described(paid)}, not probabilities; ep.attention(run, name) gives them"
+            f"this is {described(paid)}, not probabilities; get them with ep.attention(run, name)"
         )
     if scale not in ("word", "all"):
         raise InputError(f"scale is {scale!r}; choose 'word' or 'all'")
@@ -94,7 +95,7 @@ def attention(
 def _side_by_side(
     pixels: xr.DataArray, maps: Maps, tops: dict[str, float], heading: tuple[str, str]
 ) -> go.Figure:
-    """Words beside each other, at one timestep."""
+    """Draw words beside each other, at one timestep."""
     size, count = extent(pixels), len(maps) + 1
     across = min(count, _ACROSS)
     alike = len(set(tops.values())) == 1
@@ -124,7 +125,7 @@ def _over_time(
     steps: Sequence[str],
     heading: tuple[str, str],
 ) -> go.Figure:
-    """Words below each other, timesteps as columns."""
+    """Draw words below each other, with timesteps as columns."""
     size, across = extent(pixels), len(steps) + 1
     alike = len(set(tops.values())) == 1
     figure = panels(
@@ -169,7 +170,7 @@ def _chosen(
     values = paid
     if word is not None:
         if TOKEN not in paid.dims:
-            raise InputError(f"word is {word!r}, but these are of one token already; leave it out")
+            raise InputError(f"word is {word!r}, but the array holds one token only; omit word")
         values = (paid * token_weights(paid, word)).sum(TOKEN, skipna=False)
         values = values.rename(f"{word}" if isinstance(word, str) else f"token {word}")
     values = values.rename({BATCH: SAMPLE}) if BATCH in values.dims else values
@@ -193,7 +194,7 @@ def _chosen(
         values = values.expand_dims(TIMESTEP)
     if not {Y, X, TIMESTEP} <= set(values.dims) <= {Y, X, TIMESTEP, TOKEN}:
         left = ", ".join(str(dim) for dim in values.dims if dim != TIMESTEP)
-        raise InputError(f"dims {left} are left; attention to words has y, x and perhaps token")
+        raise InputError(f"dims {left} remain; attention to words has y, x and optionally token")
     return values.load(), steps
 
 
@@ -208,9 +209,9 @@ def _by_token(values: xr.DataArray, special: bool) -> Maps:
         if special or not (name.startswith("<|") and name.endswith("|>"))
     ]
     if not kept:
-        raise InputError("the prompt is empty: all tokens are special; ask for special=True")
+        raise InputError("the prompt is empty, so all tokens are special; pass special=True")
     maps = values.transpose(TOKEN, TIMESTEP, Y, X).values
-    # A word that a prompt has twice is two rows.
+    # A word that occurs twice in a prompt gives two rows.
     texts = [names[number] for number in kept]
     unique = [
         name if texts.count(name) == 1 else f"{name} ({number})"
@@ -220,12 +221,12 @@ def _by_token(values: xr.DataArray, special: bool) -> Maps:
 
 
 def _names(values: xr.DataArray) -> list[str]:
-    """The text of each token; where it is not known, its number."""
+    """Return the text of each token, or its number if the text is unknown."""
     numbers = (
         values[TOKEN].values.tolist() if TOKEN in values.coords else range(values.sizes[TOKEN])
     )
     texts = values.coords.get("token_text")
-    # Of several samples or halves that share their probabilities only numbers are in common.
+    # Samples or halves that share their probabilities have only token numbers in common.
     if texts is None or texts.dims != (TOKEN,):
         return [f"token {number}" for number in numbers]
     return [
@@ -235,7 +236,7 @@ def _names(values: xr.DataArray) -> list[str]:
 
 
 def _grey(pixels: xr.DataArray) -> go.Image:
-    """Draw the picture without its colours."""
+    """Draw the image in grey."""
     # Luma of ITU-R BT.601.
     luma = np.rint(pixels.values @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
     return picture(luma, extent(pixels), pointed=False)

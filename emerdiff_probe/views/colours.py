@@ -1,4 +1,4 @@
-"""Colours of segments, and pictures painted with them."""
+"""Choose colours for segments, and paint images with them."""
 
 import math
 from functools import cache
@@ -26,12 +26,14 @@ __all__ = [
 ]
 
 SEQUENTIAL: Final = "Cividis"
-"""From little to much; alike to readers with and without red and green cones (Nunez, Anderton and
-Renslow, PLOS ONE 13(7), 2018)."""
+"""The scale for values from little to much, similar to readers with and without red and green cones
+(Nunez, Anderton and Renslow, PLOS ONE 13(7), 2018).
+"""
 
 DIVERGING: Final = "balance"
-"""From blue over white to red, perceptually uniform on both sides (Thyng et al., Oceanography
-29(3), 2016)."""
+"""The scale from blue through white to red, perceptually uniform on both sides (Thyng et al.,
+Oceanography 29(3), 2016).
+"""
 
 _Floats = NDArray[np.float64]
 _Pixels = NDArray[np.uint8]
@@ -70,24 +72,24 @@ _TO_OKLAB = np.array(
     ]
 )
 _FIRST = (0, 114, 178)
-# Darker or lighter ones would be taken for outlines, greyer ones for a part of the picture.
+# Darker or lighter colours could be mistaken for outlines, greyer ones for a part of the image.
 _LIGHTNESS = (0.38, 0.93)
 _LEAST_CHROMA = 0.09
 
 
 def palette(n: int) -> _Pixels:
-    """Colours that differ as much as possible, also to readers without red or green cones.
+    """Return colours that differ as much as possible, also to readers without red or green cones.
 
-    Each colour is the one farthest from those before it, so that ``palette(5)`` begins
-    ``palette(40)``. Distance is Euclid's in OKLab: the lesser of those without red and without
-    green cones, plus a fifth of that with all. About 12 colours are told apart at a glance, 40
-    where they lie side by side.
+    Each colour is the one farthest from all earlier ones, so that ``palette(5)`` begins
+    ``palette(40)``. The distance is Euclidean in OKLab: the lesser of those seen without red and
+    without green cones, plus a fifth of that seen with all. Readers can tell about 12 colours apart
+    at a glance, and 40 where they lie side by side.
 
     Args:
-        n: How many, from 1 to 1024.
+        n: The number of colours, from 1 to 1024.
 
     Returns:
-        uint8 (n, 3), RGB.
+        RGB colours, uint8 (n, 3).
 
     Raises:
         InputError: The number is out of range.
@@ -97,8 +99,8 @@ def palette(n: int) -> _Pixels:
            [192, 255,   0]], dtype=uint8)
     """
     if not 1 <= n <= 1024:
-        raise InputError(f"{n} colours; from 1 to 1024 can be had")
-    # A few lengths for all, so that the cache serves most calls.
+        raise InputError(f"n is {n}; choose a number of colours from 1 to 1024")
+    # Compute a few lengths only, so that the cache serves most calls.
     return _spread(2 ** math.ceil(math.log2(max(n, 64))))[:n].copy()
 
 
@@ -117,7 +119,7 @@ def _spread(n: int) -> _Pixels:
     chosen, nearest = [0], np.full(len(colours), np.inf)
     while len(chosen) < n:
         normal_one, *others = np.linalg.norm(seen - seen[:, chosen[-1:]], axis=-1)
-        # The others alone would leave the reds out: to them reds are browns.
+        # The distances without red or green cones alone would exclude reds, which then look brown.
         nearest = np.minimum(nearest, np.minimum(*others) + 0.2 * normal_one)
         chosen.append(int(nearest.argmax()))
     return colours[chosen].astype(np.uint8)
@@ -131,11 +133,11 @@ def _oklab(colours: NDArray[np.integer], vision: _Floats) -> _Floats:
 
 
 def overlay_image(ds: xr.Dataset, *, alpha: float = 0.5) -> _Pixels:
-    """The picture with its segments in colours, in the picture's own size.
+    """Return the image with its segments in colours, in the image's own size.
 
     Args:
-        ds: A segmentation, as `emerdiff_probe.segment` makes it.
-        alpha: Share of the segments' colours, from 0 (outlines alone) to 1 (no picture).
+        ds: A segmentation from `emerdiff_probe.segment`.
+        alpha: The opacity of the segments' colours, from 0 (outlines alone) to 1 (no image).
 
     Returns:
         uint8 (y, x, rgb).
@@ -150,22 +152,25 @@ def overlay_image(ds: xr.Dataset, *, alpha: float = 0.5) -> _Pixels:
 
 
 def paint(picture: _Pixels, labels: NDArray[np.integer], alpha: float, *, line: int) -> _Pixels:
-    """Segments over a picture: their colours, and lines between them.
+    """Return an image with its segments in colours and lines between them.
 
-    A line is white on its upper left side and black on its lower right one, so that it shows on
-    every ground. It runs inside the segments on both sides of their border.
+    A line is white on its upper left side and black on its lower right side, so that it shows on
+    any background. It runs inside the segments on both sides of their border.
 
     Args:
-        picture: uint8 (height, width, 3).
-        labels: Integers from 0 up, (height, width).
-        alpha: Share of the segments' colours, from 0 to 1.
-        line: Width of each side of a line, in pixels.
+        picture: The image, uint8 (height, width, 3).
+        labels: The segment numbers, integers from 0 up, (height, width).
+        alpha: The opacity of the segments' colours, from 0 to 1.
+        line: The width of each side of a line, in pixels.
+
+    Raises:
+        InputError: ``alpha`` is out of range.
     """
     if not 0 <= alpha <= 1:
-        raise InputError(f"alpha is {alpha}; choose from 0 (outlines alone) to 1 (no picture)")
+        raise InputError(f"alpha is {alpha}; choose from 0 (outlines alone) to 1 (no image)")
     painted = np.empty_like(picture)
     colours = palette(int(labels.max()) + 1) * alpha
-    # One channel at a time: a photograph in floats is large.
+    # Process one channel at a time: a large photograph takes much memory as floats.
     for channel in range(3):
         painted[..., channel] = np.rint(
             picture[..., channel] * (1 - alpha) + colours[labels, channel]
@@ -179,7 +184,7 @@ def paint(picture: _Pixels, labels: NDArray[np.integer], alpha: float, *, line: 
 def borders(
     labels: NDArray[np.integer] | NDArray[np.bool_], line: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Pixels at borders of segments: on the upper left side, and on the lower right one.
+    """Return the pixels at borders of segments: those on the upper left side, and the lower right.
 
     >>> [side.tolist() for side in borders(np.array([[0, 0, 1, 1]]), 1)]
     [[[False, True, False, False]], [[False, False, True, False]]]
@@ -197,7 +202,7 @@ def borders(
 
 @cache
 def ramp(scale: str) -> _Pixels:
-    """A colour scale as 256 colours, uint8 (256, 3).
+    """Return a colour scale as 256 colours, uint8 (256, 3).
 
     >>> ramp(SEQUENTIAL)[[0, -1]].tolist()
     [[0, 34, 78], [254, 232, 56]]
@@ -208,7 +213,7 @@ def ramp(scale: str) -> _Pixels:
 
 
 def shades(values: NDArray[np.floating], low: float, high: float) -> NDArray[np.uint8]:
-    """Places of values on a scale of 256 colours whose ends have the values low and high.
+    """Return the positions of values on a scale of 256 colours from low to high.
 
     >>> shades(np.array([-1.0, 0.0, 0.5, 1.0]), 0, 1).tolist()
     [0, 0, 128, 255]
@@ -220,11 +225,12 @@ def shades(values: NDArray[np.floating], low: float, high: float) -> NDArray[np.
 def shaded(
     values: NDArray[np.floating], low: float, high: float, scale: str = SEQUENTIAL
 ) -> _Pixels:
-    """A map in the colours of a scale, whose ends have the values low and high.
+    """Return a map in the colours of a scale.
 
     Args:
-        values: Of any shape.
-        low, high: What is beyond them has the colours of the ends; NaN is grey.
+        values: The values, of any shape.
+        low, high: The values at the ends of the scale; values beyond take the colours of the ends,
+            and NaN is grey.
         scale: SEQUENTIAL or DIVERGING.
 
     Returns:

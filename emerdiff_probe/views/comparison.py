@@ -1,4 +1,4 @@
-"""Methods beside each other: on one picture, by agreement and speed; and masks by likeness."""
+"""Compare methods on one image, by agreement and speed; and show which masks are alike."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ _COLOUR: Final = "rgb(0, 114, 178)"
 def comparison(
     methods: Mapping[str, xr.DataArray], shown: xr.DataArray, *, alpha: float = 0.6
 ) -> go.Figure:
-    """Segments of several methods on one picture, in colours that agree.
+    """Draw the segments of several methods on one image, in matching colours.
 
-    A method's segments take the colours of the first method's that they overlap with most, one for
-    one (Hungarian matching on the number of common pixels); the rest take colours of their own.
+    A method's segments take the colours of the first method's segments that they overlap with most,
+    one for one (Hungarian matching on the number of common pixels); the rest take colours of their
+    own.
 
     Args:
-        methods: Labels (y, x) from 0 up by name, of the picture's size. Put the truth first where
-            it is known.
-        shown: The picture, (y, x, rgb), uint8.
-        alpha: Share of the segments' colours, from 0 (outlines alone) to 1 (no picture).
+        methods: Labels (y, x) from 0 up, of the image's size, by the name of the method. Put the
+            truth first if it is known.
+        shown: The image, (y, x, rgb), uint8.
+        alpha: The opacity of the segments' colours, from 0 (outlines alone) to 1 (no image).
 
     Raises:
-        InputError: No method, or labels of another size.
+        InputError: There is no method, or labels have another size.
     """
     pixels = shown.transpose(Y, X, RGB).values
     size = pixels.shape[0], pixels.shape[1]
@@ -50,8 +51,8 @@ def comparison(
     for name, labels in methods.items():
         if (labels.sizes[Y], labels.sizes[X]) != size:
             raise InputError(
-                f"labels of {name!r} are {labels.sizes[Y]} x {labels.sizes[X]} and the picture is "
-                f"{size[0]} x {size[1]}; bring them to one size"
+                f"labels of {name!r} are {labels.sizes[Y]} x {labels.sizes[X]}, and the image is "
+                f"{size[0]} x {size[1]}; resize one of them"
             )
     rows, columns = thinned(size)
     maps = {name: labels.transpose(Y, X).values for name, labels in methods.items()}
@@ -77,7 +78,7 @@ def comparison(
 
 
 def matched(labels: NDArray[np.integer], first: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Labels renumbered as those of the first that they share most pixels with."""
+    """Return labels renumbered as those of the first method that they share most pixels with."""
     own, there = int(labels.max()) + 1, int(first.max()) + 1
     common = np.bincount((labels * there + first).ravel(), minlength=own * there)
     rows, columns = linear_sum_assignment(common.reshape(own, there), maximize=True)
@@ -87,17 +88,19 @@ def matched(labels: NDArray[np.integer], first: NDArray[np.integer]) -> NDArray[
 
 
 def tradeoff(table: pd.DataFrame) -> go.Figure:
-    """Agreement with an oracle against speed, a point a method.
+    """Draw agreement with an oracle against speed, one point for each method.
 
     Args:
-        table: A row for each method, by its name, with ``seconds`` and ``agreement``; perhaps
-            ``low`` and ``high``, the ends of an interval of the agreement.
+        table: A row for each method, by its name, with columns ``seconds`` and ``agreement``, and
+            optionally ``low`` and ``high``, the ends of an interval of the agreement.
 
     Raises:
         InputError: A column is missing, or a time is not above 0.
     """
     if missing := {"seconds", "agreement"} - set(table.columns):
-        raise InputError(f"no columns {sorted(missing)}; there are {list(table.columns)}")
+        raise InputError(
+            f"columns {sorted(missing)} are missing; the table has {list(table.columns)}"
+        )
     if not (table["seconds"] > 0).all():
         raise InputError("some seconds are not above 0, which a logarithmic axis cannot show")
     intervals: dict[str, Any] = {}
@@ -138,14 +141,14 @@ def tradeoff(table: pd.DataFrame) -> go.Figure:
 
 
 def dendrogram(ds: xr.Dataset, by: MergeBy = "embeddings") -> go.Figure:
-    """Which masks of a segmentation are alike: a tree that joins the likest first.
+    """Draw which masks of a segmentation are alike: a tree that joins the most similar first.
 
     Args:
-        ds: A segmentation, as `emerdiff_probe.segment` makes it.
-        by: What is compared; see `emerdiff_probe.segments.dendrogram`.
+        ds: A segmentation from `emerdiff_probe.segment`.
+        by: The features to compare; see `emerdiff_probe.segments.dendrogram`.
 
     Raises:
-        InputError: It has one mask only, or no such ``by``.
+        InputError: There is only one mask, or no such ``by``.
     """
     joined = tree(merging.dendrogram(ds, by).values, no_plot=True)
     low_res = ds["low_res"].transpose(SOURCE_Y, SOURCE_X).values

@@ -1,7 +1,7 @@
-"""Which pixels a latent location moves, and which locations move a pixel: figure and page.
+"""Show which pixels a latent location moves, and which locations move a pixel.
 
-Both show norms over RGB of signed responses. The page adds signed responses before it takes the
-norm, so that several locations can be chosen.
+The figure and the page show norms over RGB of signed responses. The page adds signed responses
+before it takes the norm, so that several locations can be chosen.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from emerdiff_probe.views.segments import thinned
 __all__ = ["Place", "correspondence", "correspondence_page"]
 
 Place = tuple[float, float]
-"""y and x in pixels."""
+"""A position (y, x) in pixels."""
 
 _SOURCE: Final = (SOURCE_Y, SOURCE_X)
 _LARGEST: Final = 9_000_000
-"""Bytes of a page."""
+"""The largest size of a page, in bytes."""
 
 _MOST_POINTS: Final = 64_000_000
-"""What a page unpacks, in bytes of a browser's memory."""
+"""The largest amount of browser memory that a page unpacks, in bytes."""
 
 _HERE: Final = Path(__file__).parent
 
-# The policy lets the page load nothing: a reader without a network sees all that there is.
+# The policy forbids the page to load anything: a reader without a network sees everything.
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -80,16 +80,17 @@ most, which is shown here: <b id="most"></b></span></p>
 def correspondence(
     responses: xr.Dataset, *, location: Place | None = None, pixel: Place | None = None
 ) -> go.Figure:
-    """Both directions of the correspondence at one location and one pixel.
+    """Draw both directions of the correspondence, at one location and one pixel.
 
     Args:
-        responses: Of single locations, as `emerdiff_probe.respond` gives them, whole or compressed.
-        location: source_y and source_x of a latent location, by default the one that moves the
-            picture most; the nearest is taken.
-        pixel: y and x, by default the one that this location moves most; the nearest is taken.
+        responses: Responses of single locations from `emerdiff_probe.respond`, full or compressed.
+        location: The position (source_y, source_x) of a latent location, of which the nearest is
+            taken; by default the location that changes the image most.
+        pixel: The position (y, x) of a pixel, of which the nearest is taken; by default the one
+            that this location changes most.
 
     Raises:
-        InputError: These are not responses of locations.
+        InputError: These are not responses of single locations.
     """
     down, across = latent_grid(responses)
     source = location or _strongest(responses)
@@ -149,22 +150,22 @@ def correspondence(
 
 
 def correspondence_page(responses: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """A web page, whole in itself, on which clicking works in both directions without a kernel.
+    """Write a self-contained web page on which clicking works in both directions without a kernel.
 
-    Click a latent location to see the pixels that it moves, a pixel to see the locations that move
-    it; with the shift key, more than one location. Arrow keys do the same.
+    Click a latent location to see the pixels that it moves, or a pixel to see the locations that
+    move it; hold shift to choose several locations. Arrow keys move the choice.
 
     Args:
-        responses: Of single locations, as `emerdiff_probe.respond` gives them, whole or compressed.
-        path: Of the file to write.
+        responses: Responses of single locations from `emerdiff_probe.respond`, full or compressed.
+        path: The file to write.
 
     Returns:
-        The path. The page is below 10 MB: responses are integers of 8 bits with a scale for each
-        location, and of as many pixels as fit, averaged over squares. The page says how many, and
-        how far off that is.
+        The path. The page is smaller than 10 MB: responses are stored as 8-bit integers with a
+        scale for each location, and for as many pixels as fit, averaged over squares. The page
+        states their number and the error.
 
     Raises:
-        InputError: These are not responses of locations.
+        InputError: These are not responses of single locations, or there are too many of them.
     """
     rows, columns = latent_grid(responses)
     size = extent(responses)
@@ -200,7 +201,7 @@ def correspondence_page(responses: xr.Dataset, path: str | os.PathLike[str]) -> 
         facts=html.escape(facts),
         style=(_HERE / "correspondence.css").read_text("utf-8"),
         script=(_HERE / "correspondence.js").read_text("utf-8"),
-        # Nothing in it can end the script: it has numbers and base64 alone.
+        # It holds only numbers and base64, so nothing in it can end the script.
         data=json.dumps(data),
     )
     with made_at_once(path, replace=True) as new:
@@ -217,9 +218,9 @@ def _centre(responses: xr.Dataset, dims: tuple[str, str], place: Place) -> Place
 
 
 def _strongest(responses: xr.Dataset) -> Place:
-    """The location whose response is largest."""
+    """Return the location with the largest response."""
     response = _whole(responses)["response"]
-    # Row by row: responses of a large picture do not fit in memory as single precision.
+    # Go row by row: the responses of a large image do not fit into memory in single precision.
     sizes = [
         (response.isel({SOURCE_Y: row}) ** 2).sum((RGB, Y, X)).values
         for row in range(response.sizes[SOURCE_Y])
@@ -229,7 +230,7 @@ def _strongest(responses: xr.Dataset) -> Place:
 
 
 def _whole(responses: xr.Dataset) -> xr.Dataset:
-    """Responses that are not compressed any more."""
+    """Return responses decompressed."""
     if "response" in responses:
         return responses
     rows, columns = latent_grid(responses)
@@ -243,12 +244,13 @@ def _whole(responses: xr.Dataset) -> xr.Dataset:
 
 
 def _fitting(responses: xr.Dataset, room: int) -> tuple[xr.Dataset, bytes]:
-    """Responses in 8 bits, of as many pixels as there is room for; and the same, packed."""
+    """Return responses in 8 bits, for as many pixels as there is room for; and the same, packed."""
     response = responses["response"]
     for reduce in range(1, min(response.sizes[Y], response.sizes[X]) + 1):
         if response.sizes[Y] % reduce or response.sizes[X] % reduce:
             continue
-        # Responses that are local shrink to a tenth and less; others take some seconds to try.
+        # Local responses shrink to a tenth or less; others need several attempts, some seconds
+        # each.
         if response.size // reduce**2 > _MOST_POINTS:
             continue
         small = compress(responses, bits=8, reduce=reduce)
@@ -257,6 +259,6 @@ def _fitting(responses: xr.Dataset, room: int) -> tuple[xr.Dataset, bytes]:
             return small, packed
     rows, columns = response.sizes[SOURCE_Y], response.sizes[SOURCE_X]
     raise InputError(
-        f"{rows} x {columns} locations are too many for a page; choose every other one, as in "
+        f"{rows} x {columns} locations are too many for a page; select every other one, as in "
         "responses.isel(source_y=slice(None, None, 2))"
     )

@@ -1,4 +1,4 @@
-"""What an intervention does to an image: before, after, the difference, and numbers."""
+"""Show what an intervention does to an image: before, after, the difference, and numbers."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["Replayed", "effect"]
 
 _SIDE: Final = 250
 _SEEN: Final = 0.05
-"""Difference, of 1, that can be seen."""
+"""The smallest visible difference, on a scale from 0 to 1."""
 
 
 class Replayed(Protocol):
-    """What is shown of a run, such as `emerdiff_probe.runs.Run`."""
+    """The parts of a run, such as `emerdiff_probe.runs.Run`, that the figure shows."""
 
     @property
     def reconstruction(self) -> NDArray[np.float32]:
-        """The image that the run ends with, (height, width, 3), in [0, 1]."""
+        """Return the image that the run ends with, (height, width, 3), in [0, 1]."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels of the image in its own size."""
+        """Return the height and width of the image in its own size, in pixels."""
 
     @property
     def interventions(self) -> Sequence[Any]:
-        """Under which it ran."""
+        """Return the interventions that it ran under."""
 
 
 def effect(run: Replayed, edited: Replayed) -> go.Figure:
@@ -46,28 +46,29 @@ def effect(run: Replayed, edited: Replayed) -> go.Figure:
 
     Args:
         run: The run before.
-        edited: The same noise under interventions, by `emerdiff_probe.runs.Run.replay`.
+        edited: The run of the same noise under interventions, from
+            `emerdiff_probe.runs.Run.replay`.
 
     Returns:
         The images that both runs end with and the norm over RGB of their difference, on axes in
-        pixels of the image's own size. The title has the mean absolute difference in grey levels
+        pixels of the image's own size. The title gives the mean absolute difference in grey levels
         (0 to 255), the root mean square as decibels of the peak (PSNR, inf where nothing changed),
-        and the share of pixels of which a channel changes by more than 5 % of the range.
+        and the share of pixels in which a channel changes by more than 5 % of the range.
 
     Raises:
-        InputError: Something that is not a run; or the runs have images of different sizes.
+        InputError: An argument is not a run, or the images of the runs differ in size.
     """
     for each in (run, edited):
         if not hasattr(each, "reconstruction"):
             raise InputError(
-                f"this is {described(each)}, not a run; ep.invert(model, image) gives one, and "
-                "run.replay(...) the edited one"
+                f"this is {described(each)}, not a run; ep.invert(model, image) returns "
+                "one, and run.replay(...) the edited one"
             )
     before, after = (np.asarray(each.reconstruction, np.float32) for each in (run, edited))
     if before.shape != after.shape:
         raise InputError(
             f"the runs have images of shapes {before.shape} and {after.shape}; compare a run with "
-            "what run.replay(...) made of it"
+            "the result of its run.replay(...)"
         )
     changed = np.abs(after - before)
     error = float(np.square(after - before).mean(dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Layers by timesteps: how strong features are, what they tell apart, what is like a place."""
+"""Draw layers by timesteps: the strength and structure of features, and similarity to a place."""
 
 from __future__ import annotations
 
@@ -52,27 +52,28 @@ def layers(
     guidance: str | None = None,
     head: int | None = None,
 ) -> go.Figure:
-    """Draw what sites hold: a row for each site, a column for each timestep.
+    """Draw the features at sites: a row for each site, a column for each timestep.
 
-    The picture that the run ended with stands at the beginning of each row, where it is known; all
-    panels zoom together. Pointing at a location tells its value; of colours, its magnitude.
+    Each row begins with the image that the run ended with, if it is known; all panels zoom
+    together. Hovering over a location shows its value, or its magnitude for "colours".
 
     Args:
         run: A recording.
-        sites: A pattern, as ``model.sites`` takes it, or names.
-        timesteps: By default five from the first to the last. One that was visited twice is shown
-            twice.
-        show: "colours", the first three principal components of a site over the timesteps shown,
-            as red, green and blue; "magnitude", the root mean square over channels; or the number
-            of a channel.
-        scale: One colour scale for "all" maps, or one for each "site". Colours have none.
-        sample: Position of the sample.
-        guidance: Half of a guided recording, by default "cond".
-        head: Of attention ports; by default all heads' channels together.
+        sites: A pattern, as for ``model.sites``, or names.
+        timesteps: The timesteps to show; by default five from the first to the last. A timestep
+            that was visited twice is shown twice.
+        show: "colours" for the first three principal components of a site over the timesteps shown,
+            as red, green and blue; "magnitude" for the root mean square over channels; or the
+            number of a channel.
+        scale: "all" for one colour scale, "site" for one for each row. Unused for "colours".
+        sample: The position of the sample.
+        guidance: The half of a guided recording; by default "cond".
+        head: The number of a head, for attention ports; by default the channels of all heads
+            together.
 
     Raises:
         SiteError: The recording has no such site.
-        InputError: Something else that was not recorded, or cannot be shown.
+        InputError: A timestep, sample, half or head was not recorded, or an option does not exist.
     """
     if not isinstance(show, str):
         show = integer("show", show, 0, None, InputError)
@@ -88,7 +89,7 @@ def layers(
         .load()
         for name in names
     }
-    # Colours are no numbers: pointing at them tells the magnitude.
+    # Colours are not numbers, so hovering shows the magnitude.
     maps = {
         name: one_channel(values, show) if isinstance(show, int) else magnitude(values)
         for name, values in recorded.items()
@@ -135,7 +136,7 @@ def layers(
 def _scales(
     maps: Mapping[str, xr.DataArray], what: str, scale: Literal["all", "site"]
 ) -> list[dict[str, Any]]:
-    """Colour axes; of values of both signs, zero is in the middle."""
+    """Return the colour axes; if values have both signs, zero is in the middle."""
     found = []
     for group in [list(maps.values())] if scale == "all" else [[each] for each in maps.values()]:
         low = min(float(each.min()) for each in group)
@@ -167,23 +168,25 @@ def similarity(
     guidance: str | None = None,
     head: int | None = None,
 ) -> go.Figure:
-    """How alike one place is to all others in many layers: cosine similarity, from -1 to 1.
+    """Draw the similarity of one place to all others in many layers: cosine, from -1 to 1.
 
     Args:
         run: A recording.
-        sites: A pattern, as ``model.sites`` takes it, or names.
-        timestep: One that was recorded.
-        step: Which call at this timestep, where it was visited twice.
-        y, x: The place, in pixels of the picture; the nearest feature of each layer is taken.
-        limits: Ends of the colour scale of all maps. Narrower ones, as (0.8, 1), show differences
-            in layers where all features are much alike.
-        sample: Position of the sample.
-        guidance: Half of a guided recording, by default "cond".
-        head: Of attention ports; by default all heads' channels together.
+        sites: A pattern, as for ``model.sites``, or names.
+        timestep: A recorded timestep.
+        step: The step in the run, for a timestep that was visited twice.
+        y, x: The place, in pixels of the image; each layer uses its nearest location.
+        limits: The ends of the colour scale of all maps. Narrower limits, such as (0.8, 1), show
+            differences in layers where all features are very similar.
+        sample: The position of the sample.
+        guidance: The half of a guided recording; by default "cond".
+        head: The number of a head, for attention ports; by default the channels of all heads
+            together.
 
     Raises:
         SiteError: The recording has no such site.
-        InputError: Something else that was not recorded; a place outside of the picture.
+        InputError: A timestep, sample, half or head was not recorded, or the place is outside the
+            image.
     """
     run = store.with_samples(run)
     names, root = chosen_sites(run, sites), run.to_dataset()
@@ -191,7 +194,7 @@ def similarity(
     shown = endings(run).isel(sample=sample).transpose(Y, X, RGB)
     size = extent(shown)
     if not (0 <= y <= size[0] and 0 <= x <= size[1]):
-        raise InputError(f"y {y}, x {x} is outside of the picture of {size[0]} x {size[1]} pixels")
+        raise InputError(f"y {y}, x {x} is outside the image of {size[0]} x {size[1]} pixels")
     model, source = described(run, sample)
     count = len(names) + 1
     across = min(count, _ACROSS)
@@ -227,7 +230,7 @@ def similarity(
 
 
 def marker(y: float, x: float) -> go.Scatter:
-    """A cross that shows on every ground."""
+    """Return a cross that shows on any background."""
     return go.Scatter(
         x=[x],
         y=[y],

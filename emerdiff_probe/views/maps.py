@@ -1,6 +1,6 @@
-"""What of a recording a figure shows: which sites, timesteps, sample and head, and in what numbers.
+"""Select the part of a recording that a figure shows: sites, timesteps, sample and head.
 
-Everything takes and gives labelled arrays, so that a figure draws and nothing else.
+All functions take and return labelled arrays, so that figures only draw.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _FEW: Final = 5
 
 
 def chosen_sites(run: xr.DataTree, sites: str | Sequence[str]) -> list[str]:
-    """The sites of a recording that have places, in the model's order, or in the order given.
+    """Return the sites of a recording that have locations, in the model's order or the order given.
 
     Args:
         run: A recording.
-        sites: A pattern, as ``model.sites`` takes it, or names.
+        sites: A pattern, as for ``model.sites``, or names.
 
     Raises:
         SiteError: There is no such site.
@@ -56,17 +56,17 @@ def chosen_sites(run: xr.DataTree, sites: str | Sequence[str]) -> list[str]:
 def chosen_calls(
     run: xr.DataTree, timesteps: Sequence[float] | None = None
 ) -> tuple[list[int], list[str]]:
-    """Return positions of timesteps, those asked for or a few from the first to the last.
+    """Return the positions of the given timesteps, or of a few from the first to the last.
 
     Args:
         run: A recording.
-        timesteps: Of one that was visited twice both calls are given.
+        timesteps: The timesteps; one that was visited twice stands for both calls.
 
     Returns:
-        Positions along the dim ``timestep``, and their names, no two of them equal.
+        The positions along the dim ``timestep``, and their names, no two of them equal.
 
     Raises:
-        InputError: One was not recorded.
+        InputError: A timestep was not recorded.
     """
     root = run.to_dataset()
     count = root.sizes[TIMESTEP]
@@ -80,19 +80,19 @@ def chosen_calls(
 def places(
     values: xr.DataArray, *, sample: int = 0, guidance: str | None = None, head: int | None = None
 ) -> xr.DataArray:
-    """One sample of a recorded array, its heads joined to one channel axis, or one head alone.
+    """Return one sample of a recorded array, with all heads in one channel axis, or one head alone.
 
     Args:
-        values: As `emerdiff_probe.site` gives it, with y, x and channel.
-        sample: Position of the sample.
-        guidance: Half of a guided call; by default "cond".
-        head: Of an attention port.
+        values: An array from `emerdiff_probe.site`, with dims y, x and channel.
+        sample: The position of the sample.
+        guidance: The half of a guided call; by default "cond".
+        head: The number of a head of an attention port.
 
     Returns:
-        ([timestep,] y, x, channel); read when it is needed.
+        An array ([timestep,] y, x, channel), read lazily.
 
     Raises:
-        InputError: No such sample, half or head; or no places.
+        InputError: There is no such sample, half or head; or the site has no locations.
     """
     if SAMPLE in values.dims:
         values = _at(values, SAMPLE, sample)
@@ -103,9 +103,11 @@ def places(
             raise InputError(f"guidance is {half!r}; choose one of {', '.join(halves)}")
         values = values.sel({GUIDANCE: half})
     elif guidance is not None:
-        raise InputError(f"guidance is {guidance!r}, but this was recorded without; leave it out")
+        raise InputError(
+            f"guidance is {guidance!r}, but this was recorded without guidance; omit it"
+        )
     if head is not None and HEAD not in values.dims:
-        raise InputError(f"head is {head}, but this site has none; leave it out")
+        raise InputError(f"head is {head}, but this site has no heads; omit it")
     if head is not None:
         values = _at(values, HEAD, head)
     return by_location(values).isel({SAMPLE: 0})
@@ -119,31 +121,31 @@ def _at(values: xr.DataArray, dim: str, position: int) -> xr.DataArray:
 
 
 def magnitude(values: xr.DataArray) -> xr.DataArray:
-    """The root mean square over channels, which layers of any width share a scale of."""
+    """Return the root mean square over channels, comparable between layers of any width."""
     return ((values**2).mean(CHANNEL) ** 0.5).rename("magnitude")
 
 
 def one_channel(values: xr.DataArray, channel: int) -> xr.DataArray:
-    """One channel.
+    """Return one channel.
 
     Raises:
-        InputError: There is none of that number.
+        InputError: There is no channel of that number.
     """
     return _at(values, CHANNEL, channel).rename(f"channel {channel}")
 
 
 def extent(values: xr.DataArray | xr.Dataset) -> tuple[int, int]:
-    """Height and width of the picture that what has y and x spans, in pixels.
+    """Return the height and width of the image that an array with y and x covers, in pixels.
 
-    Its places are centres of cells, so the first is half a cell from the edge.
+    Its positions are centres of cells, so the first is half a cell from the edge.
     """
     return round(float(values[Y][0] + values[Y][-1])), round(float(values[X][0] + values[X][-1]))
 
 
 def endings(run: xr.DataTree) -> xr.DataArray:
-    """Return the pictures that runs end with, (sample, y, x, rgb), uint8; grey where none is known.
+    """Return the images that runs end with, (sample, y, x, rgb), uint8; grey where unknown.
 
-    Their name is for a panel's title.
+    The name of the array serves as the title of a panel.
     """
     if store.IMAGE in run.children:
         return store.site(run, store.IMAGE).rename("picture")
@@ -154,7 +156,7 @@ def endings(run: xr.DataTree) -> xr.DataArray:
 
 
 def described(run: xr.DataTree, sample: int = 0) -> tuple[str, str]:
-    """The model of a recording, and the prompt or picture of a sample, in words."""
+    """Return the model of a recording, and the prompt or image of a sample, as text."""
     root = store.with_samples(run).to_dataset()
     model = json.loads(run.attrs.get("model", "{}")).get("name") or "model"
     if "source" not in root:

@@ -1,4 +1,4 @@
-"""A segmentation as one web page that needs no network."""
+"""Write a segmentation as one web page that needs no network."""
 
 import html
 import json
@@ -10,7 +10,7 @@ from emerdiff_probe.views.segments import overview
 
 __all__ = ["page"]
 
-# The policy lets the page load nothing: a reader without a network sees all that there is.
+# The policy forbids the page to load anything: a reader without a network sees everything.
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -40,7 +40,7 @@ summary {{ cursor: pointer; font-weight: 600; margin: 0.8rem 0 0.3rem; }}
 </html>
 """
 
-# Pointing at a place in one panel points at it in all three: each has its heatmap after its image.
+# Hovering in one panel marks the same place in all three: each has its heatmap after its image.
 _LINKED_HOVER: Final = """
 const plot = document.getElementById('{plot_id}');
 let pointing = false;
@@ -69,10 +69,10 @@ EmerDiff: take a model that knows photographs, such as Stable Diffusion.</p>"""
 
 
 def page(ds: xr.Dataset) -> str:
-    """A page with the `overview` figure and the provenance; plotly.js is in it.
+    """Return a page with the `overview` figure, the provenance and plotly.js.
 
     Args:
-        ds: A segmentation, as `emerdiff_probe.segment` makes it.
+        ds: A segmentation from `emerdiff_probe.segment`.
 
     Returns:
         HTML of some 5 MB. Texts from the dataset are escaped. Where the bundled model was given an

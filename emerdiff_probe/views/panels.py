@@ -1,7 +1,7 @@
-"""Panels: pictures and maps side by side, on axes in pixels, under a title.
+"""Draw panels: images and maps side by side, on axes in pixels, under a title.
 
-Pictures go in as PNG, which browsers show with sharp pixels; maps as heatmaps, whose cells stay
-cells. Both span the picture, whatever their number of cells.
+Images are embedded as PNG, which browsers show with sharp pixels, and maps as heatmaps, whose cells
+remain visible. Both cover the whole image, whatever their resolution.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ __all__ = [
 ]
 
 Extent = tuple[int, int]
-"""Height and width in pixels."""
+"""The height and width in pixels."""
 
-_GAP: Final = 14  # pixels of the screen between panels
+_GAP: Final = 14  # screen pixels between panels
 _TITLE: Final = 22
 _LINE: Final = 14
 _LEFT: Final = 60
 _BELOW: Final = 50
-_BAR: Final = 110  # for a colour bar
+_BAR: Final = 110  # room for a colour bar
 WIDEST: Final = 860
-"""Pixels across the output of a notebook in JupyterLab at 1280 pixels, with its side bar open."""
+"""The width in pixels of a notebook's output in JupyterLab, on a screen 1280 pixels wide with the
+side bar open.
+"""
 
 
 def text(raw: object) -> str:
-    """Text for plotly, which reads tags and understands these entities.
+    """Return text for plotly, which interprets tags and these entities.
 
     >>> text("<b> & c")
     '&lt;b&gt; &amp; c'
@@ -58,7 +60,7 @@ def text(raw: object) -> str:
 
 
 def site_text(name: str) -> str:
-    """A site in words, for rows and titles; no two sites have the same.
+    """Return a short text for a site, for rows and titles; no two sites have the same.
 
     >>> site_text("up_blocks.1.attentions.0.transformer_blocks.0.attn2:query")
     'up 1 attention 0.0 cross query'
@@ -80,7 +82,7 @@ def site_text(name: str) -> str:
 
 
 def title(head: str, rest: str, width: int = 110) -> str:
-    """A bold line, and one or two lines below it; what is longer is cut."""
+    """Return a bold line with one or two lines below it, cut if they are longer."""
     lines = textwrap.wrap(rest, width, max_lines=2, placeholder=" ...")
     return "<br>".join([f"<b>{text(head)}</b>", *map(text, lines)])
 
@@ -88,8 +90,8 @@ def title(head: str, rest: str, width: int = 110) -> str:
 def heading_layout(heading: str) -> dict[str, Any]:
     """Return plotly's settings for a heading, which may be HTML; see `title`.
 
-    It stands at the upper edge: at a share of the height it would run into the panels of a low
-    figure.
+    It is placed relative to the upper edge: placed at a share of the height, it would overlap the
+    panels of a low figure.
     """
     at = {"x": 0, "y": 1, "yanchor": "top", "pad": {"t": 18, "l": 14}}
     return {"text": heading, "font_size": 14, **at}
@@ -106,17 +108,17 @@ def panels(
     rows: Sequence[str] = (),
     scales: Sequence[dict[str, Any]] = (),
 ) -> go.Figure:
-    """A figure of empty panels that zoom together.
+    """Return a figure of empty panels that zoom together.
 
     Args:
-        extent: Of the picture, which all panels show.
-        grid: Rows and columns of panels.
-        side: Width of a panel in pixels of the screen; smaller where the figure would otherwise be
-            wider than a notebook is.
-        heading: HTML; see `title`.
-        titles: Of the panels, row by row; a panel without one is left out.
-        columns, rows: Names of the panels' columns and rows, where panels have no titles.
-        scales: Colour axes, one for all panels or one for each row.
+        extent: The height and width of the image, which all panels show.
+        grid: The number of rows and columns of panels.
+        side: The width of a panel in screen pixels; reduced if the figure would be wider than a
+            notebook.
+        heading: The heading as HTML; see `title`.
+        titles: The titles of the panels, row by row; a panel without a title is omitted.
+        columns, rows: The names of the panels' columns and rows, if panels have no titles.
+        scales: The colour axes, one for all panels or one for each row.
     """
     height, width = extent
     down, across = grid
@@ -173,7 +175,7 @@ def panels(
 
 
 def _scale_axes(figure: go.Figure, extent: Extent, grid: tuple[int, int], count: int) -> None:
-    """Axes in pixels, numbered at the outer panels alone."""
+    """Label axes in pixels, with numbers on the outer panels only."""
     axis = {"constrain": "domain", "showgrid": False, "zeroline": False, "ticks": "outside"}
     axis |= {"nticks": 5, "tickfont_size": 10, "ticklen": 3, "title_font_size": 12}
     figure.update_xaxes(range=[0, extent[1]], matches="x", showticklabels=False, **axis)
@@ -189,7 +191,7 @@ def _scale_axes(figure: go.Figure, extent: Extent, grid: tuple[int, int], count:
             figure.update_xaxes(showticklabels=True, **at)
         if number < count and at["col"] == 1:
             figure.update_yaxes(showticklabels=True, **at)
-    # Once for all panels, that are too small for so many words.
+    # Label the axes once for the figure, because single panels are too small.
     in_last_row = count - grid[1] * (grid[0] - 1)
     figure.update_xaxes(title="x (pixels)", row=grid[0], col=(in_last_row + 1) // 2)
     figure.update_yaxes(title="y (pixels)", row=(grid[0] + 1) // 2, col=1)
@@ -204,14 +206,14 @@ def _coloraxis(number: int) -> str:
 def pixel_map(
     values: NDArray[Any], extent: Extent, template: str, *, scale: int | None = None, **options: Any
 ) -> go.Heatmap:
-    """A map over the whole of the picture, whatever its number of cells.
+    """Return a map that covers the whole image, whatever its resolution.
 
     Args:
-        values: (y, x).
-        extent: Of the picture.
-        template: What is read when pointing at a cell; x, y and z are known.
-        scale: Number of the figure's colour axis, from 1.
-        options: Of the heatmap.
+        values: The map, (y, x).
+        extent: The height and width of the image.
+        template: The text shown when hovering over a cell; it may refer to x, y and z.
+        scale: The number of the figure's colour axis, from 1.
+        options: Further options of the heatmap.
     """
     if scale is not None:
         options["coloraxis"] = _coloraxis(scale)
@@ -225,13 +227,13 @@ def pixel_map(
 
 
 def picture(pixels: NDArray[np.uint8], extent: Extent, *, pointed: bool = True) -> go.Image:
-    """Draw pixels over the whole of the image, whatever their number.
+    """Draw pixels stretched over the whole image.
 
     Args:
-        pixels: (y, x, rgb), or greys (y, x).
-        extent: Of the image.
-        pointed: Pointing at a pixel tells its place and colour. Where a map lies above, it is the
-            map that is pointed at.
+        pixels: Colours (y, x, rgb), or grey values (y, x).
+        extent: The height and width of the image.
+        pointed: Whether hovering over a pixel shows its position and colour. Where a map lies
+            above, hovering shows the map's values instead.
     """
     source = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
     told: dict[str, Any] = {"hoverinfo": "skip"}
@@ -242,22 +244,22 @@ def picture(pixels: NDArray[np.uint8], extent: Extent, *, pointed: bool = True) 
 
 
 def as_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pixels as a screen shows them; of numbers in [0, 1] what is beyond is cut, bytes stay.
+    """Return pixels as bytes; numbers are clipped to [0, 1] and scaled, bytes stay.
 
     >>> as_bytes(np.array([-1.0, 0.5, 2.0])).tolist()
     [0, 128, 255]
     """
     if pixels.dtype == np.uint8:
         return pixels
-    # At least in single precision, whatever they are in.
+    # Compute at least in single precision.
     return np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
 
 
 def png(pixels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> bytes:
-    """Pixels as a PNG file.
+    """Return pixels as a PNG file.
 
     Args:
-        pixels: Greys (y, x), or (y, x, rgb); with a palette the number of each pixel's colour.
+        pixels: Grey values (y, x), or (y, x, rgb); with a palette, the colour number of each pixel.
         palette: At most 256 colours, (number, rgb) or (number, rgba).
     """
     image, options = Image.fromarray(pixels), {}
@@ -266,13 +268,13 @@ def png(pixels: NDArray[np.uint8], palette: NDArray[np.uint8] | None = None) -> 
         if palette.shape[1] == 4:
             options["transparency"] = palette[:, 3].tobytes()
     file = io.BytesIO()
-    # The highest level takes twice the time of the default for next to nothing.
+    # The highest level takes twice the time of the default and saves almost nothing.
     image.save(file, "PNG", **options)
     return file.getvalue()
 
 
 def cells(extent: Extent, rows: int, columns: int) -> dict[str, float]:
-    """Where a grid of cells lies that spans the picture.
+    """Return the positions of a grid of cells that covers the image, as plotly's settings.
 
     >>> cells((8, 8), 2, 4)
     {'x0': 1.0, 'dx': 2.0, 'y0': 2.0, 'dy': 4.0}
@@ -282,7 +284,7 @@ def cells(extent: Extent, rows: int, columns: int) -> dict[str, float]:
 
 
 def spaced(side: int, count: int) -> NDArray[np.intp]:
-    """The pixels under the centres of ``count`` equal cells.
+    """Return the pixels under the centres of ``count`` equal cells.
 
     >>> spaced(8, 2).tolist()
     [2, 6]

@@ -1,4 +1,4 @@
-"""Pictures and maps side by side, by title."""
+"""Draw images and maps side by side."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from emerdiff_probe.views.panels import as_bytes, panels, picture, pixel_map, te
 
 __all__ = ["pictures"]
 
-_PANEL: Final = 230  # pixels on the screen
+_PANEL: Final = 230  # screen pixels
 
 
 def pictures(shown: Mapping[str, ArrayLike], *, columns: int = 4, heading: str = "") -> go.Figure:
-    """Pictures and maps of one scene side by side; all zoom together.
+    """Draw images and maps of one scene side by side; all zoom together.
 
     Args:
-        shown: By title. A picture is (y, x, rgb), uint8 or floats in [0, 1], what is beyond is cut;
-            a map is (y, x) of any numbers from 0 up, on the picture's grid or a coarser one, black
-            at 0 and white at its own largest value, which can be read by pointing. Labelled arrays
-            lie where their coordinates y and x say, in pixels of the scene.
-        columns: Panels in a row.
-        heading: Of the whole figure.
+        shown: The images and maps by title. An image is (y, x, rgb), uint8 or floats, which are
+            clipped to [0, 1]. A map is (y, x) of nonnegative numbers, on the image's grid or a
+            coarser one; it is black at 0 and white at its own largest value, and hovering shows
+            values. Labelled arrays are placed by their coordinates y and x, in pixels of the scene.
+        columns: The number of panels in a row.
+        heading: The heading of the figure.
 
     Raises:
-        InputError: Nothing is shown, or something is neither a picture nor a map.
+        InputError: Nothing is given, or something is neither an image nor a map.
     """
     if not shown or columns < 1:
-        raise InputError(f"{len(shown)} pictures in {columns} columns; give at least one of both")
+        raise InputError(f"{len(shown)} images in {columns} columns; give at least one of each")
     arrays = {name: _checked(name, _pixels(values)) for name, values in shown.items()}
     sizes = [_size(shown[name], values) for name, values in arrays.items()]
     height, width = (max(each[axis] for each in sizes) for axis in (0, 1))
@@ -54,7 +54,7 @@ def pictures(shown: Mapping[str, ArrayLike], *, columns: int = 4, heading: str =
             trace = picture(as_bytes(values), (height, width))
         else:
             trace = pixel_map(
-                values.astype(np.float32),  # which plotly sends in binary, as not every type
+                values.astype(np.float32),  # as plotly does not send every type in binary
                 (height, width),
                 "y %{y:.0f}, x %{x:.0f}: %{z:.3g}",
                 colorscale="gray",
@@ -73,7 +73,7 @@ def _pixels(values: ArrayLike) -> NDArray[np.generic]:
 
 
 def _size(given: ArrayLike, pixels: NDArray[np.generic]) -> tuple[int, int]:
-    """Return the height and width in pixels of the scene that an image or map spans."""
+    """Return the height and width in pixels of the scene that an image or map covers."""
     if isinstance(given, xr.DataArray) and {Y, X} <= set(given.coords):
         return extent(given)
     return pixels.shape[0], pixels.shape[1]
@@ -82,5 +82,5 @@ def _size(given: ArrayLike, pixels: NDArray[np.generic]) -> tuple[int, int]:
 def _checked(name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
     is_picture = values.ndim == 3 and values.shape[2] == 3
     if not values.size or not (is_picture or values.ndim == 2):
-        raise InputError(f"{name!r} has shape {values.shape}; a picture is (y, x, 3), a map (y, x)")
+        raise InputError(f"{name!r} has shape {values.shape}; an image is (y, x, 3), a map (y, x)")
     return values

@@ -1,7 +1,6 @@
-"""Segmentations: the picture, its segments, and the masks that they come from.
+"""Draw segmentations: the image, its segments, and the masks that they come from.
 
-What is read when pointing at a picture comes from an invisible heatmap above, no finer than the
-difference maps are.
+The texts shown on hovering come from an invisible heatmap above, no finer than the difference maps.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from emerdiff_probe.views.panels import panels, picture, pixel_map, spaced, text
 
 __all__ = ["low_resolution", "outlined", "overview", "segments", "thinned"]
 
-# A figure's pictures are brought to about this many pixels on the longer side: small ones are
-# repeated, so that outlines are thin; of large ones pixels are left out, so that the page is light.
+# The longer side of a figure's images, in pixels, approximately: pixels of small images are
+# repeated, so that outlines are thin; large images are thinned out, so that the page is small.
 _SHOWN: Final = 1024
-_PANEL: Final = 420  # pixels on the screen; of several panels each is smaller
+_PANEL: Final = 420  # screen pixels; several panels are smaller
 
 
 def segments(
     ds: xr.Dataset, *, alpha: float = 0.5, classes: Mapping[int, str] | None = None
 ) -> go.Figure:
-    """The picture with its segments; pointing at one tells its number, share, strength and margin.
+    """Draw the image with its segments; hovering shows number, share, strength and margin.
 
     Args:
-        ds: A segmentation, as `emerdiff_probe.segment` makes it.
-        alpha: Share of the segments' colours, from 0 (outlines alone) to 1 (no picture).
-        classes: What segments are, by their numbers, to be told too.
+        ds: A segmentation from `emerdiff_probe.segment`.
+        alpha: The opacity of the segments' colours, from 0 (outlines alone) to 1 (no image).
+        classes: The names of segments by number, to be shown too.
 
     Raises:
         InputError: ``alpha`` is out of range.
@@ -45,20 +44,20 @@ def segments(
 
 
 def low_resolution(ds: xr.Dataset) -> go.Figure:
-    """The low-resolution masks on the latent grid, in the colours of their segments.
+    """Draw the low-resolution masks on the latent grid, in the colours of their segments.
 
     Args:
-        ds: A segmentation, as `emerdiff_probe.segment` makes it.
+        ds: A segmentation from `emerdiff_probe.segment`.
     """
     expect(ds, SEGMENTATION)
     return _drawn(ds, {"low-resolution masks": (_masks_image(ds), _masks_hover(ds))})
 
 
 def overview(ds: xr.Dataset) -> go.Figure:
-    """Picture, segments and low-resolution masks side by side; all three zoom together.
+    """Draw image, segments and low-resolution masks side by side; all three zoom together.
 
     Args:
-        ds: A segmentation, as `emerdiff_probe.segment` makes it.
+        ds: A segmentation from `emerdiff_probe.segment`.
     """
     expect(ds, SEGMENTATION)
     return _drawn(
@@ -110,7 +109,7 @@ def _masks_image(ds: xr.Dataset) -> go.Image:
 def outlined(
     pixels: NDArray[np.uint8], labels: NDArray[np.integer], alpha: float
 ) -> NDArray[np.uint8]:
-    """A picture painted with its segments, its pixels repeated so that lines are thin."""
+    """Return an image painted with its segments, its pixels repeated so that lines are thin."""
     repeats = max(1, _SHOWN // max(labels.shape))
     large = pixels.repeat(repeats, axis=0).repeat(repeats, axis=1)
     borders = labels.repeat(repeats, axis=0).repeat(repeats, axis=1)
@@ -120,7 +119,7 @@ def outlined(
 def thinned(
     sides: tuple[int, int], most: int = _SHOWN
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns to show of a picture: all, or of a large one evenly spaced ones."""
+    """Return the rows and columns of an image to show: all, or spaced ones of a large image."""
     scale = min(1.0, most / max(sides))
     rows, columns = (spaced(side, max(1, round(side * scale))) for side in sides)
     return rows, columns
@@ -140,7 +139,7 @@ def _segments_hover(ds: xr.Dataset, classes: Mapping[int, str] | None = None) ->
         ds,
         labels,
         f"segment %{{z}}{'%{text}' if classes else ''}, "
-        "%{customdata[0]:.1%} of the picture<br>"
+        "%{customdata[0]:.1%} of the image<br>"
         "strength %{customdata[1]:.3~g}, margin %{customdata[2]:.2f}<br>"
         "x %{x:.1f}, y %{y:.1f}",
         customdata=details.astype(np.float32),
@@ -166,13 +165,13 @@ def _masks_hover(ds: xr.Dataset) -> go.Heatmap:
 
 
 def _pointed(ds: xr.Dataset) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of pixels that tell of themselves: as many as the model's picture has."""
+    """Return the rows and columns of pixels that show texts: as many as the model's image has."""
     rows = spaced(ds.sizes[Y], min(ds.sizes[Y], ds.sizes[MODEL_Y]))
     return rows, spaced(ds.sizes[X], min(ds.sizes[X], ds.sizes[MODEL_X]))
 
 
 def _shares(labels: xr.DataArray) -> NDArray[np.float64]:
-    """Share of all pixels that each label has."""
+    """Return the share of all pixels that each label has."""
     counts = np.bincount(labels.values.ravel())
     return counts / counts.sum()
 

@@ -1,4 +1,4 @@
-"""Many results at a glance: small images with their names, as one image or one web page."""
+"""Show many results at a glance: small images with their names, as one image or web page."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["contact_page", "contact_sheet"]
 _GAP: Final = 12
 _FONT: Final = 13
 _NAME: Final = 20
-"""Pixels of height below an image, for its name."""
+"""The height in pixels below an image, for its name."""
 
-# The policy lets the page load nothing: a reader without a network sees all that there is.
+# The policy forbids the page to load anything: a reader without a network sees everything.
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -68,17 +68,17 @@ def contact_sheet(
     Args:
         shown: Segmentations, whose segments are drawn over their images, or images (y, x, rgb),
             uint8 or floats in [0, 1], or Pillow images, by name. Pairs may repeat a name.
-        columns: Number of images in a row.
-        side: Longer side of each in pixels; smaller images are not enlarged.
+        columns: The number of images in a row.
+        side: The length of each image's longer side in pixels; smaller images are not enlarged.
 
     Returns:
         A Pillow image, RGB on white, to be saved with ``.save("sheet.png")``.
 
     Raises:
-        InputError: Nothing is shown, or something is no image.
+        InputError: Nothing is given, or something is not an image.
     """
     if columns < 1 or side < 1:
-        raise InputError(f"columns is {columns} and side is {side}; give at least one of both")
+        raise InputError(f"columns is {columns} and side is {side}; give at least 1 for each")
     images = [(name, _small(name, each, side)) for name, each in _pairs(shown)]
     if not images:
         raise InputError("nothing to show; give images or segmentations by name")
@@ -107,17 +107,17 @@ def contact_page(
     """Return a web page of many images with their names, which needs no network.
 
     Args:
-        shown: As `contact_sheet` takes them. Pairs are read one at a time, so that they may be
-            loaded as they are asked for.
-        heading: Heading and title of the page.
-        links: Relative paths of what images lead to, by name.
-        side: Longer side of each image in pixels.
+        shown: Images or segmentations, as for `contact_sheet`. Pairs are read one at a time, so
+            that they may be loaded lazily.
+        heading: The heading and title of the page.
+        links: The relative paths that images link to, by name.
+        side: The length of each image's longer side in pixels.
 
     Returns:
         HTML with every image in it as a JPEG, some 15 KB each. Names are escaped.
 
     Raises:
-        InputError: Something is no image.
+        InputError: Something is not an image.
     """
     links = links or {}
     figures = [_figure(name, _small(name, each, side), links) for name, each in _pairs(shown)]
@@ -133,7 +133,7 @@ def _figure(name: str, image: Image.Image, links: Mapping[str, str]) -> str:
         f'height="{image.height}" alt=""><figcaption>{html.escape(name)}</figcaption>'
     )
     if name in links:
-        # Quoted, a path cannot name a scheme, such as javascript.
+        # A quoted path cannot name a scheme, such as javascript.
         body = f'<a href="{html.escape(quote(links[name]))}">{body}</a>'
     return f"<figure>{body}</figure>"
 
@@ -155,7 +155,7 @@ def _small(name: str, shown: Any, side: int) -> Image.Image:
 
 
 def _shortened(name: str, font: Any, width: int) -> str:
-    """Cut a name in its middle, as beginnings and ends of names tell files apart."""
+    """Shorten a name in its middle, because file names differ at their beginnings and ends."""
     # Pillow's own font has no other letters than these.
     letters = (
         each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each)

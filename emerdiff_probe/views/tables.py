@@ -1,4 +1,4 @@
-"""Tables of numbers as colours, for figures that stand beside other figures."""
+"""Draw tables of numbers as colours, to stand beside other figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emerdiff_probe.views.panels import WIDEST, heading_layout, text, title
 
 __all__ = ["table"]
 
-_CELL: Final = 84  # pixels on the screen
+_CELL: Final = 84  # screen pixels
 _ROW: Final = 27
 
 
@@ -29,12 +29,12 @@ def table(
     """Draw a table of numbers, with the larger ones on darker ground.
 
     Args:
-        numbers: Rows and columns by name; a series is one column. Cells that are no number are
-            blank.
-        heading: Heading of the figure.
-        digits: Decimals that are written; pointing at a cell tells more.
-        scale: Which numbers share a scale of colours: "all", those of a "column", as of measures
-            that cannot be compared, or those of a "row".
+        numbers: A table with named rows and columns; a series is one column. Cells without a number
+            are blank.
+        heading: The heading of the figure.
+        digits: The number of decimals written; hovering shows more.
+        scale: The numbers that share a colour scale: "all", those of a "column" (for measures that
+            cannot be compared), or those of a "row".
 
     Raises:
         InputError: There is no number.
@@ -92,7 +92,7 @@ def _named(label: object) -> str:
 
 
 def _shades(cells: NDArray[np.float64], scale: str) -> NDArray[np.float64]:
-    """Return numbers from 0 to 1 within what shares a scale; 0.5 where all are equal."""
+    """Return numbers from 0 to 1 relative to those that share their scale; 0.5 if all are equal."""
     axis = {"all": None, "column": 0, "row": 1}[scale]
     with np.errstate(invalid="ignore"):
         low, high = (

@@ -1,4 +1,4 @@
-"""What a run makes of noise, timestep by timestep: latents, predicted pictures, the end."""
+"""Draw the course of a run, timestep by timestep: latents, predicted images, the result."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def trajectory(
     predicted: xr.DataArray | None = None,
     sample: int = 0,
 ) -> go.Figure:
-    """The latents x_t of a run at timesteps, and the picture that it ends with.
+    """Draw the latents x_t of a run at timesteps, and the image that it ends with.
 
     Args:
         run: A recording.
-        timesteps: By default five from the first to the last.
-        predicted: Pictures of the predicted x_0, to stand below: (timestep, y, x, rgb), perhaps
-            with sample; uint8, or floats from 0 to 1.
-        sample: Position of the sample.
+        timesteps: The timesteps to show; by default five from the first to the last.
+        predicted: Images of the predicted x_0, drawn below: (timestep, y, x, rgb), optionally with
+            sample; uint8, or floats from 0 to 1.
+        sample: The position of the sample.
 
     Returns:
-        Latents in their first three principal components, which the last latents shown decide:
-        those have a form, where the first are noise.
+        A figure with the latents in their first three principal components. These are fitted to the
+        last latents shown, which have structure, while the first are noise.
 
     Raises:
-        InputError: Something that was not recorded, or pictures of other timesteps.
+        InputError: A timestep or sample was not recorded, or the images are of other timesteps.
     """
     run = store.with_samples(run)
     at, steps = chosen_calls(run, timesteps)
@@ -71,7 +71,7 @@ def trajectory(
 
 
 def _same_calls(run: xr.DataTree, predicted: xr.DataArray, at: Sequence[int]) -> list[int]:
-    """Positions in other pictures of the calls of a recording; the last of those at a timestep."""
+    """Return the positions of a recording's calls in other images; the last at each timestep."""
     recorded = run.to_dataset()[TIMESTEP].values.tolist()
     there = predicted[TIMESTEP].values.tolist()
     found = []

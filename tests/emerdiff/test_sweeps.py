@@ -140,10 +140,10 @@ def test_what_cannot_be_swept_is_refused(run, over, words):
 def test_no_store_is_made_of_an_address(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for address in ("s3://bucket/run.zarr", "memory://run.zarr", Path("s3://bucket/run.zarr")):
-        with pytest.raises(StoreError, match=r"is no folder on this machine, and stores are"):
+        with pytest.raises(StoreError, match=r"is not a folder on this machine, where stores are"):
             run.sweep(sigma=[0, 1], masks=3, config=CONFIG, store=address, progress=False)
-        with pytest.raises(StoreError, match=r"is no folder on this machine, and stores are"):
+        with pytest.raises(StoreError, match=r"is not a folder on this machine, where stores are"):
             run.respond(2, config=CONFIG, store=address, progress=False)
-        with pytest.raises(StoreError, match=r"is no folder on this machine, and stores are"):
+        with pytest.raises(StoreError, match=r"is not a folder on this machine, where stores are"):
             ep.open_responses(address)
     assert list(tmp_path.iterdir()) == []

@@ -143,7 +143,7 @@ class TestPlainFolder:
         assert (
             found["b"] == "the picture has (24, 16) pixels (width, height) and its labels (24, 20)"
         )
-        assert "c.png' is not a picture" in found["c"]
+        assert "c.png' is not an image" in found["c"]
 
     def test_turned_photographs_have_the_size_they_are_shown_in(self, folder):
         exif = Image.Exif()

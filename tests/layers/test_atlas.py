@@ -63,6 +63,7 @@ def test_every_number_is_that_of_the_measure_alone(run, truth, measured):
             scores = linear_probe(layer, truth, points=256)
             assert float(cell["probe_accuracy"]) == scores.accuracy
             assert float(cell["probe_selectivity"]) == scores.selectivity
+            assert float(cell["probe_exchanged"]) == scores.exchanged
             assert cell["probe_recall"].to_series().to_dict() == dict(scores.by_class)
             shares = explained(layer, ep.site(run, "image"), truth)
             assert cell["explained"].values == pytest.approx(shares.values, abs=1e-9)

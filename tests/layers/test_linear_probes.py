@@ -35,6 +35,34 @@ class TestLinearProbe:
         assert abs(nothing.selectivity) < 0.15
         assert nothing.accuracy < 0.5
 
+    def test_exchanged_labels_tell_what_position_gives(self):
+        values, labels, _ = read(0.2)
+        scores = linear_probe(values, labels)
+        assert scores.exchanged < 0.5, "meaning leaves with the labels"
+        # The control: features of position alone, and labels with the same layout in all images.
+        rows = np.arange(6) / 6
+        place = layer(np.broadcast_to(rows[:, None, None], (6, 6, 6, 1)), 12)
+        upper = np.repeat(np.repeat(rows < 0.5, 2)[:, None], 12, 1)
+        scores = linear_probe(place, np.broadcast_to(upper, (6, 12, 12)).astype(int))
+        assert scores.accuracy == scores.exchanged == 1
+        assert scores.selectivity > 0.3, "shuffled labels give position away as knowledge"
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_exchanged_labels_are_never_an_image_s_own(self, seed):
+        values, labels, _ = read(0.2, pictures=2)
+        scores = linear_probe(values, labels, seed=seed)
+        assert scores.exchanged < 0.7 < scores.accuracy
+
+    def test_locations_ignored_in_the_other_image_do_not_count_there(self):
+        values, labels, _ = read(0.2)
+        spoilt = labels.copy()
+        spoilt[0] = 255
+        spoilt[1:, :4] = 255
+        named = layer(np.broadcast_to(np.eye(6)[:, None, None], (6, 6, 6, 6)), 12)
+        assert 0 < linear_probe(named, spoilt, ignore=255).exchanged <= 1
+        half = np.where(np.arange(6)[:, None, None] % 2, labels, 255)
+        assert 0 <= linear_probe(values, half, ignore=255).exchanged <= 1
+
     def test_agrees_with_scikit_learn(self):
         values, labels, cells = read(1.5)
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))

@@ -83,7 +83,7 @@ def test_sites_by_property(model):
     high = model.sites(kind=["self", "cross"], level=level)
     assert set(high["level"]) == {level}
     assert set(high["kind"]) == {"self", "cross"}
-    with pytest.raises(SiteError, match=r"kind 'crosss'; choose of .*'cross'"):
+    with pytest.raises(SiteError, match=r"kind 'crosss'; choose from .*'cross'"):
         model.sites(kind="crosss")
     with pytest.raises(SiteError, match="no site has level 3"):
         model.sites(level=3)

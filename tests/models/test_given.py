@@ -245,7 +245,7 @@ def test_a_pipeline_stays_in_its_mode_dtype_and_place():
         ep.load(pipeline, dtype="float16")
     with pytest.raises(ModelError, match="device is 'meta'"):
         ep.load(pipeline, device="meta")
-    with pytest.raises(ModelError, match="revision: for models that are read from files"):
+    with pytest.raises(ModelError, match="revision: only for models that are read from files"):
         ep.load(pipeline, revision="main")
 
 
@@ -313,7 +313,9 @@ def test_a_prompt_has_a_size_of_its_own(v1):
     model = ep.load(v1)
     assert model.drawn_size(ep.Prompt(HOUSE)) == (128, 128)
     assert model.drawn_size(ep.Prompt(HOUSE, width=192)) == (128, 192)
-    with pytest.raises(InputError, match="height is 100; choose a multiple of 64, as 64 or 128"):
+    with pytest.raises(
+        InputError, match="height is 100; choose a multiple of 64, such as 64 or 128"
+    ):
         model.drawn_size(ep.Prompt(HOUSE, height=100))
     prompt = ep.Prompt(HOUSE, negative_prompt="a car", height=64, width=192)
     run = ep.record(model, prompt, "blocks", steps=2, guidance=3, progress=False)

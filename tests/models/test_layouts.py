@@ -43,7 +43,7 @@ def test_a_layout_is_found_by_class_compiled_or_not(family):
         ("StableAudioDiTModel", "sound"),
         ("PriorTransformer", "embeddings of images"),
         ("ControlNetModel", "adds to what another"),
-        ("SomethingNew", "nobody has written down"),
+        ("SomethingNew", "no layout describes"),
     ],
 )
 def test_others_are_refused_by_name_with_the_reason(name, reason):

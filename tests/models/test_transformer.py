@@ -160,7 +160,7 @@ def test_ddim_inversion_comes_nearer_with_shorter_steps(model):
 
 def test_the_method_runs_by_rule_and_says_so(model):
     run = ep.generate(model, "a red house", steps=6, progress=False, height=64, width=64)
-    with pytest.warns(UserWarning, match="untried on published weights"):
+    with pytest.warns(UserWarning, match="untested on published weights"):
         segments = run.segment(masks=3, strength=3.0, progress=False)
     config = json.loads(segments.attrs["config"])
     assert segments.attrs["engine"] == "shared"

@@ -159,13 +159,13 @@ def test_each_run_has_a_folder(pipe, tmp_path):
         draw(pipe, HOUSE)
         draw(pipe, CAR)
         loop(pipe.unet, noise(), text(pipe, HOUSE))
-        with pytest.raises(CaptureError, match=r"run-3\.zarr'; it can be opened when it has ended"):
+        with pytest.raises(CaptureError, match=r"run-3\.zarr'; it can be opened once it has ended"):
             _ = recorder.runs
     assert [run.sizes.get("sample") for run in recorder.runs] == [1, 1, None]
     assert ep.open(tmp_path / "run-2.zarr")["prompt"].values.tolist() == [CAR]
     assert ep.open(tmp_path / "run-3.zarr")["timestep"].values.tolist() == [801, 401]
     with (
-        pytest.raises(StoreError, match="is there already"),
+        pytest.raises(StoreError, match="already exists"),
         ep.probe(pipe, MID, store=tmp_path / "run.zarr"),
     ):
         pass

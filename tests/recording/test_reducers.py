@@ -226,11 +226,11 @@ def test_wrong_reducers_are_refused(model):
     def record(*reducers, sites=MID):
         ep.record(model, PROMPTS[0], sites, reduce=reducers, plan=True, **OPTIONS)
 
-    with pytest.raises(ConfigError, match=r"no site .* dims for heads\(numbers=\(0,\)\)"):
+    with pytest.raises(ConfigError, match=r"no recorded site .* dims for heads\(numbers=\(0,\)\)"):
         record(ep.reduce.heads([0]))
     with pytest.raises(ConfigError, match=r"'mid_block:out' has 24 of dim channel.* 24"):
         record(ep.reduce.channels([0, 24]))
-    with pytest.raises(ConfigError, match=r"no place of .*y=\(0, 1\) pixels.*at 8\.0"):
+    with pytest.raises(ConfigError, match=r"no location of .*y=\(0, 1\) pixels.*at 8\.0"):
         record(ep.reduce.crop(y=(0, 1), x=(0, 64)))
     with pytest.raises(ConfigError, match=r"24 channels, fewer than project\(n=25\)"):
         record(ep.reduce.project(25))

@@ -212,7 +212,7 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(ConfigError, match="has tokens"):
         ep.Shift(f"{BLOCK}:text", 1.0, mask=np.ones((4, 6)))
     with (
-        pytest.raises(SiteError, match="no text of its own"),
+        pytest.raises(SiteError, match="no text stream"),
         ep.intervene(pipeline, ep.Scale(f"{BLOCK}.ff:text", 0.5)),
     ):
         pass

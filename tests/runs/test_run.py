@@ -213,7 +213,7 @@ def test_equal_seeds_give_equal_pictures(model):
 
 
 def test_what_was_decided_is_not_decided_again(model, runs, config):
-    with pytest.raises(ConfigError, match=r"steps is decided when a run is made, and is 10"):
+    with pytest.raises(ConfigError, match=r"steps is fixed when a run is made, and is 10"):
         runs["prompt"].segment(2, steps=20)
     with pytest.raises(ConfigError, match=r"have steps=25, and the run was made with 10"):
         runs["prompt"].segment(2, config=config.replace(steps=25))

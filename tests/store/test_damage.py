@@ -83,7 +83,7 @@ def test_a_damaged_mark(stored, tmp_path):
     mark = "restart/value/c.0.1.0.0.0"
     damaged(stored / mark, "cut")
     assert np.array_equal(*(ep.site(ep.open(path), "conv_in") for path in (stored, copy)))
-    with pytest.raises(StoreError, match=f"cannot go on: .* in '{mark}'; delete that"):
+    with pytest.raises(StoreError, match=f"cannot be resumed: .* in '{mark}'; delete that"):
         filled(Streamed(stored, small_plan()))
     (stored / mark).unlink()
     filled(Streamed(stored, small_plan()))
@@ -101,19 +101,19 @@ def test_a_damaged_copy(stored, tmp_path):
     packed = ep.pack(stored, tmp_path / "run.zip")
     data = packed.read_bytes()
     packed.write_bytes(data[: len(data) // 2])
-    with pytest.raises(StoreError, match=r"run\.zip' is no recording .* no whole zip file"):
+    with pytest.raises(StoreError, match=r"run\.zip' cannot be opened .* not a complete zip file"):
         ep.open(packed)
     with zipfile.ZipFile(packed := tmp_path / "other.zip", "w") as other:
         other.writestr("thesis.tex", "text")
-    with pytest.raises(StoreError, match=r"other\.zip' is no recording"):
+    with pytest.raises(StoreError, match=r"other\.zip' cannot be opened as a recording"):
         ep.open(packed)
 
 
 def test_metadata_that_is_cut_is_told(stored):
     damaged(stored / "zarr.json", "cut")
-    with pytest.raises(StoreError, match=r"run\.zarr' is no recording that can be opened"):
+    with pytest.raises(StoreError, match=r"run\.zarr' cannot be opened as a recording"):
         ep.open(stored)
-    with pytest.raises(StoreError, match=r"run\.zarr' is no recording that can be opened"):
+    with pytest.raises(StoreError, match=r"run\.zarr' cannot be opened as a recording"):
         Streamed(stored, small_plan())
 
 
@@ -198,10 +198,10 @@ def test_on_a_full_disk_nothing_is_begun(disk, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 0, 2**40))
     with pytest.raises(StoreError, match=r"run\.zarr' could not be written: .*No space left"):
         Streamed(disk.folder / "run.zarr", small_plan())
-    with pytest.raises(StoreError, match=r"copy\.zarr' could not be written: .*make room"):
+    with pytest.raises(StoreError, match=r"copy\.zarr' could not be written: .*free some space"):
         ep.rechunk(whole, "points", disk.folder / "copy.zarr")
     if disk.real:
-        with pytest.raises(StoreError, match=r"run\.zip' could not be written: .*make room"):
+        with pytest.raises(StoreError, match=r"run\.zip' could not be written: .*free some space"):
             ep.pack(whole, disk.folder / "run.zip")
     disk.free()
     assert not list(disk.folder.iterdir())

@@ -77,7 +77,7 @@ def test_what_differs_is_named_with_both_values(changes, line):
         check_model(STORED, present(**changes), "the store 'a'", "choose another")
     text = str(raised.value)
     assert text.startswith(f"the store 'a' was begun with another model:\n  {line}")
-    assert text.endswith("Use the model as it was to continue, or choose another")
+    assert text.endswith("Restore that model to continue, or choose another")
 
 
 def test_answers_that_are_not_finite_equal_only_themselves():

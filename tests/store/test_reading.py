@@ -56,7 +56,7 @@ def test_a_point_is_read_when_it_is_needed(stored):
 
 def test_places_and_sites_that_are_not_there_are_refused():
     run = filled(Memory(small_plan())).tree()
-    with pytest.raises(InputError, match="outside of the picture; choose y of 0 to 32"):
+    with pytest.raises(InputError, match="outside the image; choose y from 0 to 32"):
         ep.gather(run, y=33, x=0)
     with pytest.raises(SiteError, match="no site matches 'mid_blok'; closest: 'mid_block"):
         ep.gather(run, "mid_blok", y=0, x=0)
@@ -101,7 +101,9 @@ def test_what_is_no_recording_is_told(address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.zip").write_text("no zip file")
     for look in (ep.open, info):
-        with pytest.raises(StoreError, match=f"'{address}' is no recording .*; see that the name"):
+        with pytest.raises(
+            StoreError, match=f"'{address}' cannot be opened as a recording: .*; check the name"
+        ):
             look(address)
 
 
@@ -109,7 +111,7 @@ def test_a_zarr_store_of_another_kind_is_told(tmp_path):
     xr.Dataset({"value": ("x", [1, 2])}).to_zarr(
         tmp_path / "mine.zarr", zarr_format=3, consolidated=False
     )
-    with pytest.raises(StoreError, match=r"mine\.zarr' is no recording .* its schema is None"):
+    with pytest.raises(StoreError, match=r"mine\.zarr' has the schema None"):
         ep.open(tmp_path / "mine.zarr")
 
 

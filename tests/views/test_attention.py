@@ -100,7 +100,7 @@ def test_what_is_not_there_is_refused(run, paid):
         views.attention(paid.isel(token=[0, 4]), picture)
     with pytest.raises(InputError, match=r"'mouse'; choose from"):
         views.attention(paid, picture, word="mouse")
-    with pytest.raises(InputError, match="one token already"):
+    with pytest.raises(InputError, match="one token only"):
         views.attention(paid.isel(token=3), picture, word="house")
     with pytest.raises(InputError, match="'word' or 'all'"):
         views.attention(paid, picture, scale="row")

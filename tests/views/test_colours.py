@@ -53,7 +53,7 @@ def test_palettes_begin_alike_and_repeat_no_colour():
 
 @pytest.mark.parametrize("n", [0, -1, 1025])
 def test_a_number_of_colours_out_of_range_is_refused(n):
-    with pytest.raises(InputError, match=f"{n} colours"):
+    with pytest.raises(InputError, match=f"n is {n}"):
         palette(n)
 
 

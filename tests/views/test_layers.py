@@ -134,7 +134,7 @@ def test_a_feature_of_zeros_is_like_nothing():
         (lambda run: views.layers(run, "*", show="norm"), InputError, "'colours'"),
         (lambda run: views.layers(run, "*", scale="row"), InputError, "'site'"),
         (lambda run: views.layers(run, "mid_block", show=5), InputError, "0 to 4"),
-        (lambda run: views.layers(run, "mid_block", head=0), InputError, "has none"),
+        (lambda run: views.layers(run, "mid_block", head=0), InputError, "has no heads"),
         (lambda run: views.layers(run, QUERY, head=2), InputError, "0 to 1"),
         (lambda run: views.layers(run, "*", sample=2), InputError, "0 to 1"),
         (lambda run: views.layers(run, "*", guidance="cond"), InputError, "without"),

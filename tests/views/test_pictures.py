@@ -77,9 +77,9 @@ def test_titles_are_text():
 @pytest.mark.parametrize(
     ("shown", "columns", "message"),
     [
-        ({}, 4, "0 pictures in 4 columns"),
-        ({"a": RED}, 0, "1 pictures in 0 columns"),
-        ({"a": RED[..., :2]}, 4, r"'a' has shape \(8, 12, 2\); a picture is \(y, x, 3\)"),
+        ({}, 4, "0 images in 4 columns"),
+        ({"a": RED}, 0, "1 images in 0 columns"),
+        ({"a": RED[..., :2]}, 4, r"'a' has shape \(8, 12, 2\); an image is \(y, x, 3\)"),
         ({"a": RED[0, 0]}, 4, r"'a' has shape \(3,\)"),
     ],
 )

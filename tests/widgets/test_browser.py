@@ -231,9 +231,9 @@ def test_a_mask_is_drawn_with_the_mouse_and_exported(lab, segments, folder):
     assert len(json.loads((folder / "mine.json").read_text())["annotations"]) == 5
     segments.root.get_by_label("masks").last.fill("mine.gif")
     segments.root.get_by_role("button", name="export").click()
-    segments.root.get_by_text("ends in none of").wait_for()
+    segments.root.get_by_text("has an unknown suffix").wait_for()
     segments.root.get_by_role("button", name="clear own masks").click()
-    segments.root.get_by_text("ends in none of").wait_for(state="detached")
+    segments.root.get_by_text("has an unknown suffix").wait_for(state="detached")
 
 
 def test_code_and_figures_are_a_click_away(lab, segments, folder):
