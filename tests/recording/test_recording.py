@@ -169,7 +169,7 @@ def test_images_of_several_sizes_are_grouped_or_cropped(model, tmp_path):
     assert np.array_equal(found, ep.site(alone, "mid_block"))
     assert float(found["y"][-1] + found["y"][0]) == 200
     xr.testing.assert_identical(ep.open(tmp_path / "runs").load(), groups.load())
-    with pytest.raises(StoreError, match="several sizes, 128x128, 200x300; choose one of them"):
+    with pytest.raises(StoreError, match="several sizes, 128x128, 200x300; open one of them"):
         info(tmp_path / "runs")
     for function in (ep.views.layers, ep.site):
         with pytest.raises(InputError, match="several sizes, 128x128, 200x300; choose one"):

@@ -217,7 +217,7 @@ def test_what_does_not_go_together_is_refused():
     ):
         pass
     with (
-        pytest.raises(SiteError, match=r"gives \d tensors"),
+        pytest.raises(SiteError, match=r"returns \d tensors"),
         ep.intervene(pipeline, ep.Scale(f"{BLOCK}.norm1", 0.5)),
     ):
         call("flux", pipeline)
