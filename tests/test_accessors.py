@@ -71,9 +71,13 @@ def test_what_is_there_is_told():
             r"site belongs to a recording, and this is a segmentation; ep\.record",
         ),
         (recording(), "movers", r"belongs to responses, and this is a recording; ep\.respond\(\)"),
-        (responses(), "overlay", r"is of a segmentation, and this is responses; ep\.segment\(\)"),
-        (xr.Dataset({"a": 1}), "sites", r"is of a recording, and this is a Dataset of a"),
-        (xr.DataTree(), "site", r"is of a recording, and this is a DataTree"),
+        (
+            responses(),
+            "overlay",
+            r"belongs to a segmentation, and this is responses; ep\.segment\(\)",
+        ),
+        (xr.Dataset({"a": 1}), "sites", r"belongs to a recording, and this is a Dataset of a"),
+        (xr.DataTree(), "site", r"belongs to a recording, and this is a DataTree"),
     ],
 )
 def test_another_kind_says_which_it_is_and_what_would_do(data, name, message):

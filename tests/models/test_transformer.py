@@ -170,11 +170,11 @@ def test_the_method_runs_by_rule_and_says_so(model):
     assert config["modulation_site"].startswith(f"{block.removesuffix(':out')}.attn")
     assert config["modulation_timestep"] in run.trajectory.timesteps
     assert segments["low_res"].shape == (4, 4)
-    with pytest.warns(UserWarning, match="untried"):
+    with pytest.warns(UserWarning, match="untested"):
         responses = run.respond(masks=2, strength=3.0, progress=False)
     assert float(np.abs(responses["response"]).max()) > 0
     with (
-        pytest.warns(UserWarning, match="untried"),
+        pytest.warns(UserWarning, match="untested"),
         pytest.raises(ConfigError, match="engine='literal'"),
     ):
         run.segment(masks=3, engine="shared", injection=False, progress=False)
