@@ -83,7 +83,7 @@ def _check_array(path: str, node: Mapping[str, Any], *, labels: bool) -> None:
             f"{path!r} has {math.prod(shape):,} labels; at most {_MOST_LABELS:,} are read"
         )
     if max(shape, default=0) > _MOST_LABELS:
-        raise ValueError(f"{path!r} has sizes {shape}; {_MOST_LABELS:,} are read at most")
+        raise ValueError(f"{path!r} has sizes {shape}; at most {_MOST_LABELS:,} values are read")
     chunks = _sizes(path, _chunk_shape(node))
     if len(chunks) != len(shape) or 0 in chunks:
         raise ValueError(f"{path!r} has sizes {shape} and chunks of {chunks}")
