@@ -48,7 +48,7 @@ class Costs:
     """Hold what calls of one model take.
 
     Attributes:
-        parameters: Of network, autoencoder and text encoders.
+        parameters: Parameters of network, autoencoder and text encoders.
         later: Number of steps from t_m on.
         batch: Branches in a call.
         call: A call of one row that keeps what branches share.
