@@ -6,13 +6,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 from emerdiff_probe.errors import ConfigError
 
 __all__ = ["Shard"]
-
-Each = TypeVar("Each")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Shard:
             ) from error
         return cls()
 
-    def of(self, each: Sequence[Each]) -> Sequence[Each]:
+    def of(self, each: Sequence[Any]) -> Sequence[Any]:
         """Return the shard's part, which has inputs from all over.
 
         >>> Shard(2, 3).of("abcdefgh")
