@@ -39,7 +39,7 @@ class Shown(NamedTuple):
 
 
 def shown(notebook: Path) -> tuple[str, list[Shown]]:
-    """The title of a notebook, and its figures."""
+    """Return the title of a notebook, and its figures."""
     title, found = notebook.stem, []
     for cell in json.loads(notebook.read_text())["cells"]:
         source = "".join(cell["source"])
@@ -56,7 +56,7 @@ def shown(notebook: Path) -> tuple[str, list[Shown]]:
 
 
 def _last_call(source: str) -> str:
-    """The last statement of a cell, in one line."""
+    """Return the last statement of a cell, in one line."""
     *_, last = ast.parse(source).body
     code = ast.get_source_segment(source, last) or ""
     return textwrap.shorten(code, _LONGEST, placeholder=" ...")
@@ -93,6 +93,6 @@ def _figure(path: str, code: str) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Called by Sphinx."""
+    """Connect the extension; Sphinx calls this."""
     app.add_directive("gallery", Gallery)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

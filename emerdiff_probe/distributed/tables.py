@@ -71,7 +71,7 @@ def _prompt(text: str, further: Mapping[str, str]) -> Prompt:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """A table of texts, in which what is missing is empty."""
+    """Return a table of texts, in which missing values are empty."""
     try:
         if path.suffix.lower() == ".parquet":
             table = pd.read_parquet(path)

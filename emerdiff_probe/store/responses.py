@@ -165,7 +165,7 @@ class ResponseStore:
 
 
 def responses_missing(path: Path, name: str = "response") -> int | None:
-    """How many responses a store does not have yet; None where there is no store."""
+    """Return how many responses a store still lacks; None if there is no store."""
     if not (path / METADATA).is_file():
         return None
     shape = zarr.open_array(path / name, mode="r").shape
