@@ -9,18 +9,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "emerdiff_probe"
 
-# Rooms whose English is not revised yet; pyproject.toml excepts the same from D401.
-LATER = {"widgets"}
 OTHERS = [
     path
     for folder in ("benchmarks", "docs/site", "notebooks")
     for path in ROOT.glob(f"{folder}/*.py")
 ]
-FILES = [
-    path
-    for path in sorted([*PACKAGE.rglob("*.py"), *OTHERS])
-    if LATER.isdisjoint(path.relative_to(ROOT).parts)
-]
+FILES = sorted([*PACKAGE.rglob("*.py"), *OTHERS])
 PAGES = sorted(
     page for page in ROOT.glob("docs/**/*.md") if "results" not in page.relative_to(ROOT).parts
 )

@@ -1,7 +1,7 @@
-"""Views that answer clicks, in JupyterLab, VS Code and wherever else ipywidgets work; no torch.
+"""Views that answer clicks in JupyterLab, VS Code and wherever else ipywidgets work; no torch.
 
-Each explorer keeps its state in traits, to be read, set and observed from code. They need the
-extra ``notebooks``.
+Each explorer keeps its state in traits, which can be read, set and observed from code. Widgets need
+the extra ``notebooks``.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""Who answers how a picture moves: responses that were computed, or a model asked when needed."""
+"""Answer how an image changes: from stored responses, or by a model on demand."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from emerdiff_probe.views.panels import spaced
 __all__ = ["Answers", "LiveAnswers", "Location", "StoredAnswers"]
 
 Location = tuple[int, int]
-"""Row and column of the latent grid."""
+"""The row and column of a location on the latent grid."""
 
 _QUICK: Final = 128
-"""Pixels on a side of the responses that a slider clusters anew."""
+"""The pixels along a side of the responses that a slider clusters while it moves."""
 
 _Floats = NDArray[np.float32]
 
 
 class Answers(Protocol):
-    """What an explorer asks, whoever answers.
+    """The questions of an explorer, whatever answers them.
 
     Attributes:
-        frame: ``picture`` and coordinates.
-        grid: Rows and columns of latent locations.
+        frame: A dataset of ``picture`` and coordinates.
+        grid: The number of rows and columns of latent locations.
     """
 
     frame: xr.Dataset
@@ -39,24 +39,24 @@ class Answers(Protocol):
 
     @property
     def known(self) -> int:
-        """How many locations are there."""
+        """Return the number of locations whose response exists."""
         ...
 
     def response(self, locations: Sequence[Location]) -> _Floats:
-        """The signed sum of locations' responses, (rgb, y, x)."""
+        """Return the signed sum of locations' responses, (rgb, y, x)."""
         ...
 
     def movers(self, y: float, x: float) -> _Floats:
-        """How much each location moves a pixel, (source_y, source_x); NaN where none is there."""
+        """Return how much each location changes a pixel, (source_y, source_x); NaN if unknown."""
         ...
 
     def segments(self, masks: int, *, quick: bool) -> xr.Dataset:
-        """Segments of so many clusters of the features; quick ones of fewer pixels."""
+        """Return segments from a number of clusters of features; quick ones have fewer pixels."""
         ...
 
 
 class StoredAnswers:
-    """Of responses of single locations, whole or compressed."""
+    """Answer from responses of single locations, full or compressed."""
 
     def __init__(self, responses: xr.Dataset) -> None:
         self.frame = responses
@@ -64,19 +64,19 @@ class StoredAnswers:
         self.known = self.grid[0] * self.grid[1]
 
     def response(self, locations: Sequence[Location]) -> _Floats:
-        """The signed sum of locations' responses, (rgb, y, x)."""
+        """Return the signed sum of locations' responses, (rgb, y, x)."""
         mask = np.zeros(self.grid, np.float32)
         for location in locations:
             mask[location] = 1
         return response_of(self.frame, mask).values
 
     def movers(self, y: float, x: float) -> _Floats:
-        """How much each location moves a pixel, (source_y, source_x)."""
+        """Return how much each location changes a pixel, (source_y, source_x)."""
         moved: _Floats = reading.movers(self.frame, y, x).values
         return moved
 
     def segments(self, masks: int, *, quick: bool) -> xr.Dataset:
-        """Segments of so many clusters of the features; quick ones of fewer pixels."""
+        """Return segments from a number of clusters of features; quick ones have fewer pixels."""
         return segment_from(self._thinned if quick else self.frame, masks)
 
     @cached_property
@@ -86,11 +86,11 @@ class StoredAnswers:
 
 
 class LiveAnswers:
-    """Of a model; everything asked for once is kept by its responder.
+    """Answer by a model; its responder keeps every response.
 
     Args:
-        responder: An `emerdiff_probe.emerdiff.Responder`. It needs torch, which is not imported
-            for its name's sake.
+        responder: An `emerdiff_probe.emerdiff.Responder`. It needs torch, so it is not imported
+            here just for its type.
     """
 
     def __init__(self, responder: Any) -> None:
@@ -102,31 +102,31 @@ class LiveAnswers:
 
     @property
     def known(self) -> int:
-        """How many locations are there."""
+        """Return the number of locations whose response exists."""
         return len(self._responder)
 
     @property
     def filling(self) -> bool:
-        """Whether the rest is being computed."""
+        """Return whether the other locations are being computed."""
         return self._thread is not None and self._thread.is_alive() and not self._stop.is_set()
 
     @property
     def engine(self) -> str:
-        """How modulated runs are computed at present."""
+        """Return the engine that computes modulated runs now."""
         return self._responder.engine
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Ways to compute them."""
+        """Return the names of all engines that can."""
         return self._responder.engines
 
     def use(self, engine: str) -> None:
-        """Another engine answers from now on; nothing goes on behind then."""
+        """Answer with another engine from now on, and stop computing in the background."""
         self.stop()
         self._responder.use(engine)
 
     def response(self, locations: Sequence[Location]) -> _Floats:
-        """The signed sum of locations' responses, (rgb, y, x)."""
+        """Return the signed sum of locations' responses, (rgb, y, x)."""
         size = self.frame.sizes[Y], self.frame.sizes[X]
         total = np.zeros((3, *size), np.float32)
         for location in locations:
@@ -134,12 +134,12 @@ class LiveAnswers:
         return total
 
     def movers(self, y: float, x: float) -> _Floats:
-        """How much each location moves a pixel, (source_y, source_x); NaN where none is there."""
+        """Return how much each location changes a pixel, (source_y, source_x); NaN if unknown."""
         moved: _Floats = self._responder.movers(y, x).transpose(SOURCE_Y, SOURCE_X).values
         return moved
 
     def segments(self, masks: int, *, quick: bool) -> xr.Dataset:
-        """Segments of so many clusters of the features, once all locations are there."""
+        """Return segments from a number of clusters of the features, once all locations exist."""
         return StoredAnswers(self._responder.responses()).segments(masks, quick=quick)
 
     def fill(
@@ -148,7 +148,7 @@ class LiveAnswers:
         progress: Callable[[], object],
         failed: Callable[[Exception], object],
     ) -> None:
-        """Begins to compute the rest behind, nearest first, if that does not go on already."""
+        """Begin to compute all other locations in the background, nearest first, unless running."""
         if self.filling or self.known == self.grid[0] * self.grid[1]:
             return
         stop = self._stop = threading.Event()
@@ -156,14 +156,14 @@ class LiveAnswers:
         def work() -> None:
             try:
                 self._responder.fill(near, stop=stop, progress=lambda *_: progress())
-            except Exception as error:  # nobody else would hear of it
+            except Exception as error:  # Otherwise the error would be lost.
                 failed(error)
 
         self._thread = threading.Thread(target=work, name="responses", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends computing the rest, and waits for what is computed just now."""
+        """Stop computing in the background, and wait for the current batch."""
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()

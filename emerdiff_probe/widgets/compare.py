@@ -1,4 +1,4 @@
-"""Two of a kind side by side: recordings under one set of controls, and segmentations."""
+"""Compare two of a kind: recordings under one set of controls, and segmentations."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ _DIFFER: Final = np.array([[0, 0, 0, 150], [255, 212, 0, 255]], np.uint8)
 
 
 class Compare(Walker):
-    """Two recordings, of other prompts, seeds, samples or models, with one set of controls.
+    """Show two recordings, of other prompts, seeds, samples or models, with one set of controls.
 
-    Both pictures stand beside both maps, which share one scale, and the difference of the maps. A
-    click shows the cosine similarity to that place in each; places are the same share of both
-    pictures. Sites and timesteps are those that both recordings have.
+    Both images are beside both maps, which share one scale, and the difference of the maps. A click
+    shows the cosine similarity to that location in each; positions are the same share of both
+    images. The sites and timesteps are those that both recordings have.
 
     Args:
-        a, b: Recordings, in memory or opened; perhaps one recording twice.
-        samples: Positions of the samples that are shown of each.
-        state: Traits to begin with; see `emerdiff_probe.widgets.walker.Walker`.
+        a, b: Recordings, in memory or opened; possibly one recording twice.
+        samples: The positions of the samples shown of each.
+        state: Initial values of traits; see `emerdiff_probe.widgets.walker.Walker`.
 
     Raises:
-        InputError: The recordings have no site or no timestep in common; or no such sample.
+        InputError: The recordings have no site or no timestep in common; or there is no such
+            sample.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Compare(Walker):
         )
 
     def _clicked(self, change: Any) -> None:
-        # Of whichever picture, told in pixels of the first.
+        # A click in either image, in pixels of the first.
         size = change["owner"].extent
         at = change["new"]["y"], change["new"]["x"]
         self.point = tuple(
@@ -72,7 +73,7 @@ class Compare(Walker):
         )
 
     def _points(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The place in either picture; empty without one."""
+        """Return the point in both images; empty if none."""
         if not self.point:
             return (), ()
         y, x = self.point
@@ -104,7 +105,7 @@ class Compare(Walker):
         self.pictures[4].show(**difference, **two[0])
 
     def _maps(self, features: list[xr.DataArray], points: Any) -> list[dict[str, Any]]:
-        """Both maps and their difference."""
+        """Return both maps and their difference."""
         what = f"{site_text(self.site)}, t = {self._when()}"
         if self.point:
             numbers = [
@@ -126,7 +127,7 @@ class Compare(Walker):
         ]
 
     def state(self) -> dict[str, Any]:
-        """The samples where they are not the first, and the traits that are not as usual."""
+        """Return the samples unless they are the first, and the traits with unusual values."""
         return {**({"samples": self.samples} if any(self.samples) else {}), **super().state()}
 
 
@@ -148,13 +149,13 @@ def _same_calls(first: Reading, second: Reading) -> tuple[Reading, Reading]:
 
 
 def _comparable(features: list[xr.DataArray]) -> bool:
-    """Whether both have the same channels, and enough of them for colours."""
+    """Return whether both have the same channels, and enough of them for colours."""
     first, second = (each.sizes[CHANNEL] for each in features)
     return first == second >= 3
 
 
 def _colours(features: list[xr.DataArray], what: str) -> list[dict[str, Any]]:
-    """Both in the same principal colours, and how far apart their features are."""
+    """Return both in the same principal components, and the distance of their features."""
     first, second = features[0], _on(features[1], features[0])
     both = principal_colours(xr.concat([first, second], SAMPLE, join="override"))
     share = sum(both.attrs["share"])
@@ -176,23 +177,23 @@ def _colours(features: list[xr.DataArray], what: str) -> list[dict[str, Any]]:
 
 
 def _on(values: xr.DataArray, grid: xr.DataArray) -> xr.DataArray:
-    """Values at the nearest places of another grid over the same share of a picture."""
+    """Return values at the nearest locations of another grid over the same share of an image."""
     at: Any = {dim: spaced(values.sizes[dim], grid.sizes[dim]) for dim in (Y, X)}
     near = values.isel(at).transpose(*grid.dims)
     return near.assign_coords({dim: grid[dim].values for dim in (Y, X)})
 
 
 class CompareSegments(Explorer):
-    """Two segmentations of one picture, in colours that agree, and where they differ.
+    """Show two segmentations of one image, in matching colours, and where they differ.
 
     Args:
-        a, b: Segmentations of one picture; or labels (y, x), with a picture given.
-        picture: (y, x, rgb), by default that of ``a``.
-        state: Traits to begin with.
+        a, b: Segmentations of one image; or labels (y, x), if an image is given.
+        picture: The image (y, x, rgb), by default that of ``a``.
+        state: Initial values of traits.
 
     Attributes:
-        point: The place clicked, (y, x), marked in all pictures; empty without one.
-        agreement: Share of the pixels in which both have the same segment, segments of ``b``
+        point: The position (y, x) that was clicked, marked in all images; empty if none.
+        agreement: The share of pixels that have the same segment in both, with segments of ``b``
             matched one for one to those of ``a`` by common pixels.
     """
 
@@ -213,13 +214,13 @@ class CompareSegments(Explorer):
         names = ("a", "b") if picture is None else ("a", "b", "picture")
         if picture is None:
             if not isinstance(a, xr.Dataset):
-                raise InputError("labels alone have no picture; give it as picture=")
+                raise InputError("labels alone have no image; pass it as picture=")
             picture = a["picture"]
         pixels = picture.transpose(Y, X, RGB).values
         if not first.shape == second.shape == pixels.shape[:2]:
             raise InputError(
-                f"labels of {first.shape} and {second.shape} and a picture of {pixels.shape[:2]} "
-                "pixels; bring them to one size"
+                f"labels of {first.shape} and {second.shape} and an image of {pixels.shape[:2]} "
+                "pixels; resize them to one size"
             )
         self._labels = first, second
         super().__init__(
@@ -249,7 +250,7 @@ class CompareSegments(Explorer):
     def _place(self, proposal: Any) -> tuple[float, ...]:
         place, (height, width) = tuple(map(float, proposal["value"])), self._labels[0].shape
         if place and not (len(place) == 2 and 0 <= place[0] <= height and 0 <= place[1] <= width):
-            raise InputError(f"no place {place} in a picture of {height} x {width} pixels")
+            raise InputError(f"no pixel {place} in an image of {height} x {width} pixels")
         return place
 
     def _clicked(self, change: Any) -> None:

@@ -1,4 +1,4 @@
-"""Clicking through the correspondence of latent locations and pixels, in both directions."""
+"""Explore the correspondence of latent locations and pixels by clicking, in both directions."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from emerdiff_probe.widgets.picture import Picture, map_file, photo_file, read_b
 __all__ = ["CorrespondenceExplorer"]
 
 _OVER: Final = 0.75
-"""Opacity of a map over the picture."""
+"""The opacity of a map over the image."""
 
 _SENT: Final = 256
-"""Pixels on a side of a map, which is 480 pixels wide on the screen at most."""
+"""The pixels along a side of a map, which is at most 480 pixels wide on the screen."""
 
 _MOST: Final = 40
-"""Masks; the paper tries 10 to 40."""
+"""The largest number of masks; the paper tries 10 to 40."""
 
 
 class CorrespondenceExplorer(Explorer):
-    """Click a latent location to see which pixels it moves; a pixel, to see what moves it.
+    """Click a latent location to see which pixels it changes, or a pixel to see what changes it.
 
     Locations can be brushed, and added with the shift key: their signed responses are added before
-    the norm is taken. The third picture shows the whole picture moved by them, the fourth its
-    segments from so many masks as the slider says; a click there chooses a mask's locations.
+    the norm is taken. The third panel shows the image changed by them, the fourth its segments from
+    the number of masks that the slider sets; a click there chooses a mask's locations.
 
     Args:
-        responses: Of single locations, as `emerdiff_probe.respond` gives them or
-            `emerdiff_probe.responses.compress` makes them smaller; or a model that computes them,
-            an `emerdiff_probe.emerdiff.Responder`: it is asked for the location chosen first and
-            for the rest behind, which the button stops.
-        state: Traits to begin with.
+        responses: Responses of single locations from `emerdiff_probe.respond`, full or compressed
+            by `emerdiff_probe.responses.compress`; or a model that computes them, an
+            `emerdiff_probe.emerdiff.Responder`: it computes the chosen location first and all
+            others in the background, which the button stops.
+        state: Initial values of traits.
 
     Attributes:
-        selection: Chosen locations, (row, column).
-        pixel: The pixel asked for, (y, x); empty while locations are chosen.
-        strength: What the response is multiplied by in the moved picture; half of it is what one
-            modulated run does, since a response is the difference of two.
-        masks: How many clusters of the features make segments; 0 for none.
-        engine: How a model computes responses; empty where they are stored.
-        known: How many locations' responses are there, read-only.
+        selection: The chosen locations, (row, column).
+        pixel: The chosen pixel, (y, x); empty while locations are chosen.
+        strength: The factor of the response in the changed image; half the response is the effect
+            of one modulated run, since a response is the difference of two.
+        masks: The number of clusters of the features that make segments; 0 for none.
+        engine: The engine by which a model computes responses; empty if they are stored.
+        known: The number of locations whose response exists, read-only.
     """
 
     selection = traitlets.Tuple()
@@ -130,7 +130,11 @@ class CorrespondenceExplorer(Explorer):
     def choose(
         self, selection: tuple[tuple[int, int], ...] = (), pixel: tuple[float, ...] = ()
     ) -> None:
-        """Locations or a pixel, the other being empty then; without either, nothing."""
+        """Choose locations or a pixel, which clears the other; without either, clear both.
+
+        Raises:
+            InputError: There is no such location or pixel.
+        """
         with self.hold_trait_notifications():
             self.selection, self.pixel = selection, pixel
 
@@ -150,7 +154,7 @@ class CorrespondenceExplorer(Explorer):
     def _place(self, proposal: Any) -> tuple[float, ...]:
         place, (height, width) = tuple(map(float, proposal["value"])), self._extent
         if place and not (len(place) == 2 and 0 <= place[0] <= height and 0 <= place[1] <= width):
-            raise InputError(f"no pixel {place} in a picture of {height} x {width} pixels")
+            raise InputError(f"no pixel {place} in an image of {height} x {width} pixels")
         return place
 
     @traitlets.validate("masks")
@@ -159,7 +163,7 @@ class CorrespondenceExplorer(Explorer):
         if not 0 <= count <= self._most():
             raise InputError(f"masks is {count}; choose 1 to {self._most()}, or 0 for none")
         if count and "features" not in self.answers.frame:
-            raise InputError("these responses have no features to cluster; leave masks at 0")
+            raise InputError("these responses have no features to cluster; keep masks at 0")
         return count
 
     @traitlets.validate("engine")
@@ -175,22 +179,22 @@ class CorrespondenceExplorer(Explorer):
         return min(_MOST, rows * columns)
 
     def response(self) -> NDArray[np.float32]:
-        """The signed sum of the chosen locations' responses, (rgb, y, x)."""
+        """Return the signed sum of the chosen locations' responses, (rgb, y, x)."""
         return self.answers.response(self.selection)
 
     def movers(self) -> NDArray[np.float32]:
-        """How much each location moves the pixel, (source_y, source_x); NaN where it is unknown."""
+        """Return how much each location changes the pixel, (source_y, source_x); NaN if unknown."""
         y, x = self.pixel
         return self.answers.movers(y, x)
 
     def segments(self) -> xr.Dataset:
-        """Segments of so many masks, at all pixels; see `emerdiff_probe.responses.segment_from`.
+        """Return segments at all pixels; see `emerdiff_probe.responses.segment_from`.
 
         Raises:
-            InputError: There are none, ``masks`` being 0.
+            InputError: ``masks`` is 0, so there are none.
         """
         if not self.masks:
-            raise InputError("masks is 0; choose how many")
+            raise InputError("masks is 0; choose a number of masks")
         return self.answers.segments(self.masks, quick=False)
 
     def _cell(self, y: float, x: float) -> tuple[int, int]:
@@ -311,7 +315,7 @@ class CorrespondenceExplorer(Explorer):
         self._label()
 
     def _fill(self) -> None:
-        """What is not known yet is computed behind, around the location chosen last."""
+        """Compute unknown responses in the background, around the location chosen last."""
         if isinstance(self.answers, LiveAnswers):
             self._told()
             self.answers.fill(self.selection[-1], self._told, self._failed)
@@ -331,7 +335,7 @@ class CorrespondenceExplorer(Explorer):
         self._filling.description = "stop" if self.answers.filling else "compute all"
 
     def _told(self) -> None:
-        """More responses are there; called from the thread that computes them."""
+        """Show that more responses exist; called by the thread that computes them."""
         self.set_trait("known", self.answers.known)
         self._progress.value = self.known
         if self.pixel:
@@ -346,6 +350,6 @@ class CorrespondenceExplorer(Explorer):
 
 
 def _sent(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of a large map evenly spaced pixels, enough for the screen."""
+    """Return evenly spaced pixels of a large map, enough for the screen."""
     kept = [spaced(side, min(side, _SENT)) for side in values.shape]
     return values[np.ix_(*kept)]

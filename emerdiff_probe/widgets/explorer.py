@@ -1,4 +1,4 @@
-"""What explorers share: status, errors, files, the cell that makes a view again, a static view."""
+"""Share what all explorers have: status, errors, files, code for the view, a static view."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from emerdiff_probe.widgets.picture import Picture
 
 __all__ = ["Explorer", "styles", "with_static", "written"]
 
-# Of a static view, in pixels: a picture's width, a caption's height, half of a cross.
+# Sizes in a static view, in pixels: the width of an image, the height of a caption, half a cross.
 _SIDE: Final = 256
 _CAPTION: Final = 18
 _ARM: Final = 6
@@ -34,25 +34,25 @@ _FORMATS: Final = (".html", ".svg", ".png", ".pdf")
 
 
 def styles() -> ipywidgets.HTML:
-    """The style sheet, for explorers without a picture that brings it."""
+    """Return the style sheet, for explorers without an image that brings it."""
     css = Path(__file__).with_name("picture.css").read_text("utf-8")
     return ipywidgets.HTML(f"<style>{css}</style>", layout={"display": "none"})
 
 
 class Explorer(ipywidgets.VBox):
-    """Controls, a line of status, pictures, and a row for files and code.
+    """Controls, a line of status, images, and a row for files and code.
 
     Args:
-        controls: Above the pictures.
-        pictures: Side by side.
-        usual: See below.
-        names: What is explored is called so in `code`.
+        controls: The controls above the images.
+        pictures: The images, side by side.
+        usual: The usual values of traits; see the attribute.
+        names: The names of what is explored, for `code`.
 
     Attributes:
-        usual: Names of the traits that make up a view, with their usual values.
-        error: What went wrong last, which stands in red below the button that was
-            pressed; empty when all is well.
-        busy: What is being computed; empty when nothing is.
+        usual: The names of the traits that make up a view, with their usual values.
+        error: The last error, shown in red below the button that was pressed; empty if there is
+            none.
+        busy: A description of what is being computed; empty if nothing is.
     """
 
     error = traitlets.Unicode(read_only=True)
@@ -67,11 +67,11 @@ class Explorer(ipywidgets.VBox):
         names: tuple[str, ...],
     ) -> None:
         self.usual, self._names = usual, names
-        # Room for a line, so that pictures do not move when it comes and goes.
+        # Room for a line, so that images do not move when it comes and goes.
         self._said = ipywidgets.HTML(layout={"min_height": "24px"})
         wrapped = {"flex_flow": "row wrap"}
-        # As many beside each other as are shown, so that an answer stands beside its question.
-        # Captions have one line or three; the pictures below them stand on one line.
+        # Show as many side by side as fit, so that an answer is beside its question. Captions have
+        # one to three lines; the images below them are aligned.
         columns = f"repeat(auto-fit, minmax({_LEAST}px, 1fr))"
         self._row = ipywidgets.GridBox(
             layout={
@@ -107,13 +107,13 @@ class Explorer(ipywidgets.VBox):
         self.show_pictures(pictures)
 
     def show_pictures(self, pictures: Sequence[Picture]) -> None:
-        """Puts pictures side by side, in place of those that were there."""
+        """Replace the images by others, side by side."""
         self.pictures = tuple(pictures)
         if self._row.children != self.pictures:
             self._row.children = self.pictures
 
     def begin(self, **state: Any) -> None:
-        """Sets the traits that a view begins with.
+        """Set the initial values of traits.
 
         Raises:
             InputError: There is no such trait.
@@ -121,18 +121,18 @@ class Explorer(ipywidgets.VBox):
         for name in state:
             if name not in self.usual:
                 raise InputError(f"no trait {name!r}; {closest(name, list(self.usual))}")
-        # In this order: what later traits can be depends on earlier ones.
+        # In this order, because the possible values of later traits depend on earlier ones.
         for name in self.usual:
             if name in state:
                 setattr(self, name, state[name])
 
     @contextmanager
     def working(self, what: str, *, files: bool = False) -> Iterator[None]:
-        """Says what is computed while it is, and afterwards what went wrong with it.
+        """Show what is being computed within the block, and afterwards what went wrong.
 
         Args:
-            what: In words.
-            files: Whether it was asked for in the row for files, and is told there.
+            what: A description of the computation.
+            files: Whether the row for files requested it; messages appear there.
         """
         line = self._written if files else self._said
         self._said.value = self._written.value = ""
@@ -143,7 +143,7 @@ class Explorer(ipywidgets.VBox):
             yield
         except ProbeError as error:
             self.set_trait("error", str(error))
-        except Exception as error:  # a browser's click has no caller who could see it
+        except Exception as error:  # A click in a browser has no caller who could see it.
             self.set_trait("error", f"{type(error).__name__}: {error}")
         finally:
             self.set_trait("busy", "")
@@ -153,19 +153,19 @@ class Explorer(ipywidgets.VBox):
             self._show_code(True)
 
     def say(self, what: str, *, files: bool = False) -> None:
-        """Writes a line below the controls, or below the row for files."""
+        """Write a line below the controls, or below the row for files."""
         (self._written if files else self._said).value = html.escape(what)
 
     def code(self, *names: str) -> str:
-        """The cell that makes the present view again.
+        """Return the code of a cell that makes the current view again.
 
         Args:
-            names: Of what is explored, in that cell.
+            names: The names of what is explored, in that cell.
         """
         return written(type(self).__name__, names or self._names, self.state())
 
     def state(self) -> dict[str, Any]:
-        """The traits that are not as usual."""
+        """Return the traits whose values are not the usual ones."""
         return {
             name: value
             for name, usual in self.usual.items()
@@ -176,7 +176,7 @@ class Explorer(ipywidgets.VBox):
         self._code.value = f"<pre>{html.escape(self.code())}</pre>" if shown else ""
 
     def figure(self) -> go.Figure:
-        """The present view as a plotly figure."""
+        """Return the current view as a plotly figure."""
         shown = [each for each in self.pictures if each.image and each.layout.display != "none"]
         tall, wide = shown[0].extent
         figure = panels(
@@ -204,14 +204,14 @@ class Explorer(ipywidgets.VBox):
         return figure
 
     def save(self, path: str | Path) -> Path:
-        """Writes `figure` to a file: HTML that needs no network, SVG, PNG or PDF by its ending.
+        """Write `figure` to a file, in the format of its suffix: offline HTML, SVG, PNG or PDF.
 
         Raises:
-            InputError: Another ending.
+            InputError: The path has another suffix.
         """
         path = local(path)
         if path.suffix not in _FORMATS:
-            raise InputError(f"'{path}' ends in none of {', '.join(_FORMATS)}")
+            raise InputError(f"'{path}' has an unknown suffix; choose {', '.join(_FORMATS)}")
         with made_at_once(path, replace=True) as new:
             if path.suffix == ".html":
                 self.figure().write_html(new, include_plotlyjs=True)
@@ -227,11 +227,11 @@ class Explorer(ipywidgets.VBox):
             self.say(f"written: {path.absolute()}", files=True)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and its pictures for readers without a kernel."""
+        """Return the widget, and its images for readers without a kernel."""
         return with_static(super()._repr_mimebundle_(**kwargs), self.snapshot())
 
     def snapshot(self) -> NDArray[np.uint8]:
-        """All pictures side by side, (y, x, rgb)."""
+        """Return all images side by side, (y, x, rgb)."""
         shown = [each for each in self.pictures if each.image and each.layout.display != "none"]
         tiles = [_tile(each) for each in shown]
         height = max((tile.shape[0] for tile in tiles), default=1)
@@ -244,7 +244,7 @@ class Explorer(ipywidgets.VBox):
 
 
 def written(widget: str, arguments: Sequence[str], state: Mapping[str, Any]) -> str:
-    """A call as a cell has it, in one line where there is room.
+    """Return a call as a cell shows it, in one line if there is room.
 
     >>> written("Compare", ["a", "b"], {"site": "mid_block:out"})
     "ep.widgets.Compare(a, b, site='mid_block:out')"
@@ -257,7 +257,7 @@ def written(widget: str, arguments: Sequence[str], state: Mapping[str, Any]) -> 
 
 
 def with_static(bundle: Any, pixels: NDArray[np.uint8]) -> Any:
-    """What a notebook stores of a widget, with a picture (y, x, rgb) for where no kernel is."""
+    """Return what a notebook stores of a widget, with an image for use without a kernel."""
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     if data is not None:
         data["image/png"] = base64.b64encode(png(pixels)).decode()
@@ -265,7 +265,7 @@ def with_static(bundle: Any, pixels: NDArray[np.uint8]) -> Any:
 
 
 def _tile(shown: Picture) -> NDArray[np.uint8]:
-    """A picture with its cells and crosses, below its caption."""
+    """Return an image with its cells and crosses, below its caption."""
     pixels = _enlarged(shown.pixels(), shown.extent, _SIDE)
     height, width = pixels.shape[:2]
     tile = Image.new("RGB", (width, _CAPTION + height), "white")
@@ -290,6 +290,6 @@ def _tile(shown: Picture) -> NDArray[np.uint8]:
 
 
 def _enlarged(pixels: NDArray[np.uint8], extent: Sequence[int], side: int) -> NDArray[np.uint8]:
-    """Pixels at a width of ``side``, none of them blurred."""
+    """Return pixels enlarged to a width of ``side``, without blurring."""
     size = side, max(1, round(side * extent[0] / extent[1]))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

@@ -1,4 +1,4 @@
-"""A base for widgets with JavaScript of their own, which hear Python even if it loads slowly."""
+"""A base for widgets with their own JavaScript, which get messages even if it loads slowly."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Hearing(anywidget.AnyWidget):
     _address = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
-        # Known before the first message, which might not be heard.
+        # Known before the first message, which might be lost.
         address = uuid.uuid4().hex
         super().__init__(model_id=address, _address=address, **traits)
 
 
 def code(*names: str) -> str:
-    """Return a widget's code with what all share.
+    """Return a widget's code together with the shared code.
 
     Args:
-        *names: Names of files beside this one, in order.
+        *names: The names of files beside this one, in order.
     """
     return "".join((_HERE / each).read_text("utf-8") for each in ("hearing.js", *names))

@@ -1,4 +1,4 @@
-"""Walking through a recording: a site's maps by timestep, and what is like the places clicked."""
+"""Browse a recording: a site's maps by timestep, and the similarity to clicked locations."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ __all__ = ["Inspector"]
 
 
 class Inspector(Walker):
-    """A recording by site and timestep; click a place to see what is like it.
+    """Browse a recording by site and timestep; click a location to see what is similar to it.
 
-    Beside the picture it shows a map of the site, and with a point the cosine similarity to it in
-    this layer and in the layers recorded before and after. With the shift key a click pins a point,
-    too. All state is in traits, which can be set and observed from code. Without a state it begins
-    where the method reads features, or close to it, at the least noise, in colours.
+    Beside the image it shows a map of the site and, if a point is set, the cosine similarity to it
+    in this layer and in the layers recorded before and after. A click with the shift key pins a
+    point, too. All state is in traits, which can be set and observed from code. By default it
+    begins where the method reads features, or close to it, at the least noise, in colours.
 
     Args:
         run: A recording, in memory or opened.
-        state: Traits to begin with.
+        state: Initial values of traits.
 
     Attributes:
-        pins: Further places, of each of which the similarity in this layer is shown.
-        sample: Position of the sample.
+        pins: Further positions, for each of which the similarity in this layer is shown.
+        sample: The position of the sample.
 
     For the other attributes see `emerdiff_probe.widgets.walker.Walker`.
 
     Raises:
         SiteError: The recording has no such site.
-        InputError: Another value that the recording does not have.
+        InputError: The recording lacks the value of another trait.
     """
 
     pins = traitlets.Tuple()
@@ -72,7 +72,7 @@ class Inspector(Walker):
         return [*controls[:-1], self._menus["sample"], controls[-1]]
 
     def clear(self) -> None:
-        """Removes the point and all pins."""
+        """Remove the point and all pins."""
         self.set(point=(), pins=())
 
     @traitlets.validate("pins")
@@ -120,7 +120,7 @@ class Inspector(Walker):
         self._draw_likeness(common)
 
     def _kept_map(self) -> dict[str, Any]:
-        """The map, which points do not change: principal colours of many channels take a second."""
+        """Return the map, cached because principal colours of many channels take a second."""
         key = (self.site, self.step, self.sample, self.guidance, self.head, self.show,
                self.channel)  # fmt: skip
         if self._painted_last is None or self._painted_last[0] != key:
@@ -130,7 +130,7 @@ class Inspector(Walker):
     def _painted(self, values: xr.DataArray) -> dict[str, Any]:
         what = f"{site_text(self.site)}, t = {self._when()}"
         numbers = numbers_of(values, self.show, self.channel)
-        # Fewer channels make no colours.
+        # Too few channels for colours.
         if self.show != "colours" or values.sizes[CHANNEL] < 3:
             return drawn_map(numbers, *range_of(numbers), f"{what}: {numbers.name}")
         colours = principal_colours(values)[0]
@@ -166,12 +166,12 @@ class Inspector(Walker):
         self.show_pictures([self._picture, self._map, *self._likeness[: len(wanted)]])
 
     def _neighbours(self) -> list[str]:
-        """This site and those recorded before and after it."""
+        """Return this site and those recorded before and after it."""
         at = self.sites.index(self.site)
         return [self.site, *self.sites[max(at - 1, 0) : at], *self.sites[at + 1 : at + 2]]
 
     def figure(self) -> go.Figure:
-        """The present view as a plotly figure: the similarity where there is a point, else maps."""
+        """Return the current view as a plotly figure: similarity if there is a point, else maps."""
         common: dict[str, Any] = {"sample": self.sample, "guidance": self.guidance or None}
         run = self._reading.recording
         if self.point:

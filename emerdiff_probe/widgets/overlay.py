@@ -1,4 +1,4 @@
-"""Segments as a layer over a picture: few colours, so that a change of them costs few bytes."""
+"""Draw segments as a layer over an image: few colours, so that a change costs few bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["stained"]
 
 _FINE: Final = 512
 _LINES = np.array([[255, 255, 255, 255], [0, 0, 0, 255], [255, 212, 0, 255]], np.uint8)
-"""Of borders, and in yellow of masks drawn by hand."""
+"""The colours of borders, and yellow for masks drawn by hand."""
 
 
 def stained(
@@ -26,15 +26,15 @@ def stained(
     *,
     lines: bool = True,
 ) -> bytes:
-    """Segments in their colours, with lines between them, as a PNG file with transparency.
+    """Return segments in their colours, with lines between them, as a PNG file with transparency.
 
     Args:
-        labels: (y, x), from 0 up.
-        alpha: Share of the segments' colours, from 0 (outlines alone) to 1 (no picture).
-        chosen: Segments that keep their colours while all others, and the picture below them, go
-            down to a third; without any all keep theirs.
-        own: Further masks, (y, x), whose outlines are drawn in yellow above.
-        lines: Whether there are lines between segments.
+        labels: The segment numbers (y, x), from 0 up.
+        alpha: The opacity of the segments' colours, from 0 (outlines alone) to 1 (no image).
+        chosen: Segments that keep their colours while all others, and the image below them, are
+            dimmed to a third; if empty, all keep theirs.
+        own: Further masks, (y, x), whose outlines are drawn in yellow on top.
+        lines: Whether to draw lines between segments.
     """
     count = int(labels.max()) + 1
     colours = np.concatenate([palette(count), np.full((count, 1), 255)], 1).astype(np.float64)
@@ -42,12 +42,12 @@ def stained(
     if chosen:
         receding = np.ones(count, np.bool_)
         receding[list(chosen)] = False
-        # A third of what is seen: less of the picture comes through, and it is darker.
+        # A third of what is visible: less of the image comes through, and it is darker.
         through = (1 - alpha) / 3
         colours[receding, :3] *= alpha / 3 / (1 - through)
         colours[receding, 3] = 255 * (1 - through)
     table = np.concatenate([np.rint(colours).astype(np.uint8), _LINES])
-    # Lines are thin on small pictures, too.
+    # Lines are thin on small images, too.
     repeats = max(1, _FINE // max(labels.shape))
     every: list[NDArray[Any]] = [
         each.repeat(repeats, 0).repeat(repeats, 1) for each in (labels, *own)

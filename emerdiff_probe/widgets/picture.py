@@ -1,4 +1,4 @@
-"""The one widget that draws: a picture with sharp pixels that tells where it was clicked."""
+"""The one widget that draws: an image with sharp pixels that reports where it was clicked."""
 
 from __future__ import annotations
 
@@ -21,41 +21,42 @@ _HERE = Path(__file__).parent
 _Pixels = NDArray[np.uint8]
 
 _EXACT: Final = 256
-"""Pixels on a side up to which a photograph that changes with each click is sent as it is."""
+"""The pixels along a side up to which a photograph that changes with each click is sent losslessly.
+"""
 
 _POINTED: Final = 128
-"""Numbers on a side that are read by pointing; a map that has more has evenly spaced ones."""
+"""The numbers along a side that hovering can read; larger maps are evenly thinned out."""
 
 
 class Picture(Hearing):
-    """A picture, a layer over it, marks and cells, and what was done to it with mouse and keys.
+    """An image, a layer over it, marks and cells, and the actions of mouse and keys on it.
 
     Positions are y and x in pixels. Arrow keys move the cursor from cell to cell of the grid and
-    click there. Buttons below the picture, the keys + - 0, and the wheel with Ctrl or ⌘ zoom; a
-    drag moves what is zoomed, with Ctrl or ⌘ where a drag draws. Pictures of one explorer zoom
-    together, and each shows its value under the pointer. What did not change is not sent again, so
-    that a click that only changes the layer costs no more than that.
+    click there. Buttons below the image, the keys + - 0, and the wheel with Ctrl or ⌘ zoom; a drag
+    pans a zoomed image, with Ctrl or ⌘ if a drag draws. Images of one explorer zoom together, and
+    each shows its value under the pointer. Unchanged parts are not sent again, so a click that only
+    changes the layer costs only that.
 
     Attributes:
-        image: What is shown, a file that browsers know.
-        over: The layer over it, a PNG file of any resolution; empty without one.
-        opacity: Of the layer.
-        extent: Height and width of the picture, in pixels of its own, whatever the files have.
-        grid: Rows and columns of cells; keys move by one.
-        marks: Crosses, as (y, x); numbered where there are several.
+        image: The image, in a file format that browsers know.
+        over: The layer over it, a PNG file of any resolution; empty if none.
+        opacity: The opacity of the layer.
+        extent: The height and width of the image in its own pixels, whatever the files have.
+        grid: The number of rows and columns of cells; keys move by one.
+        marks: Crosses, as (y, x); numbered if there are several.
         cells: Outlined cells, as (row, column).
-        cursor: Where keys begin, (y, x), or empty.
-        caption: Above the picture.
-        width: Largest width on the screen, in pixels.
-        values: Numbers that are read by pointing, float32 row by row; see `read_by_pointing`.
-        value_grid: Rows and columns of ``values``.
-        value_name: What these numbers are.
-        zoom: Scale, from 1 to 16, and the place of the frame's upper left corner, (y, x), as shares
-            of the picture.
-        draws: Whether a drag draws a line, which ``dragged`` gets.
+        cursor: The position at which keys begin, (y, x), or empty.
+        caption: The text above the image.
+        width: The largest width on the screen, in pixels.
+        values: The numbers that hovering reads, float32 row by row; see `read_by_pointing`.
+        value_grid: The number of rows and columns of ``values``.
+        value_name: The name of these numbers.
+        zoom: The scale, from 1 to 16, and the position of the frame's upper left corner, (y, x), as
+            shares of the image.
+        draws: Whether a drag draws a line, which ``dragged`` receives.
         clicked: The last click: ``y``, ``x``, ``shift`` and a ``count`` of events.
-        dragged: The last line drawn: ``path`` of (y, x), ``shift`` and a ``count`` of events. A
-            line that ends where it began is one, too.
+        dragged: The last line drawn: ``path`` of (y, x), ``shift`` and a ``count`` of events; also
+            a line that ends where it began.
     """
 
     _esm = code("looking.js", "picture.js")
@@ -80,13 +81,13 @@ class Picture(Hearing):
     dragged = traitlets.Dict().tag(sync=True)
 
     def show(self, **traits: Any) -> None:
-        """Sets several traits in one message."""
+        """Set several traits in one message."""
         with self.hold_sync():
             for name, value in traits.items():
                 self.set_trait(name, value)
 
     def pixels(self) -> _Pixels:
-        """What is shown without marks, (y, x, rgb), as fine as the finer of picture and layer."""
+        """Return what is shown without marks, (y, x, rgb), at the finer of both resolutions."""
         below = Image.open(io.BytesIO(self.image)).convert("RGBA")
         if self.over:
             over = Image.open(io.BytesIO(self.over)).convert("RGBA")
@@ -100,19 +101,19 @@ class Picture(Hearing):
 def map_file(
     values: NDArray[np.floating], low: float, high: float, scale: str = SEQUENTIAL
 ) -> bytes:
-    """A map in the colours of a scale, as a PNG file; NaN is grey."""
+    """Return a map in the colours of a scale, as a PNG file; NaN is grey."""
     if np.isnan(values).any():
         return png(shaded(values, low, high, scale))
     return png(shades(values, low, high), ramp(scale))
 
 
 def read_by_pointing(values: NDArray[Any], name: str) -> dict[str, Any]:
-    """Return the traits of a `Picture` that tell the value under the pointer.
+    """Return the traits of a `Picture` that show the value under the pointer.
 
     Args:
-        values: (y, x), over the whole of the picture; NaN is told as unknown. Of a map larger than
-            128 x 128 evenly spaced values.
-        name: What they are.
+        values: The numbers (y, x) over the whole image; NaN is shown as unknown. A map larger than
+            128 x 128 is evenly thinned out.
+        name: The name of the numbers.
     """
     kept = [spaced(side, min(side, _POINTED)) for side in values.shape]
     few = np.ascontiguousarray(values[np.ix_(*kept)], "<f4")
@@ -120,7 +121,7 @@ def read_by_pointing(values: NDArray[Any], name: str) -> dict[str, Any]:
 
 
 def photo_file(pixels: _Pixels) -> bytes:
-    """A picture that changes with each click: a PNG file, or of a large one a JPEG file."""
+    """Return an image that changes with each click: a PNG file, or JPEG if it is large."""
     if max(pixels.shape[:2]) <= _EXACT:
         return png(pixels)
     file = io.BytesIO()

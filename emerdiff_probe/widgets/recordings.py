@@ -1,4 +1,4 @@
-"""What explorers read of a recording: the features of a site at one call, kept while shown."""
+"""Read a recording for explorers: the features of a site at one call, kept while shown."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from emerdiff_probe.views.panels import png
 __all__ = ["Reading", "most_telling"]
 
 _FINE: Final = 16 * 16
-"""Latent locations of the layer that the paper reads; coarser maps show little."""
+"""The number of latent locations of the layer that the paper reads; coarser maps show little."""
 
 _KEPT: Final = 4
-"""Arrays in memory: of a site and of those before and after it, which each click asks for."""
+"""The number of arrays in memory: a site and those before and after it, which each click needs."""
 
 
 def most_telling(sites: Mapping[str, int]) -> str:
     """Return the recorded site to begin with: where the method reads features, or close to it.
 
     These are the queries of the first cross-attention in the first upward block that has one, on a
-    grid of 16 x 16 locations or more; where they were not recorded, other queries of that block or
-    its output; else the middle one of the upward blocks, or of all sites, as in a transformer.
+    grid of at least 16 x 16 locations. If they were not recorded, they are other queries of that
+    block or its output; otherwise the middle one of the upward blocks, or of all sites, as in a
+    transformer.
 
     Args:
-        sites: Numbers of latent locations by name, in the model's order.
+        sites: The numbers of latent locations by name, in the model's order.
 
     >>> most_telling({"down_blocks.1:out": 256, "up_blocks.0.attn2:query": 64,
     ...               "up_blocks.1.attn2:query": 256, "up_blocks.1:out": 1024})
@@ -52,19 +53,19 @@ def most_telling(sites: Mapping[str, int]) -> str:
 
 
 class Reading:
-    """Reads a recording.
+    """Read a recording.
 
     Args:
-        recording: In memory or opened.
+        recording: A recording, in memory or opened.
 
     Attributes:
-        recording: With labelled samples.
-        calls: Its root dataset, with timesteps and steps.
-        sites: Names of the sites that have places.
-        timesteps, steps: Of the calls.
-        halves: Of a guided recording; else one empty text.
-        images: What the runs end with, (sample, y, x, rgb).
-        extent: Height and width of the images.
+        recording: The recording, with labelled samples.
+        calls: The root dataset, with timesteps and steps.
+        sites: The names of the sites that have locations.
+        timesteps, steps: The timesteps and steps of the calls.
+        halves: The halves of a guided recording; otherwise one empty text.
+        images: The images that the runs end with, (sample, y, x, rgb).
+        extent: The height and width of the images.
     """
 
     def __init__(self, recording: xr.DataTree) -> None:
@@ -81,20 +82,20 @@ class Reading:
         self._kept: dict[tuple[Any, ...], xr.DataArray] = {}
 
     def at(self, positions: Sequence[int]) -> Reading:
-        """Return a reading of some calls alone."""
+        """Return a reading of some of the calls."""
         return Reading(self.recording.isel({TIMESTEP: list(positions)}))
 
     def locations(self, site: str) -> int:
-        """Return how many latent locations a site has."""
+        """Return the number of latent locations of a site."""
         sizes = store.site(self.recording, site).sizes
         return int(sizes[Y] * sizes[X])
 
     def heads(self, site: str) -> int:
-        """Return how many heads a site has; 0 where it is no port of an attention."""
+        """Return the number of heads of a site; 0 if it is not a port of an attention."""
         return int(store.site(self.recording, site).sizes.get(HEAD, 0))
 
     def channels(self, site: str, head: int) -> int:
-        """Return how many channels a site has, of one head or of all, with -1."""
+        """Return the number of channels of a site, of one head, or of all with -1."""
         sizes = store.site(self.recording, site).sizes
         return int(sizes[CHANNEL] * (sizes.get(HEAD, 1) if head < 0 else 1))
 
@@ -104,11 +105,11 @@ class Reading:
         """Return one site's features (y, x, channel), in memory.
 
         Args:
-            site: Name of a site that has places.
-            position: Position of the call.
-            sample: Position of the sample.
-            guidance: Half of a guided recording; an empty text is "cond".
-            head: Number of a head; -1 joins the channels of all.
+            site: The name of a site that has locations.
+            position: The position of the call.
+            sample: The position of the sample.
+            guidance: The half of a guided recording; an empty text means "cond".
+            head: The number of a head; -1 joins the channels of all.
         """
         key = (site, position, sample, guidance, head)
         if key in self._kept:

@@ -1,4 +1,4 @@
-"""Clicking through segments: other numbers of masks, filters and baselines, masks of one's own."""
+"""Explore segments by clicking: other numbers of masks, filters, baselines, masks of your own."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ __all__ = ["SegmentationExplorer"]
 _NONE: Final = "none"
 _OVERLAYS: Final = ("segments", "margin")
 _MOST: Final = 40
-"""Masks; the paper tries 10 to 40."""
+"""The largest number of masks; the paper tries 10 to 40."""
 _SIGMA: Final = 8.0
 _SIDE: Final = 512
-"""Pixels of the picture on the screen at most."""
+"""The largest size of the image on the screen, in pixels."""
 
 
 class SegmentationExplorer(Explorer):
-    """Click a segment, or a cell of a low-resolution mask, to see the mask and what it moves.
+    """Click a segment, or a cell of a low-resolution mask, to see the mask and what it changes.
 
-    Dragging on the segments draws a mask of one's own, whose outline stays; `export` writes
-    segments and these masks to files.
+    Dragging on the segments draws a mask of your own, whose outline stays; `export` writes segments
+    and these masks to files.
 
     Args:
-        result: A segmentation, as `emerdiff_probe.segment` makes it.
-        responses: Of the same picture's single locations, whole or compressed: with them the number
-            of masks can be changed, and one's own masks show what they move.
-        state: Traits to begin with.
+        result: A segmentation from `emerdiff_probe.segment`.
+        responses: Responses of the same image's single locations, full or compressed: with them the
+            number of masks can be changed, and your own masks show what they change.
+        state: Initial values of traits.
 
     Attributes:
-        selection: Number of a segment; -1 for none.
-        alpha: Share of the segments' colours, from 0 (outlines alone) to 1 (no picture).
-        overlay: "segments"; or "margin", how much less the second mask moves a pixel than the
-            first, from 0 (dark: it might be either's) to 1.
-        masks: How many low-resolution masks; other numbers than the result's need responses.
-        merged: How many segments are left after merging the likest; as many as masks for all.
-        sigma: Of the Gaussian filter on difference maps, in pixels of the model's picture; not less
-            than that of the result, which is filtered already.
+        selection: The number of a segment; -1 for none.
+        alpha: The opacity of the segments' colours, from 0 (outlines alone) to 1 (no image).
+        overlay: "segments"; or "margin", how much less the second mask changes a pixel than the
+            first, from 0 (dark: it could belong to either) to 1.
+        masks: The number of low-resolution masks; numbers other than the result's need responses.
+        merged: The number of segments left after merging the most similar; equal to masks for no
+            merging.
+        sigma: The standard deviation of the Gaussian filter on difference maps, in pixels of the
+            model's image; at least that of the result, which is already filtered.
         baseline: "nearest", "bilinear masks", "bilinear features" or "guided filter", whose
             segments from the same masks are shown beside; or "none".
-        own: Masks of one's own, polygons of (y, x).
+        own: Masks of your own, polygons of (y, x).
     """
 
     selection = traitlets.Int(-1)
@@ -92,7 +93,7 @@ class SegmentationExplorer(Explorer):
         names = ("result",) if responses is None else ("result", "responses")
         super().__init__(self._controls(), pictures, usual=usual, names=names)
         self.files.children = (*self.files.children, *self._exporting())
-        # With the masks comes how many are left after merging: all.
+        # A new number of masks resets the number left after merging to all.
         self.begin(**{"masks": count, "sigma": usual["sigma"], **state})
         for name, control in self._menus.items():
             traitlets.link((self, name), (control, "value"))
@@ -190,7 +191,7 @@ class SegmentationExplorer(Explorer):
 
     @traitlets.observe("masks")
     def _masks_changed(self, change: Any) -> None:
-        """What was merged or chosen of other masks says nothing of these."""
+        """Reset what was merged or chosen among other masks."""
         ready, self._ready = self._ready, False
         try:
             self.selection = -1
@@ -209,18 +210,18 @@ class SegmentationExplorer(Explorer):
             self._ready = ready
 
     def state(self) -> dict[str, Any]:
-        """The traits that are not as usual; ``merged`` where fewer than all masks are left."""
+        """Return the traits with unusual values; ``merged`` if fewer than all masks remain."""
         found = {**super().state(), "merged": self.merged}
         if self.merged == self.masks:
             del found["merged"]
         return found
 
     def segments(self) -> xr.Dataset:
-        """The present segments at all pixels of the photograph.
+        """Return the current segments at all pixels of the photograph.
 
         Returns:
             ``labels``, ``margin`` and ``strength`` (y, x), ``low_res``, ``difference``; with masks
-            of one's own ``own`` (own_mask, y, x), bool.
+            of your own also ``own`` (own_mask, y, x), bool.
         """
         at = self._picture[Y].values, self._picture[X].values
         found = self._segmenter.segments(self.masks, self.merged, self.sigma, *at)
@@ -230,7 +231,7 @@ class SegmentationExplorer(Explorer):
         return found
 
     def own_masks(self) -> xr.DataArray:
-        """Masks of one's own on latent locations, as `emerdiff_probe.segment` takes them.
+        """Return your own masks on latent locations, as input for `emerdiff_probe.segment`.
 
         Returns:
             (mask, source_y, source_x), the share of each location that a mask covers.
@@ -241,7 +242,7 @@ class SegmentationExplorer(Explorer):
         return self._segmenter.weights(self.own)
 
     def export(self, path: str | Path) -> Path:
-        """Writes the present segments, and masks of one's own, by the ending of the file's name.
+        """Write the current segments and your own masks, in the format of the path's suffix.
 
         See `emerdiff_probe.exports.write_masks`.
         """
@@ -278,7 +279,7 @@ class SegmentationExplorer(Explorer):
             self._found = found
             if self.selection >= found.sizes[MASK]:
                 raise InputError(
-                    f"{found.sizes[MASK]} segments are left, masks being as far from each other; "
+                    f"{found.sizes[MASK]} segments remain, as masks are equally far apart; "
                     f"there is no segment {self.selection}"
                 )
             labels = found["labels"].transpose(Y, X).values

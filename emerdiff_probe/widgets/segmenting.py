@@ -1,6 +1,6 @@
-"""What an explorer of segments computes: other masks, filters, merges and baselines, at any pixels.
+"""Compute for an explorer of segments: other masks, filters, merges and baselines, at any pixels.
 
-All of it comes from what a segmentation and responses hold; no model runs.
+Everything is computed from a segmentation and responses; no model runs.
 """
 
 from __future__ import annotations
@@ -48,25 +48,27 @@ from emerdiff_probe.segments import (
 __all__ = ["BASELINES", "Segmenter", "covered"]
 
 BASELINES: Final = ("nearest", "bilinear masks", "bilinear features", "guided filter")
-"""Ways from low-resolution masks to pixels that need no model; see `emerdiff_probe.segments`."""
+"""The ways from low-resolution masks to pixels that need no model; see `emerdiff_probe.segments`.
+"""
 
 _FINE: Final = 16
-"""Points along each side of a latent location, by which a drawn mask covers a share of it."""
+"""The points along each side of a latent location that determine how much a drawn mask covers."""
 
 
 class Segmenter:
-    """Segments one picture anew.
+    """Segment one image with other settings.
 
     Args:
-        result: A segmentation, as `emerdiff_probe.segment` makes it.
-        responses: Of the same picture's single locations, whole or compressed; or none.
+        result: A segmentation from `emerdiff_probe.segment`.
+        responses: Responses of the same image's single locations, full or compressed; or None.
 
     Attributes:
-        count: Masks of the result.
-        sigma: Of the filter that the result's difference maps went through.
+        count: The number of masks of the result.
+        sigma: The filter width of the result's difference maps.
 
     Raises:
-        InputError: Responses of an image of another size, or of other latent locations.
+        InputError: The responses belong to an image of another size, or have other latent
+            locations.
     """
 
     def __init__(self, result: xr.Dataset, responses: xr.Dataset | None) -> None:
@@ -82,10 +84,11 @@ class Segmenter:
         self._kept: dict[str, tuple[Any, xr.Dataset]] = {}
 
     def low_resolution(self, masks: int) -> xr.Dataset:
-        """``low_res``, ``masks``, ``embeddings`` and ``difference`` of so many masks.
+        """Return ``low_res``, ``masks``, ``embeddings`` and ``difference`` for a number of masks.
 
         Raises:
-            InputError: A number other than the result's, without responses; or one out of range.
+            InputError: The number differs from the result's and there are no responses, or it is
+                out of range.
         """
         if masks == self.count:
             return self._result[["low_res", "masks", "embeddings", "difference"]]
@@ -93,10 +96,10 @@ class Segmenter:
         return self._remembered("low_resolution", masks, lambda: self._clustered(masks))
 
     def check_responses(self, masks: int) -> None:
-        """See that there is something to make another number of masks from.
+        """Check that another number of masks can be computed.
 
         Raises:
-            InputError: There is not.
+            InputError: There are no responses with features.
         """
         if self._responses is None or "features" not in self._responses:
             raise InputError(
@@ -108,7 +111,7 @@ class Segmenter:
         assert self._responses is not None
         names = ("normalise", "restarts", "seed")
         how = {name: self._config[name] for name in names if name in self._config}
-        # Not filtered yet: `_filtered` does that, with the sigma that is chosen.
+        # Not filtered yet: `_filtered` does that, with the chosen sigma.
         found = segment_from(self._responses, masks, **how, sigma=0)
         weights = found["masks"]
         found["embeddings"] = embeddings(self._responses["features"], weights)
@@ -116,7 +119,7 @@ class Segmenter:
 
     def _filtered(self, masks: int, sigma: float) -> xr.Dataset:
         base = self.low_resolution(masks)
-        # One Gaussian after another is a Gaussian whose variances add up.
+        # Two Gaussian filters in a row are one whose variance is the sum.
         before = self.sigma if masks == self.count else 0.0
         finer = base.sizes[MODEL_Y] / self._result.sizes[MODEL_Y]
         more = math.sqrt(max(sigma**2 - before**2, 0)) * finer
@@ -132,17 +135,17 @@ class Segmenter:
     def segments(
         self, masks: int, merged: int, sigma: float, y: ArrayLike, x: ArrayLike
     ) -> xr.Dataset:
-        """Segments at the pixels asked for.
+        """Return segments at the given pixels.
 
         Args:
-            masks: How many low-resolution masks.
-            merged: How many segments are to be left.
-            sigma: Of the Gaussian filter on difference maps.
-            y, x: Rows and columns, in pixels of the photograph.
+            masks: The number of low-resolution masks.
+            merged: The number of segments to leave after merging.
+            sigma: The standard deviation of the Gaussian filter on difference maps.
+            y, x: The rows and columns, in pixels of the photograph.
 
         Returns:
-            ``labels``, ``margin`` and ``strength`` (y, x); ``low_res``; and ``difference`` maps, of
-            merged masks their largest.
+            ``labels``, ``margin`` and ``strength`` (y, x); ``low_res``; and ``difference`` maps,
+            with the maximum over merged masks.
         """
         if (masks, sigma) == (self.count, self.sigma):
             stored = self._result[["labels", "margin", "strength"]]
@@ -154,7 +157,7 @@ class Segmenter:
             )
             found = base.drop_vars("fair").merge(assign(base["fair"], y, x))
         found = self._merged(found, merged)
-        # Less than a segmentation has, and not what its settings alone would give.
+        # This is less than a segmentation has, and its settings alone would give something else.
         about = {name: each for name, each in self._result.attrs.items() if name != "schema"}
         found.attrs = about | {"masks": masks, "merged": merged, "sigma": sigma}
         return found
@@ -162,12 +165,12 @@ class Segmenter:
     def baseline(
         self, name: str, masks: int, merged: int, picture: xr.DataArray
     ) -> NDArray[np.integer]:
-        """Labels (y, x) of one of `BASELINES` from the same low-resolution masks.
+        """Return the labels (y, x) of one of `BASELINES` from the same low-resolution masks.
 
         Args:
-            name: Which.
-            masks, merged: As for `segments`.
-            picture: (y, x, rgb), uint8, with coordinates: the pixels asked for.
+            name: The name of the baseline.
+            masks, merged: The numbers of masks and segments, as for `segments`.
+            picture: The image at the given pixels, (y, x, rgb), uint8, with coordinates.
         """
         base = self.low_resolution(masks)
         at = picture[Y].values, picture[X].values
@@ -180,7 +183,7 @@ class Segmenter:
             centroids = embeddings(features, base["masks"])
             labels = bilinear_features(features, centroids, *at)
         else:
-            # A window as wide as one latent location on each side.
+            # A window that extends one latent location to each side.
             radius = max(1, round(picture.sizes[Y] / self.grid[0]))
             labels = guided_filter(base["masks"], picture, radius=radius)
         found = self._merged(base.assign(labels=labels), merged)
@@ -189,10 +192,10 @@ class Segmenter:
     def _merged(self, found: xr.Dataset, count: int) -> xr.Dataset:
         if count >= found.sizes[MASK]:
             return found
-        # Which masks are joined depends on their embeddings alone, so it is the same everywhere.
+        # Merging depends only on the masks' embeddings, so it is the same at all pixels.
         joined = merge(found, count=count)
         maps = found["difference"].transpose(MASK, MODEL_Y, MODEL_X)
-        # Where several distances are the same, fewer may be left.
+        # If several distances are equal, fewer segments may remain.
         left = int(joined["merged"].max()) + 1
         groups = [joined["merged"].values == number for number in range(left)]
         largest = np.stack([maps.values[group].max(0) for group in groups])
@@ -204,7 +207,7 @@ class Segmenter:
         )
 
     def moved_by(self, polygon: Sequence[Sequence[float]]) -> NDArray[np.float32] | None:
-        """How much a drawn mask moves each pixel, (y, x) of the responses; None without those."""
+        """Return how much a drawn mask changes each pixel, (y, x); None without responses."""
         if self._responses is None:
             return None
         (weights,) = self.weights([polygon]).values
@@ -213,10 +216,10 @@ class Segmenter:
         return norms
 
     def weights(self, polygons: Sequence[Sequence[Sequence[float]]]) -> xr.DataArray:
-        """Shares of latent locations that polygons cover, (mask, source_y, source_x).
+        """Return the shares of latent locations that polygons cover, (mask, source_y, source_x).
 
         Raises:
-            InputError: One covers nothing.
+            InputError: A polygon covers nothing.
         """
         fine = self.grid[0] * _FINE, self.grid[1] * _FINE
         stack = [covered(each, self.extent, fine) for each in polygons]
@@ -229,7 +232,11 @@ class Segmenter:
 
 
 def _check_pair(result: xr.Dataset, responses: xr.Dataset) -> None:
-    """See that a result and responses lie on the same pixels and locations."""
+    """Check that a result and responses have the same pixels and locations.
+
+    Raises:
+        InputError: They differ.
+    """
     expect(responses, RESPONSES)
     images = [tuple(round(extent(each[dim])) for dim in (Y, X)) for each in (responses, result)]
     grids = [latent_grid(responses), (result.sizes[SOURCE_Y], result.sizes[SOURCE_X])]
@@ -239,23 +246,23 @@ def _check_pair(result: xr.Dataset, responses: xr.Dataset) -> None:
     ):
         if of_responses != of_result:
             raise InputError(
-                f"the responses are of {words.format(*of_responses)}, the result of "
-                f"{words.format(*of_result)}; give those of one run"
+                f"the responses have {words.format(*of_responses)}, the result "
+                f"{words.format(*of_result)}; pass those of one run"
             )
 
 
 def covered(
     polygon: Sequence[Sequence[float]], extent: tuple[int, int], shape: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Which cells of a grid over the picture have their centre inside a polygon.
+    """Return which cells of a grid over the image have their centre inside a polygon.
 
-    Of a line that crosses itself, what is enclosed an odd number of times is inside (the even-odd
+    If the outline crosses itself, areas enclosed an odd number of times are inside (the even-odd
     rule: Foley et al., Computer Graphics, 1990).
 
     Args:
-        polygon: Corners, (y, x) in pixels of the picture.
-        extent: Of the picture.
-        shape: Rows and columns of cells.
+        polygon: The corners, (y, x) in pixels of the image.
+        extent: The height and width of the image.
+        shape: The number of rows and columns of cells.
 
     >>> covered([(0, 0), (0, 4), (4, 4), (4, 0)], (8, 8), (4, 4)).sum()
     np.int64(4)

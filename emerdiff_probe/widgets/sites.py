@@ -1,4 +1,4 @@
-"""Choosing sites: a tree and a table of what there is to record, with the bytes of the choice."""
+"""Choose sites: a tree and a table of what can be recorded, with the size of the choice."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ __all__ = ["SiteBrowser"]
 
 _ALL: Final = "all"
 _ROWS: Final = 200
-"""Rows that the table shows; a page of more is slow, and read by none."""
+"""The largest number of rows in the table; a longer one is slow, and nobody reads it."""
 
 
 class SiteBrowser(ipywidgets.VBox):
-    """Chooses of a model's sites, by ticking branches of a tree or by a pattern, and filters them.
+    """Choose and filter a model's sites, by ticking branches of a tree or by a pattern.
 
-    The tree's ticks are those of the pattern; a click on one writes a new pattern.
+    The tree's ticks follow the pattern; a click on one writes a new pattern.
 
     Args:
-        model_or_table: A model, whose ``sites()`` are asked for once, or such a table.
-        pattern: To begin with; see `emerdiff_probe.sites.select`.
+        model_or_table: A model, whose ``sites()`` are read once, or such a table.
+        pattern: The initial pattern; see `emerdiff_probe.sites.select`.
 
     Attributes:
         pattern: Names separated by commas, with ``*``, ``?`` and ``!``, or a preset; empty for
             none.
         kind: One of the table's kinds, or "all".
         level: One of the table's levels as text, or "all".
-        selection: Names of the sites that pass, read-only.
+        selection: The names of the matching sites, read-only.
 
     Raises:
-        SiteError: The pattern to begin with names no site.
+        SiteError: The initial pattern matches no site.
     """
 
     pattern = traitlets.Unicode("*")
@@ -55,7 +55,7 @@ class SiteBrowser(ipywidgets.VBox):
         self._pattern = ipywidgets.Combobox(
             description="pattern",
             options=list(PRESETS),
-            # While typing most patterns name nothing.
+            # While it is typed, a pattern mostly matches nothing.
             continuous_update=False,
             layout={"width": "460px"},
         )
@@ -84,17 +84,17 @@ class SiteBrowser(ipywidgets.VBox):
 
     @property
     def table(self) -> pd.DataFrame:
-        """The rows that pass."""
+        """Return the matching rows."""
         return self._table.loc[list(self.selection)]
 
     def code(self) -> str:
-        """The pattern, as an argument of `emerdiff_probe.record`; exact where a filter is on."""
+        """Return the pattern as an argument of `emerdiff_probe.record`; names if a filter is on."""
         if self.kind == self.level == _ALL:
             return f"sites={self.pattern!r}"
         return f"sites={', '.join(self.selection)!r}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and its table for readers without a kernel."""
+        """Return the widget, and its table for readers without a kernel."""
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         if data is not None:
@@ -105,7 +105,7 @@ class SiteBrowser(ipywidgets.VBox):
         self.pattern = self._tree.toggled(change["new"]["number"], self._ticked)
 
     def _named(self) -> list[str]:
-        """The sites that the pattern names."""
+        """Return the sites that match the pattern."""
         if not self.pattern:
             return []
         sites = [Site.parse(name) for name in self._table.index]

@@ -1,4 +1,4 @@
-"""Sites as a tree of modules, whose branches open and are chosen with all that is on them."""
+"""Show sites as a tree of modules, whose branches open, and are chosen with all their sites."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["Branch", "Tree", "branches_of"]
 _HERE: Final = Path(__file__).parent
 
 _STEP: Final = re.compile(r"[^.:]+(?:\.\d+)*|:\w+")
-"""What a branch adds to the one that it grows from: "up_blocks.1", "attentions.0" or ":query"."""
+"""The part that a branch adds to its parent: "up_blocks.1", "attentions.0" or ":query"."""
 
 
 class Branch(NamedTuple):
     """A module, or a port of one.
 
     Attributes:
-        path: Of the module, or the site.
-        label: What it adds to the branch that it grows from.
-        depth: How many it grows from.
-        sites: On it and on what grows from it.
+        path: The path of the module, or the name of the site.
+        label: The part that it adds to its parent.
+        depth: The number of branches above it.
+        sites: The sites on it and on all branches below it.
     """
 
     path: str
@@ -37,7 +37,7 @@ class Branch(NamedTuple):
 
     @property
     def patterns(self) -> list[str]:
-        """As `emerdiff_probe.sites.select` reads them, for these sites alone."""
+        """Return patterns for `emerdiff_probe.sites.select` that match exactly these sites."""
         if len(self.sites) == 1:
             return [self.sites[0]]
         ports = any(name.startswith(f"{self.path}:") for name in self.sites)
@@ -46,12 +46,12 @@ class Branch(NamedTuple):
 
 
 def branches_of(sites: Sequence[str], above: str = "", depth: int = 0) -> Iterator[Branch]:
-    """The branches that some sites lie on, each before what grows from it.
+    """Yield the branches of sites, each before its children.
 
     Args:
-        sites: Names, in order.
-        above: The branch that they grow from.
-        depth: How many are above.
+        sites: The names of sites, in order.
+        above: The parent branch.
+        depth: The number of branches above.
 
     >>> found = list(branches_of(["conv_in:out", "mid_block.attn1:query", "mid_block:out"]))
     >>> [(each.depth, each.label) for each in found]
@@ -71,11 +71,11 @@ def branches_of(sites: Sequence[str], above: str = "", depth: int = 0) -> Iterat
 
 
 class Tree(Hearing):
-    """The sites of a model, each with its bytes, by the modules that they lie in.
+    """The sites of a model with their sizes, grouped by module.
 
     Attributes:
-        branches: Of each its ``label``, its ``depth`` and in words what it ``holds``.
-        states: Of each: 0 if none of its sites is chosen, 2 if all are, else 1.
+        branches: For each branch its ``label``, its ``depth`` and a text on what it ``holds``.
+        states: For each branch 0 if none of its sites is chosen, 2 if all are, else 1.
         clicked: The ``number`` of the branch whose box was clicked last, and a ``count`` of clicks.
     """
 
@@ -102,17 +102,17 @@ class Tree(Hearing):
         self.show(())
 
     def show(self, chosen: Collection[str]) -> None:
-        """Ticks the branches of which all is chosen, and half those of which some is."""
+        """Tick the branches whose sites are all chosen, and half-tick those with some chosen."""
         chosen = set(chosen)
         counts = [(len(chosen.intersection(each.sites)), len(each.sites)) for each in self._grown]
         self.states = [2 if some == every else int(some > 0) for some, every in counts]
 
     def toggled(self, number: int, chosen: Collection[str]) -> str:
-        """The pattern when a branch is chosen beside what is, or no more if all of it was.
+        """Return the pattern with a branch toggled: removed if all of it was chosen, else added.
 
         Args:
-            number: Of the branch.
-            chosen: Names of sites.
+            number: The number of the branch.
+            chosen: The names of the chosen sites.
         """
         own = set(self._grown[number].sites)
         left = set(chosen) - own if own.issubset(chosen) else own.union(chosen)
@@ -122,7 +122,7 @@ class Tree(Hearing):
         return ", ".join(wanted)
 
     def _patterns(self, names: set[str]) -> list[str]:
-        """Of the largest branches that make up some sites."""
+        """Return the patterns of the largest branches that make up some sites."""
         left, found = set(names), []
         for each in self._grown:
             if left.issuperset(each.sites):

@@ -29,25 +29,25 @@ class Walker(Explorer):
     """An explorer of recordings of the same calls.
 
     Args:
-        readings: Of one recording, or of several that have calls in common, one by one.
-        pictures: Pictures to begin with.
+        readings: The reading of one recording, or of several whose calls correspond one by one.
+        pictures: The initial images.
         usual: Further traits with their usual values.
-        names: Names of the recordings in `code`.
-        state: Traits to begin with.
+        names: The names of the recordings in `code`.
+        state: Initial values of traits.
 
     Attributes:
-        site: Name of a site that has places.
-        timestep: One that was recorded.
-        step: Number of the call in its run, which tells apart those at the same timestep. With
-            either of both the other changes.
-        point: The place, (y, x) in pixels of the first picture; empty without one.
-        show: "colours" (principal components over places at this timestep), "magnitude", or
+        site: The name of a site that has locations.
+        timestep: A recorded timestep.
+        step: The number of the call in its run, which distinguishes calls at one timestep. Setting
+            one of the two changes the other.
+        point: The position, (y, x) in pixels of the first image; empty if none.
+        show: "colours" (principal components over locations at this timestep), "magnitude", or
             "channel".
-        channel: Number of the channel.
-        head: Number of a head; -1 for all.
-        guidance: Half of a guided recording; empty without guidance.
-        sites, timesteps: That can be chosen.
-        extent: Height and width of the first picture.
+        channel: The number of the channel.
+        head: The number of a head; -1 for all.
+        guidance: The half of a guided recording; empty without guidance.
+        sites, timesteps: The possible choices.
+        extent: The height and width of the first image.
     """
 
     site = traitlets.Unicode()
@@ -77,7 +77,7 @@ class Walker(Explorer):
         alike = all(each.halves == first.halves for each in self._readings)
         self._halves = first.halves if alike else [""]
         self._ready = False
-        # Site and timestep are always told.
+        # Always report site and timestep.
         common = {"site": None, "timestep": None, "step": None, "point": (), "show": "colours",
                   "channel": 0, "head": -1, "guidance": self._halves[-1]}  # fmt: skip
         super().__init__(self._controls(), pictures, usual={**common, **usual}, names=names)
@@ -88,7 +88,7 @@ class Walker(Explorer):
             "guidance": self._halves[-1],
         }
         if "timestep" in state and "step" not in state:
-            # Of a timestep that was visited twice the first call.
+            # The first call at a timestep that was visited twice.
             begin["step"] = first.steps[positions(first.calls, [state["timestep"]])[0]]
         elif "step" in state:
             begin["timestep"] = self.timesteps[self._position(state["step"])]
@@ -131,15 +131,15 @@ class Walker(Explorer):
         if len(self._halves) == 1:
             self._menus["guidance"].layout.display = "none"
         site, step, *rest = self._menus.values()
-        # In two lines at 1280 pixels: where, and when.
+        # Two lines at 1280 pixels: site, and timestep.
         return [site, *rest, ipywidgets.HBox([step, self._play]), self._clear]
 
     def clear(self) -> None:
-        """Removes all points."""
+        """Remove all points."""
         self.set(point=())
 
     def set(self, **state: Any) -> None:
-        """Sets several traits and draws once."""
+        """Set several traits and draw once."""
         self._ready = False
         try:
             for name, value in state.items():
@@ -154,7 +154,7 @@ class Walker(Explorer):
         if name not in self.sites:
             name = f"{name}:out" if f"{name}:out" in self.sites else name
         if name not in self.sites:
-            raise SiteError(f"no site {name!r} here that has places; {closest(name, self.sites)}")
+            raise SiteError(f"no site {name!r} with locations here; {closest(name, self.sites)}")
         return name
 
     @traitlets.validate("timestep")
@@ -180,16 +180,16 @@ class Walker(Explorer):
         height, width = self.extent
         if len(place) != 2 or not (0 <= place[0] <= height and 0 <= place[1] <= width):
             raise InputError(
-                f"{tuple(place)} is no place (y, x) in a picture of {height} x {width} pixels"
+                f"{tuple(place)} is not a pixel (y, x) of the {height} x {width} image"
             )
         return tuple(map(float, place))
 
     def _position(self, step: Any) -> int:
-        """Where a call is along the dim ``timestep``."""
+        """Return the position of a call along the dim ``timestep``."""
         return one_position(self._readings[0].calls, step=step)
 
     def _follow(self, change: Any) -> None:
-        """Keeps timestep and step at one call."""
+        """Keep timestep and step at one call."""
         ready, self._ready = self._ready, False
         try:
             if change["name"] == "step":
@@ -200,14 +200,14 @@ class Walker(Explorer):
             self._ready = ready
 
     def state(self) -> dict[str, Any]:
-        """The traits that are not as usual; the step where the timestep does not tell it."""
+        """Return the traits with unusual values; the step only if the timestep is ambiguous."""
         found = super().state()
         if self.timesteps.count(self.timestep) == 1:
             del found["step"]
         return found
 
     def _fit_menus(self) -> None:
-        """Channels and heads of this site; what another had and this has not goes back."""
+        """Offer the channels and heads of this site; reset those that only another site had."""
         heads = min(each.heads(self.site) for each in self._readings)
         head = self.head if self.head < heads else -1
         options = ((_EACH, -1), *((str(number), number) for number in range(heads)))
@@ -233,22 +233,22 @@ class Walker(Explorer):
             self._draw_pictures()
 
     def _draw_pictures(self) -> None:
-        """Draws the pictures of the present view."""
+        """Draw the images of the current view."""
         raise NotImplementedError
 
     def _when(self) -> str:
-        """The timestep in words."""
+        """Return the timestep as text."""
         return labels(self._readings[0].calls, [self._position(self.step)])[0]
 
 
 def numbers_of(values: xr.DataArray, show: str, channel: int) -> xr.DataArray:
-    """Return what a map shows of features, (y, x): one channel, or else their magnitude."""
+    """Return the numbers that a map shows, (y, x): one channel, or the magnitude of features."""
     found = one_channel(values, channel) if show == "channel" else magnitude(values)
     return found.transpose(Y, X)
 
 
 def range_of(*maps: xr.DataArray) -> tuple[float, float]:
-    """Return the ends of one scale for maps; with values of both signs zero is in the middle."""
+    """Return the ends of one scale for maps; if values have both signs, zero is in the middle."""
     low = min(float(each.min()) for each in maps)
     high = max(float(each.max()) for each in maps)
     if low < 0 < high:
@@ -263,10 +263,10 @@ def drawn_map(
     """Return the traits of a `Picture` that shows a map.
 
     Args:
-        values: (y, x).
-        low, high: Ends of the scale; diverging colours where they have opposite signs.
-        what: Caption, to which the ends are added.
-        name: What the numbers are, when pointing; by default as the map is named.
+        values: The numbers (y, x).
+        low, high: The ends of the scale; if their signs differ, colours are diverging.
+        what: The caption, to which the ends are added.
+        name: The name of the numbers when hovering; by default that of the map.
     """
     both = low < 0 < high
     ends = f"{low:.3g} ({'blue' if both else 'dark'}) to {high:.3g} ({'red' if both else 'light'})"

@@ -42,7 +42,7 @@ def test_a_folder_is_segmented_as_one_call_segments_it(model, tmp_path, monkeypa
     assert list(second.failed["key"]) == ["bad.png"]
     table = pd.read_csv(out / "table.csv", keep_default_na=False)
     assert list(table["state"]) == ["done", "done", "done", "failed"]
-    assert "is not a picture" in table["reason"].iloc[3]
+    assert "is not an image" in table["reason"].iloc[3]
     for number in range(3):
         found = xr.open_zarr(out / f"{number}.png/dataset.zarr")
         expected = ep.segment(model, pictures / f"{number}.png", 3, **FEW)

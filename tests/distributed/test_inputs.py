@@ -87,7 +87,7 @@ def test_tars_of_webdataset(tmp_path):
     items = inputs_of(tmp_path / "part-*.tar")
     assert keys(items) == ["0", "1", "bad", "alone"]
     np.testing.assert_array_equal(items[1].source().rgb(), Photo(pictures / "1.png").rgb())
-    with pytest.raises(InputError, match=r"'bad\.png' in '.*part-0\.tar' is not a picture"):
+    with pytest.raises(InputError, match=r"'bad\.png' in '.*part-0\.tar' is not an image"):
         items[2].source()
     assert items[3].source() == Prompt("a red house")
     (tmp_path / "bad.tar").write_text("none")

@@ -44,7 +44,7 @@ def test_a_folder_is_recorded_as_one_call_records_it(mapped, model, tmp_path, re
     found = mapped(pictures)
     assert list(found.table["state"]) == ["done"] * 4 + ["failed"]
     assert list(found.failed["key"]) == ["bad.png"]
-    assert f"'{pictures}/bad.png' is not a picture" in found.failed["reason"].item()
+    assert f"'{pictures}/bad.png' is not an image" in found.failed["reason"].item()
     failures = tmp_path / "many.zarr.failures.csv"
     assert list(pd.read_csv(failures)["key"]) == ["bad.png"]
     check_equal(found.out, pictures, model)

@@ -137,9 +137,9 @@ def test_an_explorer_begins_with_another_number_of_masks(explorer, answers, coun
 
 def test_responses_of_another_image_or_grid_are_refused():
     result = bands(48, 96, grid=(4, 8), model_grid=(16, 32))
-    with pytest.raises(InputError, match="of 16 x 32 pixels, the result of an image of 48 x 96"):
+    with pytest.raises(InputError, match="of 16 x 32 pixels, the result an image of 48 x 96"):
         SegmentationExplorer(result, responses(16, 32, (4, 8)))
-    with pytest.raises(InputError, match="2 x 4 latent locations, the result of 4 x 8"):
+    with pytest.raises(InputError, match="2 x 4 latent locations, the result 4 x 8"):
         SegmentationExplorer(result, responses(16, 32, (2, 4), size=(48, 96)))
     with pytest.raises(InputError, match="not responses"):
         SegmentationExplorer(result, result)
