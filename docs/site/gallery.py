@@ -1,4 +1,4 @@
-"""Gives the directive `gallery`: every figure of the notebooks, small, with the line that drew it.
+"""Give the directive `gallery`: every figure of the notebooks, small, with the line that drew it.
 
 The pictures are those stored in the notebooks, so that the gallery is as new as they are. Each
 leads to the live figure; the headings lead to the notebooks.
@@ -27,14 +27,14 @@ _LONGEST: Final = 90
 
 
 class Shown(NamedTuple):
-    """A figure of a notebook: its picture, and the line of code that drew it."""
+    """Hold a figure of a notebook: its picture, and the line of code that drew it."""
 
     picture: bytes
     code: str
 
     @property
     def name(self) -> str:
-        """Name of its files, which `figures` gives its page."""
+        """Return the name of its files, which `figures` gives its page."""
         return hashlib.sha256(self.picture).hexdigest()[:16]
 
 
@@ -63,7 +63,7 @@ def _last_call(source: str) -> str:
 
 
 class Gallery(Directive):
-    """All figures of all notebooks."""
+    """Show all figures of all notebooks."""
 
     def run(self) -> list[nodes.Node]:
         """Write the pictures, and return the page's HTML."""

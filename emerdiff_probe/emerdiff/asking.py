@@ -46,11 +46,14 @@ def settled(run: Run, config: EmerDiffConfig | None, changes: Mapping[str, Any])
     else:
         _compare(run, config)
     config = config.replace(**changes)
+    grid = run.trajectory.timesteps
     for name in ("modulation_timestep", "feature_timestep"):
-        if getattr(config, name) not in run.trajectory.timesteps:
+        if (asked := getattr(config, name)) not in grid:
+            nearest = min(grid, key=lambda each: abs(each - asked))
             raise ConfigError(
-                f"{name} is {getattr(config, name)}, which is not on the grid of the run's "
-                f"{config.steps} steps: {', '.join(map(str, reversed(run.trajectory.timesteps)))}"
+                f"{name} is {asked}, which is not on the grid of the run's {config.steps} steps: "
+                f"{', '.join(map(str, reversed(grid)))}; ask with {name}={nearest}, the nearest, "
+                "or make the run in other steps"
             )
     return config
 

@@ -219,7 +219,10 @@ def test_what_was_decided_is_not_decided_again(model, runs, config):
         runs["prompt"].segment(2, config=config.replace(steps=25))
     with pytest.raises(ConfigError, match=r"have guidance=2, and the run was made with 4"):
         runs["prompt"].segment(2, config=config.replace(guidance=2))
-    with pytest.raises(ConfigError, match=r"not on the grid of the run's 10 steps: 1, 101"):
+    with pytest.raises(
+        ConfigError,
+        match=r"not on the grid of the run's 10 steps: 1, 101, .*_timestep=\d+, the nearest",
+    ):
         runs["photograph"].segment(2, config=config, modulation_timestep=281)
     with pytest.raises(ConfigError, match="no setting lambda_"):
         runs["photograph"].segment(2, config=config, lambda_=3)
