@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from emerdiff_probe.checks import integer
 from emerdiff_probe.errors import InputError, ProbeError, closest, first_line
 from emerdiff_probe.paths import local
+from emerdiff_probe.thumbnails import thumbnail
 
 __all__ = [
     "ENDINGS",
@@ -181,6 +182,14 @@ class Photo:
                 f"a photo is a path, a Pillow image or a NumPy array, not {type(self.image)}"
             )
         return _read(local(self.image))
+
+    def _repr_html_(self) -> str | None:
+        try:
+            pixels = self.rgb()
+        except ProbeError:  # what shows itself in a notebook does not fail there
+            return None
+        height, width = pixels.shape[:2]
+        return thumbnail(pixels, f"{self.file or 'image'}, {height} x {width} (height x width)")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from emerdiff_probe.views.panels import as_bytes, png
+from emerdiff_probe.thumbnails import thumbnail
+from emerdiff_probe.views.panels import as_bytes
 
 if TYPE_CHECKING:
     from emerdiff_probe.runs.run import Run
 
 __all__ = ["run_html", "run_text"]
-
-_SIDE = 256
-"""Length of an image's longer side on the screen, in pixels."""
 
 
 def run_text(run: Run) -> str:
@@ -37,9 +30,9 @@ def run_text(run: Run) -> str:
 
 def run_html(run: Run) -> str:
     """Return a run as HTML: the image, its reconstruction, and how good the inversion is."""
-    shown = [_figure(run.picture, "image")]
+    shown = [thumbnail(run.picture, "image")]
     if not run.prepared.drawn and not run.interventions:
-        shown.append(_figure(as_bytes(run.reconstruction), "reconstruction"))
+        shown.append(thumbnail(as_bytes(run.reconstruction), "reconstruction"))
     rows = "".join(
         f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
         f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
@@ -79,19 +72,3 @@ def _inversion(run: Run) -> Iterator[tuple[str, str]]:
             "noise, correlation of neighbours",
             f"{min(near):.2f} to {max(near):.2f} (true noise: 0)",
         )
-
-
-def _figure(pixels: NDArray[np.uint8], caption: str) -> str:
-    height, width = pixels.shape[:2]
-    scale = _SIDE / max(height, width)
-    if scale < 0.5:  # a large photograph would put megabytes into the notebook
-        small = Image.fromarray(pixels)
-        small.thumbnail((2 * _SIDE, 2 * _SIDE))
-        pixels = np.asarray(small)
-    source = base64.b64encode(png(pixels)).decode()
-    return (
-        "<figure style='margin:0'>"
-        f"<img src='data:image/png;base64,{source}' width='{round(width * scale)}' "
-        f"height='{round(height * scale)}' alt='{caption}' style='image-rendering:pixelated'>"
-        f"<figcaption>{caption}</figcaption></figure>"
-    )

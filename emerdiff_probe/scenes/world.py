@@ -18,6 +18,7 @@ from emerdiff_probe.scenes.keypoints import KeyPoint, keypoints
 from emerdiff_probe.scenes.materials import COLOURS, Material, Palette
 from emerdiff_probe.scenes.shapes import ellipse, polygon, rectangle, union
 from emerdiff_probe.scenes.things import BUILDERS, HEIGHTS, MAIN_PARTS, Materials, crescent
+from emerdiff_probe.thumbnails import thumbnail
 
 __all__ = ["NAMED_FROM", "Scene", "scene"]
 
@@ -77,6 +78,10 @@ class Scene:
     def split(self) -> Split:
         """Return the split: "train", "validation" or "test"."""
         return split_of(self.seed)
+
+    def _repr_html_(self) -> str:
+        """Return the picture with its seed, split and caption."""
+        return thumbnail(self.image, f"scene {self.seed} ({self.split}): {self.caption}")
 
 
 def scene(seed: int, *, dissociation: bool = False) -> Scene:
