@@ -227,11 +227,13 @@ function render({ model, el }) {
   root.addEventListener("ep-zoom", ({ detail }) => model.set("zoom", detail));
   root.addEventListener("ep-point", drawPointed);
 
-  for (const name of Object.keys(files)) model.on(`change:${name}`, () => drawFile(name));
-  model.on("change:marks change:cells change:extent change:grid", drawCover);
-  model.on("change:caption change:width change:extent change:opacity", drawRest);
-  model.on("change:zoom", drawZoom);
-  model.on("change:values", readValues);
+  // One name each: not every front end takes several.
+  const on = (names, draw) => names.forEach((name) => model.on(`change:${name}`, draw));
+  for (const name of Object.keys(files)) on([name], () => drawFile(name));
+  on(["marks", "cells", "extent", "grid"], drawCover);
+  on(["caption", "width", "extent", "opacity"], drawRest);
+  on(["zoom"], drawZoom);
+  on(["values"], readValues);
   Object.keys(files).forEach(drawFile);
   below.title = HOW;
   drawZoom();

@@ -24,9 +24,7 @@ window.model = {
     if (name !== "zoom") window.told.push([name, value]);
   },
   save_changes: () => {},
-  on: (names, listener) => names.split(" ").forEach((name) => {
-    (window.listeners[name] ??= []).push(listener);
-  }),
+  on: (name, listener) => { (window.listeners[name] ??= []).push(listener); },
 };
 window.change = (name, value) => {
   window.state[name] = value;
