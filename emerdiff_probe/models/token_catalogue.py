@@ -49,8 +49,8 @@ def token_sites(
             size = math.prod(sizes) * item
             rows.append((f"{path}:{port}", kind, grid[0], dims, sizes, size))
 
-    def note_normed(path: str, kind: str, channels: int) -> None:
-        sizes = (*grid, channels)
+    def note_normed(path: str, kind: str, tensor: Tensor) -> None:
+        sizes = (*grid, tensor.shape[-1])
         size = math.prod(sizes) * item
         rows.append((f"{path}:normed", kind, grid[0], (Y, X, CHANNEL), sizes, size))
 
@@ -58,8 +58,7 @@ def token_sites(
         if (part := layout.part(path)) is None:
             continue
         if part.normed:
-            seen = functools.partial(note_normed, path, part.kind)
-            on_normed(copy, layout, path, lambda tensor, seen=seen: seen(tensor.shape[-1]))
+            on_normed(copy, layout, path, functools.partial(note_normed, path, part.kind))
         module.register_forward_hook(
             lambda _m, _i, output, path=path, part=part: note(path, part, output)
         )
