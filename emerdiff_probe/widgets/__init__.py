@@ -1,4 +1,4 @@
-"""Views that answer clicks in JupyterLab, VS Code and wherever else ipywidgets work; no torch.
+"""Views that answer clicks in JupyterLab and wherever else ipywidgets work; no torch.
 
 Each explorer keeps its state in traits, which can be read, set and observed from code. Widgets need
 the extra ``notebooks``.

@@ -103,7 +103,9 @@ class Walker(Explorer):
         self.observe(self._draw, list(self.usual))
 
     def _controls(self) -> list[ipywidgets.Widget]:
-        narrow, wide = {"width": "130px"}, {"width": "340px"}
+        wide, narrow = {"width": "380px"}, {"width": "110px"}
+        # Words take the room they need, so that menus have theirs in one line.
+        style = {"description_width": "auto"}
         first = self._readings[0]
         self._menus: dict[str, Any] = {
             "site": ipywidgets.Dropdown(
@@ -117,12 +119,19 @@ class Walker(Explorer):
                 layout=wide,
             ),
             "show": ipywidgets.Dropdown(
-                description="show", options=_SHOWS, layout={"width": "180px"}
+                description="show", options=_SHOWS, layout={"width": "160px"}, style=style
             ),
-            "channel": ipywidgets.BoundedIntText(description="channel", layout=narrow),
-            "head": ipywidgets.Dropdown(description="head", options=[(_EACH, -1)], layout=narrow),
+            "channel": ipywidgets.BoundedIntText(
+                description="channel", layout={"width": "130px"}, style=style
+            ),
+            "head": ipywidgets.Dropdown(
+                description="head", options=[(_EACH, -1)], layout=narrow, style=style
+            ),
             "guidance": ipywidgets.Dropdown(
-                description="guidance", options=self._halves, layout={"width": "190px"}
+                description="guidance",
+                options=self._halves,
+                layout={"width": "170px"},
+                style=style,
             ),
         }
         self._play = ipywidgets.Play(max=len(self.timesteps) - 1, interval=600)
