@@ -37,7 +37,7 @@ class Compare(Walker):
     Args:
         a, b: Recordings, in memory or opened; possibly one recording twice.
         samples: The positions of the samples shown of each.
-        state: Initial values of traits; see `emerdiff_probe.widgets.walker.Walker`.
+        state: Initial values of traits; see `emerdiff_probe.widgets.Inspector`.
 
     Raises:
         InputError: The recordings have no site or no timestep in common; or there is no such

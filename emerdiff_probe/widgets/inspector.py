@@ -36,8 +36,17 @@ class Inspector(Walker):
     Attributes:
         pins: Further positions, for each of which the similarity in this layer is shown.
         sample: The position of the sample.
-
-    For the other attributes see `emerdiff_probe.widgets.walker.Walker`.
+        site: Name of a site that has latent locations.
+        timestep: Recorded timestep.
+        step: Number of the call in its run, which tells apart calls at the same timestep.
+        point: Clicked location, (y, x) in pixels of the image; empty without one.
+        show: "colours" (principal components), "magnitude", or "channel".
+        channel: Number of the channel.
+        head: Number of a head; -1 for all.
+        guidance: Half of a guided recording; empty without guidance.
+        sites: Sites to choose from.
+        timesteps: Timesteps to choose from.
+        extent: Height and width of the image in pixels.
 
     Raises:
         SiteError: The recording has no such site.
