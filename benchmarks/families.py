@@ -21,10 +21,13 @@ from emerdiff_probe.emerdiff import ENGINES
 from emerdiff_probe.errors import ModelError, ProbeError
 from emerdiff_probe.evaluation import reports
 from emerdiff_probe.interventions import attention_kept
+from emerdiff_probe.models.arguments import default_latents
+from emerdiff_probe.models.catalogue import catalogue, chosen
 from emerdiff_probe.models.layouts import layout_named, layout_of, network_of
 from emerdiff_probe.paths import made_at_once
+from emerdiff_probe.sites import Site
 from tests.checkpoints import stable_diffusion, stable_diffusion_xl
-from tests.families import FAMILIES, unconditional
+from tests.families import FAMILIES, PROBED, draw, unconditional
 
 __all__ = ["CAPABILITIES", "PIPELINES", "benchmark", "table"]
 
@@ -36,6 +39,9 @@ PIPELINES: Final[Mapping[str, Callable[[], Any]]] = {
     "PixArt": FAMILIES["pixart"],
     "Stable Diffusion 3.5": FAMILIES["stable-diffusion-3"],
     "Flux.1": FAMILIES["flux"],
+    "DiT": PROBED["dit"],
+    "AuraFlow": FAMILIES["auraflow"],
+    "Sana": FAMILIES["sana"],
 }
 """Makers of small pipelines, in the layouts of published models."""
 
@@ -47,7 +53,6 @@ _REFUSED: Final = (
     "PriorTransformer",
     "QwenImageTransformer2DModel",
     "Flux2Transformer2DModel",
-    "SanaTransformer2DModel",
 )
 """Classes for which it is said how they are refused."""
 
@@ -72,24 +77,16 @@ class Subject:
 
     @classmethod
     def of(cls, pipeline: Any) -> Subject:
-        """Return what is tried, with a block in the middle of it."""
+        """Return what is tried, with the block in the middle of it."""
         pipeline.set_progress_bar_config(disable=True)
-        is_unet = layout_of(network_of(pipeline)).is_unet
-        return cls(pipeline, "mid_block" if is_unet else "transformer_blocks.1")
+        network = network_of(pipeline)
+        table = catalogue(network, default_latents(network), 77)
+        blocks = chosen(table, "blocks").index
+        return cls(pipeline, Site.parse(blocks[len(blocks) // 2]).path)
 
     def draw(self, prompt: str = "a red house") -> NDArray[np.float32]:
         """Return a picture, always of the same noise."""
-        named: dict[str, Any] = {
-            "num_inference_steps": 2,
-            "generator": torch.Generator().manual_seed(0),
-            "output_type": "np",
-        }
-        if hasattr(self.pipeline, "encode_prompt"):
-            named |= {"prompt": prompt, "height": 128, "width": 128}
-        if type(self.pipeline).__name__.startswith("PixArt"):
-            named["use_resolution_binning"] = False
-        pictures: NDArray[np.float32] = self.pipeline(**named).images
-        return pictures
+        return draw(self.pipeline, prompt, 128, 128)
 
     @cached_property
     def run(self) -> ep.Run:
@@ -111,10 +108,12 @@ def _probe(subject: Subject) -> None:
     with ep.probe(subject.pipeline, "*", dtype="float32") as recorder:
         _expect(np.array_equal(subject.draw(), picture), "a probe changes the picture")
     handle.remove()
-    found = ep.site(recorder.tree, subject.block).isel(timestep=0).values.ravel()
+    values = ep.site(recorder.tree, subject.block).isel(timestep=0)
+    found, places = values.values.ravel(), values.sizes["y"] * values.sizes["x"]
     outputs = seen[0] if isinstance(seen[0], tuple) else (seen[0],)
-    # Maps have their channels first.
+    # Maps have their channels first, and some blocks the text in the same tensor.
     own = [each.movedim(1, -1) if each.ndim == 4 else each for each in outputs]
+    own += [part for each in own for part in (each[:, :places], each[:, -places:])]
     same = (np.array_equal(each.numpy().ravel(), found) for each in own)
     _expect(any(same), "a recording is not what a hook sees")
 

@@ -34,7 +34,7 @@ after the block's own adaptive normalisation.
 
 PRESETS: Final = {
     "blocks": "down_blocks.?, mid_block, up_blocks.?, transformer_blocks.{number}, "
-    "single_transformer_blocks.{number}",
+    "joint_transformer_blocks.{number}, single_transformer_blocks.{number}",
     "semantic": "{reading_block}.*:query",
     "attention": "*.attn?:*, *.attn:*",
 }

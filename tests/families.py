@@ -3,28 +3,41 @@
 Widths and depths are small; blocks, streams, packing, schedules and calls are those of the family.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    AutoencoderDC,
     AutoencoderKL,
+    DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     UNet2DModel,
 )
+from numpy.typing import NDArray
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
     T5Config,
     T5EncoderModel,
 )
@@ -33,7 +46,16 @@ from emerdiff_probe import scenes
 from emerdiff_probe.playground import architecture
 from tests.checkpoints import TINY
 
-__all__ = ["FAMILIES", "attentive", "flux", "pixart", "stable_diffusion_3", "unconditional"]
+__all__ = [
+    "FAMILIES",
+    "PROBED",
+    "attentive",
+    "draw",
+    "flux",
+    "pixart",
+    "stable_diffusion_3",
+    "unconditional",
+]
 
 
 def _tokenizer() -> Any:
@@ -218,20 +240,157 @@ def flux(guidance_embeds: bool = True, **options: Any) -> FluxPipeline:
     )
 
 
+@_seeded
+def dit(**options: Any) -> DiTPipeline:
+    """DiT: the image alone, classes in place of texts, a learned variance."""
+    network = DiTTransformer2DModel(
+        **{
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "in_channels": 4,
+            "out_channels": 8,
+            "num_layers": 3,
+            "num_embeds_ada_norm": 1000,
+            "sample_size": 8,
+            "patch_size": 2,
+            **options,
+        }
+    )
+    return DiTPipeline(
+        transformer=_alive(network),
+        vae=_autoencoder(4),
+        scheduler=DDIMScheduler(),
+        id2label={"0": "house, home", "1": "tree"},
+    )
+
+
+@_seeded
+def auraflow(**options: Any) -> AuraFlowPipeline:
+    """AuraFlow: two streams, then one tensor of both; tokens of its own before the text's."""
+    words = _tokenizer()
+    network = AuraFlowTransformer2DModel(
+        **{
+            "sample_size": 16,
+            "patch_size": 2,
+            "in_channels": 4,
+            "num_mmdit_layers": 2,
+            "num_single_dit_layers": 2,
+            "attention_head_dim": 12,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 32,
+            "caption_projection_dim": 24,
+            "pos_embed_max_size": 256,
+            **options,
+        }
+    )
+    return AuraFlowPipeline(
+        tokenizer=words,
+        text_encoder=_t5(words),
+        vae=_autoencoder(4),
+        transformer=_alive(network),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
+@_seeded
+def sana(**options: Any) -> SanaPipeline:
+    """Sana: linear attention within the image, and cross-attention; cells of 16 pixels, not 32."""
+    words = _tokenizer()
+    network = SanaTransformer2DModel(
+        **{
+            "patch_size": 1,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 3,
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "num_cross_attention_heads": 2,
+            "cross_attention_head_dim": 12,
+            "cross_attention_dim": 24,
+            "caption_channels": 32,
+            "sample_size": 8,
+            **options,
+        }
+    )
+    text = Gemma2Config(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=512,
+    )
+    autoencoder = AutoencoderDC(
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock",) * 5,
+        decoder_block_types=("ResBlock",) * 5,
+        encoder_block_out_channels=(8,) * 5,
+        decoder_block_out_channels=(8,) * 5,
+        encoder_layers_per_block=(1,) * 5,
+        decoder_layers_per_block=(1,) * 5,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    )
+    return SanaPipeline(
+        tokenizer=words,
+        text_encoder=Gemma2Model(text).eval(),
+        vae=autoencoder.eval(),
+        transformer=_alive(network),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+
+
 FAMILIES: dict[str, Callable[..., Any]] = {
     "pixart": pixart,
     "stable-diffusion-3": stable_diffusion_3,
     "flux": flux,
+    "auraflow": auraflow,
+    "sana": sana,
 }
-"""Makers by name; each takes a seed and options for its network."""
+"""Makers of those that read text, by name; each takes a seed and options for its network."""
+
+PROBED: dict[str, Callable[..., Any]] = {**FAMILIES, "dit": dit}
+"""Makers of all."""
 
 
 def attentive(pipeline: Any) -> Any:
     """Return a pipeline whose attention is large and differs between places, unlike a new one's."""
+    large = dict.fromkeys(("norm_q", "norm_added_q", "to_q", "to_out", "proj_out"), 8)
+    if isinstance(pipeline, AuraFlowPipeline):  # whose queries are normalised without weights
+        large["norm1.linear"] = 4
     with torch.no_grad():
         for name, parameter in pipeline.transformer.named_parameters():
-            if any(
-                part in name for part in ("norm_q", "norm_added_q", "to_q", "to_out", "proj_out")
-            ):
-                parameter.mul_(8)
+            for part, factor in large.items():
+                if part in name:
+                    parameter.mul_(factor)
     return pipeline
+
+
+def draw(
+    pipeline: Any, prompt: str = "a red house", height: int = 64, width: int = 96, **options: Any
+) -> NDArray[np.float32]:
+    """Draws an image of two steps, always of the same noise; some pipelines know one size alone."""
+    asked = {
+        "prompt": prompt,
+        "class_labels": [len(prompt) % 5],
+        "height": height,
+        "width": width,
+        "num_inference_steps": 2,
+        "max_sequence_length": 12,
+        "use_resolution_binning": False,
+        "generator": torch.Generator().manual_seed(0),
+        "output_type": "np",
+    }
+    known = inspect.signature(type(pipeline).__call__).parameters
+    named = {name: value for name, value in asked.items() if name in known}
+    images: NDArray[np.float32] = pipeline(**named | options).images
+    return images

@@ -6,6 +6,7 @@ split or joined. It is read from its store when the call is made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from torch import Tensor
 
 from emerdiff_probe.errors import SiteError
 from emerdiff_probe.locations import rising
-from emerdiff_probe.recording.callers import HALVES
 from emerdiff_probe.schema import (
     BATCH,
     CHANNEL,
@@ -116,7 +116,7 @@ def at_call(
         if values.sizes[BATCH] != rows:
             raise SiteError(_wrong(site, values, BATCH, rows))
         return _tensor(values.transpose(BATCH, *own))[:, None].unflatten(0, (halves, -1))[:, :, 0]
-    values = _halved(values, halves, site)
+    values = _halved(values, halves, site, call.order)
     if SAMPLE in values.dims and values.sizes[SAMPLE] not in (1, rows // halves):
         raise SiteError(_wrong(site, values, SAMPLE, rows // halves))
     for dim in (SAMPLE, GUIDANCE):
@@ -128,7 +128,7 @@ def at_call(
     return found.expand(halves, rows // halves, *found.shape[2:])
 
 
-def _halved(values: xr.DataArray, halves: int, site: str) -> xr.DataArray:
+def _halved(values: xr.DataArray, halves: int, site: str, order: Sequence[str]) -> xr.DataArray:
     """Return the values with the guidance halves of a call, or without any.
 
     Raises:
@@ -144,7 +144,7 @@ def _halved(values: xr.DataArray, halves: int, site: str) -> xr.DataArray:
             f"'{site}' is given both guidance halves, and this call has one; select it, as in "
             ".sel(guidance='cond')"
         )
-    return values.sel({GUIDANCE: list(HALVES)}) if GUIDANCE in values.coords else values
+    return values.sel({GUIDANCE: list(order)}) if GUIDANCE in values.coords else values
 
 
 def _wrong(site: str, values: xr.DataArray, dim: str, count: int) -> str:

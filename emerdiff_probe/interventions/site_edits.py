@@ -153,7 +153,7 @@ class SiteEdit(ABC):
         places, channels = grid.numel(), tensor.shape[1 if tensor.ndim == 4 else 2]
         weights = torch.ones(halves, 1, 1, 1, device=tensor.device)
         if half is not None:
-            weights = weights * _chosen([get_args(Half).index(half)], 2, (-1, 1, 1, 1))
+            weights = weights * _chosen([call.order.index(half)], 2, (-1, 1, 1, 1))
         if self.samples is not None:
             _check_indices(self.samples, count, "samples", self.site)
             weights = weights * _chosen(self.samples, count, (1, -1, 1, 1)).to(weights)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -35,8 +36,8 @@ class Given:
     Attributes:
         latents: The unpacked latents, shape (row, channel, y, x).
         timestep: The timestep in the scheduler's unit, from 0 to 1000, not necessarily whole.
-        text: The encoded text, shape (row, token, channel); without tokens if the network reads
-            none.
+        text: The encoded text, shape (row, token, channel), with zeros for the network's own
+            tokens; without tokens if the network reads none.
         masks: The masks of attention, by the name of the argument.
     """
 
@@ -79,10 +80,10 @@ def given(network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, An
     latents = call[layout.latents].detach()
     text = latents.new_zeros(len(latents), 0, 1)
     if layout.text is not None and call.get(layout.text) is not None:
-        text = call[layout.text].detach()
+        text = F.pad(call[layout.text].detach(), (0, 0, layout.registers, 0))
     return Given(
         _unpacked(latents, call, layout) if layout.packed else latents,
-        _timestep(call, layout),
+        _timestep(own, call),
         text,
         {name: call[name].detach() for name in layout.masks if call.get(name) is not None},
     )
@@ -105,7 +106,8 @@ def timestep_given(
     Raises:
         CaptureError: The rows are at several timesteps.
     """
-    return _timestep(_by_name(unwrapped(network), arguments, named), layout_of(network))
+    own = unwrapped(network)
+    return _timestep(own, _by_name(own, arguments, named))
 
 
 def image_tokens(network: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> int:
@@ -141,16 +143,15 @@ def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(forward).parameters)[1:]
 
 
-def _timestep(call: Mapping[str, Any], layout: Layout) -> float:
-    values = torch.as_tensor(call["timestep"]).flatten()
+def _timestep(own: Any, call: Mapping[str, Any]) -> float:
+    layout = layout_of(own)
+    values = torch.as_tensor(call[layout.time]).flatten()
     if not (values == values[0]).all():
         raise CaptureError(
             f"the rows of one call are at several timesteps {values.tolist()}, and only one is "
             "supported; call the network once for each"
         )
-    value = values[0].item()
-    # Single precision has seven significant digits.
-    return value if layout.unit == 1 else round(value * layout.unit, 3)
+    return layout.timestep(values[0].item(), own.config)
 
 
 def _unpacked(latents: Tensor, call: Mapping[str, Any], layout: Layout) -> Tensor:
@@ -183,14 +184,18 @@ def network_arguments(
         timestep: The timestep in the scheduler's unit.
         reading: The text and guidance, with as many rows.
     """
-    own, layout = unwrapped(network), layout_of(network)
+    own: Any = unwrapped(network)
+    layout = layout_of(own)
+    read = layout.as_read(timestep, own.config)
     call = {
         layout.latents: latents,
-        "timestep": torch.full((len(latents),), timestep / layout.unit, device=latents.device),
-        "encoder_hidden_states": reading.text,
+        layout.time: torch.full((len(latents),), read, device=latents.device),
         "return_dict": False,
     }
-    return call | _FURTHER[layout.name](own.config, latents, reading)
+    if layout.text is not None:
+        call[layout.text] = reading.text
+    further = _FURTHER.get(layout.name)
+    return call if further is None else call | further(own.config, latents, reading)
 
 
 def network_output(network: nn.Module, output: Tensor, like: Tensor) -> Tensor:
@@ -249,9 +254,24 @@ def _flux(config: Any, latents: Tensor, reading: Reading) -> dict[str, Any]:
     }
 
 
+def _dit(config: Any, latents: Tensor, reading: Reading) -> dict[str, Any]:
+    # The class after the last stands for none.
+    none = torch.full((len(latents),), config.num_embeds_ada_norm, device=latents.device)
+    return {"class_labels": none}
+
+
+def _sana(config: Any, latents: Tensor, reading: Reading) -> dict[str, Any]:
+    scale = None
+    if config.guidance_embeds:
+        scale = latents.new_full((len(latents),), reading.guidance * config.guidance_embeds_scale)
+    return {"encoder_attention_mask": reading.mask, "guidance": scale}
+
+
 _FURTHER: Final[Mapping[str, Callable[[Any, Tensor, Reading], dict[str, Any]]]] = {
     "pixart": _pixart,
     "stable-diffusion-3": _stable_diffusion_3,
     "flux": _flux,
+    "dit": _dit,
+    "sana": _sana,
 }
-"""Further arguments of a family's calls, by the name of the layout."""
+"""Further arguments of a family's calls, by the name of the layout; other families have none."""

@@ -22,6 +22,9 @@ Family = Literal[
     "pixart",
     "stable-diffusion-3",
     "flux",
+    "dit",
+    "auraflow",
+    "sana",
 ]
 
 

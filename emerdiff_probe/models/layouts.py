@@ -45,7 +45,8 @@ class Part:
         path: A pattern that matches the whole path of a module.
         streams: The streams in the order of the module's output.
         joint: Whether the streams lie one after the other in a single tensor instead of a tuple.
-        multiplied: The streams that an attention multiplies together, in their order.
+        multiplied: The streams that an attention multiplies together, in their order; none if it
+            multiplies no queries with keys, as in linear attention.
         normed: The module within a block whose output is the block's input after the block's own
             adaptive normalisation; an attention stands for its input. If the output has the tokens
             of all streams, they are in the order of `streams`.
@@ -69,6 +70,7 @@ class Layout:
         classes: The names of the network's classes.
         parts: The modules with sites of their own; the first pattern that matches a path applies.
         latents: The name of the argument for the latents.
+        time: The name of the argument for the timestep.
         text: The name of the argument for the encoded prompt; None if the network reads none.
         masks: The names of the arguments that mask attention.
         unit: The number of the scheduler's timesteps, of which there are 1000, in one unit of the
@@ -77,14 +79,17 @@ class Layout:
             states it, 0 if the network works on maps.
         packed: Whether callers join the cells of a token before the call.
         guidance: The way in which pipelines guide: "halves" of one call, unconditional first;
-            "calls", one for each text; or "none".
+            "turned halves", unconditional last; "calls", one for each text; or "none".
         text_width: The name of the setting for the width of the encoded prompt.
         pooled_width: The name of the setting for the width of the prompt as one vector; None if
             there is none.
         encoded: The meaning of the first results of ``encode_prompt`` of its pipelines: "text",
             "pooled", "mask", or nothing that is read.
         tokenizers: The tokenizers whose tokens a text has, in order.
+        kept: The tokens of an encoder that the network is given: "all"; "first and last", the first
+            and those at the end, after instructions to the encoder; or "last".
         even: Whether its pipelines ask the scheduler for evenly spaced noise levels.
+        registers: The number of the network's own tokens, which it puts before those of the text.
     """
 
     name: str
@@ -92,17 +97,20 @@ class Layout:
     classes: tuple[str, ...]
     parts: tuple[Part, ...]
     latents: str = "hidden_states"
+    time: str = "timestep"
     text: str | None = "encoder_hidden_states"
     masks: tuple[str, ...] = ()
     unit: float = 1.0
     patch: int | None = None
     packed: bool = False
-    guidance: Literal["halves", "calls", "none"] = "halves"
+    guidance: Literal["halves", "turned halves", "calls", "none"] = "halves"
     text_width: str = ""
     pooled_width: str | None = None
     encoded: tuple[str, ...] = ()
     tokenizers: tuple[str, ...] = ()
+    kept: Literal["all", "first and last", "last"] = "all"
     even: bool = False
+    registers: int = 0
 
     @property
     def is_unet(self) -> bool:
@@ -116,6 +124,19 @@ class Layout:
     def cells(self, config: Mapping[str, Any]) -> int:
         """Return the latent cells along the side of an image token."""
         return self.patch if self.patch is not None else int(config["patch_size"])
+
+    def as_read(self, timestep: float, config: Mapping[str, Any]) -> float:
+        """Return a timestep of the scheduler as the network reads it."""
+        return timestep / self._unit(config)
+
+    def timestep(self, read: float, config: Mapping[str, Any]) -> float:
+        """Return a timestep that the network reads in the scheduler's unit."""
+        unit = self._unit(config)
+        # Of single precision seven digits are true.
+        return read if unit == 1 else round(read * unit, 3)
+
+    def _unit(self, config: Mapping[str, Any]) -> float:
+        return self.unit / float(config.get("timestep_scale", 1))
 
     def latent_channels(self, config: Mapping[str, Any]) -> int:
         """Return the channels of the latents before they are packed."""
@@ -141,15 +162,34 @@ _BOTH: Final = (IMAGE, TEXT)
 _TEXT_FIRST: Final = (TEXT, IMAGE)
 
 
-def _two_streams(multiplied: tuple[str, ...]) -> tuple[Part, ...]:
+def _two_streams(
+    multiplied: tuple[str, ...], block: str = r"transformer_blocks\.\d+"
+) -> tuple[Part, ...]:
     """Return blocks that process image and text side by side, and return the text first."""
-    block = r"transformer_blocks\.\d+"
     return (
         Part("block", block, _TEXT_FIRST, normed="norm1"),
         Part("attention", rf"{block}\.attn", _BOTH, multiplied=multiplied),
         Part("attention", rf"{block}\.attn2"),
         Part("feed-forward", rf"{block}\.ff"),
         Part("feed-forward", rf"{block}\.ff_context", (TEXT,)),
+    )
+
+
+_SINGLE: Final = r"single_transformer_blocks\.\d+"
+_ONE_TENSOR: Final = (
+    Part("block", _SINGLE, _TEXT_FIRST, joint=True, normed="norm1"),
+    Part("attention", rf"{_SINGLE}\.attn", _TEXT_FIRST, joint=True, multiplied=_TEXT_FIRST),
+    Part("feed-forward", rf"{_SINGLE}\.ff", _TEXT_FIRST, joint=True),
+)
+"""Blocks that take the text and the image in one tensor."""
+
+
+def _cross(normed: str, block: str = r"transformer_blocks\.\d+") -> tuple[Part, ...]:
+    """Return blocks of the image alone; some read the text in a second attention."""
+    return (
+        Part("block", block, normed=normed),
+        Part("attention", rf"{block}\.attn[12]"),
+        Part("feed-forward", rf"{block}\.ff"),
     )
 
 
@@ -178,12 +218,8 @@ LAYOUTS: Final = (
         "pixart",
         "transformer",
         ("PixArtTransformer2DModel",),
-        (
-            # The scale and shift are applied between a plain norm and the attention.
-            Part("block", r"transformer_blocks\.\d+", normed="attn1"),
-            Part("attention", r"transformer_blocks\.\d+\.attn[12]"),
-            Part("feed-forward", r"transformer_blocks\.\d+\.ff"),
-        ),
+        # The scale and shift are applied between a plain norm and the attention.
+        _cross("attn1"),
         masks=("encoder_attention_mask",),
         text_width="caption_channels",
         encoded=("text", "mask"),
@@ -205,14 +241,8 @@ LAYOUTS: Final = (
         ("FluxTransformer2DModel",),
         (
             *_two_streams(_TEXT_FIRST),
-            Part("block", r"single_transformer_blocks\.\d+", _TEXT_FIRST, normed="norm"),
-            Part(
-                "attention",
-                r"single_transformer_blocks\.\d+\.attn",
-                _TEXT_FIRST,
-                joint=True,
-                multiplied=_TEXT_FIRST,
-            ),
+            Part("block", _SINGLE, _TEXT_FIRST, normed="norm"),
+            *_ONE_TENSOR,
         ),
         unit=1000.0,
         patch=2,
@@ -223,6 +253,36 @@ LAYOUTS: Final = (
         encoded=("text", "pooled"),
         tokenizers=("tokenizer_2",),
         even=True,
+    ),
+    Layout(
+        "dit",
+        "transformer",
+        ("DiTTransformer2DModel",),
+        _cross("norm1"),
+        text=None,
+        guidance="turned halves",
+    ),
+    Layout(
+        "auraflow",
+        "transformer",
+        ("AuraFlowTransformer2DModel",),
+        (*_two_streams(_TEXT_FIRST, r"joint_transformer_blocks\.\d+"), *_ONE_TENSOR),
+        unit=1000.0,
+        text_width="joint_attention_dim",
+        encoded=("text",),
+        tokenizers=("tokenizer",),
+        registers=8,
+    ),
+    Layout(
+        "sana",
+        "transformer",
+        ("SanaTransformer2DModel",),
+        (Part("attention", r"transformer_blocks\.\d+\.attn1", multiplied=()), *_cross("attn1")),
+        masks=("encoder_attention_mask",),
+        text_width="caption_channels",
+        encoded=("text", "mask"),
+        tokenizers=("tokenizer",),
+        kept="first and last",
     ),
 )
 """All known layouts."""

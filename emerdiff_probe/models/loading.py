@@ -48,7 +48,7 @@ def load(
 
     Args:
         model: ``"playground"`` (bundled, offline), a folder saved by diffusers, a hub id of a
-            Stable Diffusion v1, v2, XL or 3, PixArt or Flux.1 model such as
+            Stable Diffusion v1, v2, XL or 3, PixArt, Flux.1, AuraFlow or Sana model such as
             ``"CompVis/stable-diffusion-v1-4"``, a ``.safetensors`` file of a Stable Diffusion v1,
             v2 or XL, or a pipeline that is already built, which is used and left as it is: with its
             LoRA, on its device, in its dtype.
@@ -175,8 +175,8 @@ def _without_bars() -> Iterator[None]:
 
 _CHOICES = (
     "Give 'playground', a folder that holds a diffusers pipeline (model_index.json), a "
-    ".safetensors file, or the hub id of a Stable Diffusion (v1, v2, XL, 3), PixArt or Flux.1 "
-    "model."
+    ".safetensors file, or the hub id of a Stable Diffusion (v1, v2, XL, 3), PixArt, Flux.1, "
+    "AuraFlow or Sana model."
 )
 
 

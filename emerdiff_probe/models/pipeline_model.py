@@ -21,7 +21,7 @@ from emerdiff_probe.models.locks import exclusively
 from emerdiff_probe.models.modes import evaluating
 from emerdiff_probe.models.schedule import Schedule
 
-__all__ = ["PipelineModel", "rows_of"]
+__all__ = ["PipelineModel", "pixels_of_a_cell", "rows_of"]
 
 
 class PipelineModel(ABC):
@@ -54,7 +54,7 @@ class PipelineModel(ABC):
         self.unet = network
         self.vae = pipeline.vae
         self.decoder: Any = self.vae
-        self._factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self._factor = pixels_of_a_cell(pipeline)
 
     @property
     def schedule(self) -> Schedule:
@@ -226,9 +226,10 @@ class PipelineModel(ABC):
         """Encode images (sample, 3, y, x) in [0, 1] as latents: the posterior's mean, scaled."""
         with self._precise(self.vae) as dtype:
             encoded = self.vae.encode((pictures * 2 - 1).to(self.device, dtype))
-        # A tiny autoencoder returns no distribution.
-        tiny = hasattr(encoded, "latents")
-        mean = (encoded.latents if tiny else encoded.latent_dist.mode()).float()
+        # Some autoencoders return no distribution, such as tiny ones.
+        names = (each for each in ("latents", "latent") if hasattr(encoded, each))
+        name = next(names, None)
+        mean = (encoded.latent_dist.mode() if name is None else encoded[name]).float()
         centre, scale = _centre_and_scale(self.vae, mean)
         return (mean - centre) * scale
 
@@ -285,6 +286,14 @@ class PipelineModel(ABC):
     def __repr__(self) -> str:
         kind = type(self).__name__
         return f"{kind}({self.name!r}, {self.image_size} px, {self.dtype}, {self.device})"
+
+
+def pixels_of_a_cell(pipeline: Any) -> int:
+    """Return the pixels of an image along the side of one cell of a pipeline's latents."""
+    autoencoder = getattr(pipeline, "vae", None)
+    # The pipeline knows it too, but of the autoencoder that it was made with.
+    channels = None if autoencoder is None else autoencoder.config.get("block_out_channels")
+    return 2 ** (len(channels) - 1) if channels else getattr(pipeline, "vae_scale_factor", 1)
 
 
 def _centre_and_scale(autoencoder: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:

@@ -72,8 +72,9 @@ class Schedule:
         prediction = config.get("prediction_type", "epsilon")
         if prediction == "flow_prediction":
             raise ModelError(
-                f"the scheduler {type(scheduler).__name__} steps through a flow in a way that is "
-                "not supported; set FlowMatchEulerDiscreteScheduler, as in pipeline.scheduler = "
+                f"the scheduler {type(scheduler).__name__} has prediction_type='flow_prediction' "
+                "without use_flow_sigmas, so its noise levels are not those of a flow; set "
+                "FlowMatchEulerDiscreteScheduler, as with pipeline.scheduler = "
                 "FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)"
             )
         if prediction not in get_args(Prediction):
@@ -179,7 +180,11 @@ class Schedule:
 
 
 def _is_flow(scheduler: Any) -> bool:
-    return type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    """Return whether noise levels are a flow's; how the scheduler itself steps is no matter."""
+    config = scheduler.config
+    return type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" or (
+        config.get("prediction_type") == "flow_prediction" and bool(config.get("use_flow_sigmas"))
+    )
 
 
 def flow_timesteps(scheduler: Any, steps: int, tokens: int, *, even: bool) -> tuple[int, ...]:

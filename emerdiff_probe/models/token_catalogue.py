@@ -68,6 +68,9 @@ def token_sites(
 
 
 def _reading(layout: Layout, config: Any, tokens: int) -> Reading:
+    if layout.text is None:
+        return Reading(torch.empty(1, 0, 1))
+    tokens = max(tokens - layout.registers, 0)
     pooled = torch.empty(1, config[layout.pooled_width]) if layout.pooled_width else None
     mask = torch.ones(1, tokens) if layout.masks else None
     return Reading(torch.empty(1, tokens, config[layout.text_width]), pooled, mask)
@@ -76,6 +79,8 @@ def _reading(layout: Layout, config: Any, tokens: int) -> Reading:
 def _streams(part: Part, output: Any, image: int) -> Iterator[tuple[str, str, Shape]]:
     """Yield port, stream and shape (row, token, channel) of each output of a module."""
     alone = part.streams == (TEXT,)
+    if isinstance(output, Tensor) and output.ndim == 4:
+        output = output.flatten(2).transpose(1, 2)  # a map
     if part.joint:
         _, count, channels = output.shape
         lengths = {IMAGE: image, TEXT: count - image}
@@ -99,14 +104,14 @@ def _multiplied(
     """Yield the rows for the factors and the product of an attention, for each stream."""
     module: Any = copy.get_submodule(path)
     kind = attention_kind(copy, path)
-    widths = {"query": module.to_q, "key": module.to_k, "value": module.to_v, "mix": module.to_v}
     for stream in (IMAGE, TEXT):
         if stream not in part.multiplied:
             continue
-        for port, projection in widths.items():
+        for port in ("query", "key", "value", "mix"):
             of_text = stream == TEXT or (kind == "cross" and port in ("key", "value"))
             dims, sizes = ((TOKEN,), (tokens,)) if of_text else ((Y, X), grid)
-            shape = (*sizes, module.heads, projection.out_features // module.heads)
+            # Where several heads share keys and values, each has them in what is multiplied.
+            shape = (*sizes, module.heads, module.inner_dim // module.heads)
             name = f"text_{port}" if stream == TEXT else port
             size = math.prod(shape) * item
             yield f"{path}:{name}", kind, grid[0], (*dims, HEAD, CHANNEL), shape, size

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -109,7 +110,7 @@ class Transformer(PipelineModel):
     def text_length(self) -> int:
         """Return the number of tokens of a text."""
         if self._length is None:
-            self._length = self.condition("").embeddings.shape[1]
+            self._length = self.condition("").embeddings.shape[1] + self.layout.registers
         return self._length
 
     @torch.no_grad()
@@ -158,6 +159,9 @@ class Transformer(PipelineModel):
     def _encoded(self, text: str, clip_skip: int | None = None) -> _Encoded:
         encode = self.pipeline.encode_prompt
         asked = {
+            # Some pipelines put instructions before a prompt.
+            **_defaults(type(self.pipeline).__call__),
+            "prompt": [text],
             "device": self.device,
             "num_images_per_prompt": 1,
             "do_classifier_free_guidance": False,
@@ -171,30 +175,37 @@ class Transformer(PipelineModel):
             raise InputError(
                 f"clip_skip is {clip_skip}, which {self.name} does not support; omit it"
             )
-        found = encode([text], **{name: each for name, each in asked.items() if name in known})
+        with _read_by(self.text_parts) as read:
+            found = encode(**{name: each for name, each in asked.items() if name in known})
         named = dict(zip(self.layout.encoded, found, strict=False))
         pooled = named.get("pooled")
+        own = ("[register]",) * self.layout.registers
         return _Encoded(
-            tuple(self._token_texts(text, named["text"].shape[1])),
+            (*own, *self._token_texts(read, named["text"].shape[1])),
             named["text"].to(self.dtype),
             None if pooled is None else pooled.to(self.dtype),
             named.get("mask"),
         )
 
-    def _token_texts(self, text: str, length: int) -> Iterator[str]:
+    def _token_texts(self, read: Mapping[str, Tensor], length: int) -> Iterator[str]:
         """Yield the texts of all tokens; with several encoders, each with its tokenizer's name."""
         names = self.layout.tokenizers
         for name in names:
             tokenizer = getattr(self.pipeline, name, None)
-            # All but the last have the length that they were made for.
-            own = length if name == names[-1] else self.pipeline.tokenizer_max_length
-            length -= own
-            if tokenizer is None:
+            ids = read.get(name.replace("tokenizer", "text_encoder"))
+            if tokenizer is None or ids is None:
+                # All but the last have the length that they were made for.
+                own = length if name == names[-1] else self.pipeline.tokenizer_max_length
+                length -= own
                 yield from ("",) * own
                 continue
-            ids = tokenizer(text, padding="max_length", max_length=own, truncation=True).input_ids
+            if self.layout.kept == "first and last":
+                ids = torch.cat([ids[:1], ids[len(ids) - length + 1 :]])
+            elif self.layout.kept == "last":
+                ids = ids[len(ids) - length :]
+            length -= len(ids)
             prefix = f"{name}:" if len(names) > 1 else ""
-            for token in tokenizer.convert_ids_to_tokens(ids):
+            for token in tokenizer.convert_ids_to_tokens(ids.tolist()):
                 yield prefix + token.removesuffix("</w>")
 
     def _given(self, prompt: Prompt) -> _Encoded | None:
@@ -221,7 +232,8 @@ class Transformer(PipelineModel):
         mask = None
         if "mask" in self.layout.encoded:
             mask = torch.ones(text.shape[:2], dtype=torch.long, device=self.device)
-        return _Encoded(("",) * text.shape[1], text, pooled, mask)
+        tokens = ("",) * (text.shape[1] + self.layout.registers)
+        return _Encoded(tokens, text, pooled, mask)
 
     def _noise(self, latents: Tensor, timestep: int, condition: Condition) -> Tensor:
         schedule, count = self.schedule, len(latents)
@@ -236,6 +248,29 @@ class Transformer(PipelineModel):
         output = self.unet(**network_arguments(self.unet, read, timestep, reading))[0]
         output = network_output(self.unet, output, read).float()
         return schedule.to_noise(output, rows, timestep)
+
+
+@contextmanager
+def _read_by(encoders: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Note the numbers of the tokens that text encoders read within the block, by their name."""
+    read: dict[str, Tensor] = {}
+
+    def note(name: str, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        ids = inputs[0] if inputs else named["input_ids"]
+        read[name] = ids[0].detach().cpu()
+
+    with ExitStack() as stack:
+        for name, encoder in encoders.items():
+            handle = encoder.register_forward_pre_hook(
+                lambda _, inputs, named, name=name: note(name, inputs, named), with_kwargs=True
+            )
+            stack.callback(handle.remove)
+        yield read
+
+
+def _defaults(call: Callable[..., Any]) -> dict[str, Any]:
+    known = inspect.signature(call).parameters.values()
+    return {each.name: each.default for each in known if each.default is not each.empty}
 
 
 def _rows_if(count: int, unconditional: Tensor | None, conditional: Tensor | None) -> Tensor | None:

@@ -21,6 +21,7 @@ from emerdiff_probe.errors import ModelError
 from emerdiff_probe.models import Condition, Denoiser
 from emerdiff_probe.models.identity import identity, parts_identity
 from emerdiff_probe.models.layouts import layout_of, network_of
+from emerdiff_probe.models.pipeline_model import pixels_of_a_cell
 from emerdiff_probe.models.text import as_read, token_texts
 
 __all__ = ["HALVES", "Caller", "OwnLoop", "PipelineCall", "Prediction", "Target"]
@@ -75,7 +76,7 @@ class Target:
             "pipeline": type(model).__name__,
             "scheduler": {"class": type(scheduler).__name__, **scheduler.config},
         }
-        factor = getattr(model, "vae_scale_factor", 1)
+        factor = pixels_of_a_cell(model)
         return cls(unet, model, None, factor, json.loads(json.dumps(about, default=str)))
 
 
@@ -267,7 +268,7 @@ class PipelineCall:
         only samples in a call.
         """
         way = layout_of(network_of(self.pipeline)).guidance
-        if way != "halves":
+        if "halves" not in way:
             return ()
         guided = getattr(self.pipeline, "do_classifier_free_guidance", None)
         if guided is None and self.guidance_scale is not None:
@@ -278,7 +279,7 @@ class PipelineCall:
             return None if self._contradicts(latents) else ()
         halves = latents.chunk(2)
         same = len(latents) % 2 == 0 and bool((halves[0] == halves[1]).all())
-        return HALVES if same else None
+        return (HALVES if way == "halves" else HALVES[::-1]) if same else None
 
     def alternates_with(self, other: Caller) -> bool:
         """Return whether it is the same call of the pipeline."""

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention, IPAdapterAttnProcess
 from torch import nn
 
 from emerdiff_probe.errors import ModelError
-from emerdiff_probe.models.layouts import attention_kind, layout_of, unwrapped
+from emerdiff_probe.models.layouts import Part, attention_kind, layout_of, unwrapped
 from emerdiff_probe.models.locks import around, tapping
 from emerdiff_probe.sites import Site
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def attentions(network: nn.Module) -> dict[str, Any]:
-    """Return all attention modules of a network, by path.
+    """Return all attention modules of a network that multiply queries with keys, by path.
 
     Raises:
         ModelError: An attention of a UNet is not plain attention over to_q, to_k and to_v, so that
@@ -35,7 +35,7 @@ def attentions(network: nn.Module) -> dict[str, Any]:
     modules, layout = unwrapped(network).named_modules(), layout_of(network)
     if not layout.is_unet:
         parts = ((path, module, layout.part(path)) for path, module in modules)
-        return {path: module for path, module, part in parts if part and part.kind == "attention"}
+        return {path: module for path, module, part in parts if part and _multiplies(part)}
     found = {path: module for path, module in modules if isinstance(module, Attention)}
     for path, attention in found.items():
         refuse_fused(path, attention)
@@ -55,6 +55,10 @@ def attentions(network: nn.Module) -> dict[str, Any]:
                 "Stable Diffusion v1, v2 and XL layouts are"
             )
     return found
+
+
+def _multiplies(part: Part) -> bool:
+    return part.kind == "attention" and bool(part.multiplied)
 
 
 def product_sites(network: nn.Module) -> list[Site]:

@@ -174,6 +174,7 @@ class Call:
             call twice per timestep.
         rows: The number of rows of its latents.
         halves: The number of guidance halves among its rows, 1 or 2; None if unknown.
+        order: The order of guidance halves in calls that have both.
         seen: The timesteps of all calls so far.
     """
 
@@ -181,6 +182,7 @@ class Call:
     visit: int = 0
     rows: int = 0
     halves: int | None = 1
+    order: tuple[str, ...] = ("uncond", "cond")
     seen: set[float] = field(default_factory=set)
 
 
@@ -195,6 +197,8 @@ def current_call(
         halves: Returns the number of guidance halves among the rows of a call's latents.
     """
     call = Call()
+    if layout_of(unet).guidance == "turned halves":
+        call.order = call.order[::-1]
 
     def note(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
         latents = latents_given(module, inputs, named)

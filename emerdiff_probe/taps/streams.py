@@ -116,6 +116,11 @@ def stream_at(network: nn.Module, site: Site, tokens: Tokens) -> Stream:
                 f"'{site.path}' does not attend to text and image jointly; see "
                 "model.sites(kind='joint')"
             )
+        if not part.multiplied:
+            raise SiteError(
+                f"'{site.path}' is a linear attention, which multiplies no queries with keys; "
+                "choose its port 'out'"
+            )
         return Stream(site, 0, part.multiplied if len(part.multiplied) > 1 else (), tokens)
     if site.port == "normed":
         return _of_block(layout, site, tokens)

@@ -8,31 +8,29 @@ import torch
 
 import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError, ConfigError, ModelError, SiteError
-from tests.families import FAMILIES, flux, stable_diffusion_3
+from tests.families import PROBED, draw, flux, stable_diffusion_3
 
 BLOCK = "transformer_blocks.1"
 
 
+BLOCKS = {"auraflow": "joint_transformer_blocks.1"}
+"""Blocks in the place of `BLOCK`."""
+
+GRIDS = {"dit": (4, 4)}
+"""Rows and columns of tokens, elsewhere 4 x 6: not square, so that they cannot be mistaken."""
+
+WITHOUT_TEXT = {"pixart", "dit", "sana"}
+"""Families whose blocks have the image alone."""
+
+
 def call(family: str, pipeline: Any, **options: Any) -> Any:
-    """Draws a picture that is not square, so that rows and columns cannot be mistaken."""
-    further = {"use_resolution_binning": False} if family == "pixart" else {}
-    named = {
-        "height": 64,
-        "width": 96,
-        "num_inference_steps": 2,
-        "max_sequence_length": 12,
-        "generator": torch.Generator().manual_seed(0),
-        "output_type": "np",
-        **further,
-        **options,
-    }
-    return pipeline("a red house", **named).images
+    return draw(pipeline, **options)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=PROBED)
 def drawn(request):
     family = request.param
-    pipeline = FAMILIES[family]()
+    pipeline = PROBED[family]()
     return family, pipeline, call(family, pipeline)
 
 
@@ -53,6 +51,12 @@ IMAGE_AT = {
     ("flux", BLOCK): 1,
     ("flux", "single_transformer_blocks.1"): 1,
     ("flux", f"{BLOCK}.attn"): 0,
+    ("auraflow", "joint_transformer_blocks.1"): 1,
+    ("auraflow", "joint_transformer_blocks.1.attn"): 0,
+    ("dit", BLOCK): None,
+    ("dit", f"{BLOCK}.attn1"): None,
+    ("sana", BLOCK): None,
+    ("sana", f"{BLOCK}.attn1"): None,
 }
 
 
@@ -65,6 +69,7 @@ def test_a_picture_is_the_same_with_probes_on_everything(drawn):
 
 def test_recordings_are_what_plain_hooks_see(drawn):
     family, pipeline, _ = drawn
+    rows, columns = GRIDS.get(family, (4, 6))
     places = {path: at for (of, path), at in IMAGE_AT.items() if of == family}
     texts = [f"{path}:text" for path, at in places.items() if at is not None]
     with ep.probe(pipeline, [*places, *texts], dtype="float32") as recorder:
@@ -73,9 +78,10 @@ def test_recordings_are_what_plain_hooks_see(drawn):
         seen = hooked(pipeline, family, path)
         image = ep.site(recorder.tree, path)
         assert image.dims[-3:] == ("y", "x", "channel")
-        assert image.sizes["y"] == 4
-        assert image.sizes["x"] == 6
-        assert image["x"].values[-1] == 88
+        assert image.sizes["y"] == rows
+        assert image.sizes["x"] == columns
+        wide = 64 if family == "dit" else 96
+        assert image["x"].values[-1] == wide - wide / columns / 2
         for step, output in enumerate(seen):
             own = output if at is None else output[at]
             found = image.isel(timestep=step).values.reshape(own.shape)
@@ -89,20 +95,39 @@ def test_recordings_are_what_plain_hooks_see(drawn):
                 assert np.array_equal(found, own.numpy())
 
 
-def test_streams_that_lie_in_one_tensor_are_told_apart():
-    pipeline, path = flux(), "single_transformer_blocks.0.attn"
-    seen = hooked(pipeline, "flux", path)
+@pytest.mark.parametrize(
+    ("family", "path", "tokens"),
+    [
+        ("flux", "single_transformer_blocks.0.attn", 12),
+        ("auraflow", "single_transformer_blocks.0", 20),
+        ("auraflow", "single_transformer_blocks.0.ff", 20),
+    ],
+)
+def test_streams_that_lie_in_one_tensor_are_told_apart(family, path, tokens):
+    pipeline = PROBED[family]()
+    seen = hooked(pipeline, family, path)
+    rows, whole, channels = seen[0].shape
     with ep.probe(pipeline, [path, f"{path}:text"], dtype="float32") as recorder:
-        call("flux", pipeline)
-    image = ep.site(recorder.tree, path).isel(timestep=0).values.reshape(1, 24, -1)
+        call(family, pipeline)
+    image = ep.site(recorder.tree, path).isel(timestep=0).values
     text = ep.site(recorder.tree, f"{path}:text").isel(timestep=0).values
-    assert np.array_equal(np.concatenate([text, image], axis=1), seen[0].numpy())
+    parts = [text.reshape(rows, tokens, channels), image.reshape(rows, whole - tokens, channels)]
+    assert np.array_equal(np.concatenate(parts, axis=1), seen[0].numpy())
     scaled = hooked_under(pipeline, path, ep.Scale(path, 0.5))
-    assert torch.equal(scaled[:, :12], seen[0][:, :12])
-    assert torch.equal(scaled[:, 12:], seen[0][:, 12:] * 0.5)
+    assert torch.equal(scaled[:, :tokens], seen[0][:, :tokens])
+    assert torch.equal(scaled[:, tokens:], seen[0][:, tokens:] * 0.5)
     scaled = hooked_under(pipeline, path, ep.Scale(f"{path}:text", 0.5))
-    assert torch.equal(scaled[:, :12], seen[0][:, :12] * 0.5)
-    assert torch.equal(scaled[:, 12:], seen[0][:, 12:])
+    assert torch.equal(scaled[:, :tokens], seen[0][:, :tokens] * 0.5)
+    assert torch.equal(scaled[:, tokens:], seen[0][:, tokens:])
+
+
+def test_an_edit_of_one_half_is_of_that_half_where_it_comes_last():
+    pipeline = PROBED["dit"]()
+    before = hooked(pipeline, "dit", BLOCK)[0]
+    with ep.intervene(pipeline, ep.Scale(BLOCK, 0.5, guidance="uncond")):
+        cond, uncond = hooked(pipeline, "dit", BLOCK)[0].chunk(2)
+    assert torch.equal(cond, before[:1])
+    assert torch.equal(uncond, before[1:] * 0.5)
 
 
 def hooked_under(pipeline: Any, path: str, edit: Any) -> Any:
@@ -111,19 +136,29 @@ def hooked_under(pipeline: Any, path: str, edit: Any) -> Any:
         return hooked(pipeline, "flux", path)[0]
 
 
+LATENTS = {
+    "pixart": (8, 12, 4),
+    "stable-diffusion-3": (8, 12, 16),
+    "flux": (8, 12, 16),
+    "dit": (8, 8, 4),
+    "auraflow": (8, 12, 4),
+    "sana": (4, 6, 4),
+}
+
+
 def test_rows_guidance_and_timesteps_are_labelled(drawn):
     family, pipeline, _ = drawn
-    with ep.probe(pipeline, BLOCK) as recorder:
+    with ep.probe(pipeline, BLOCKS.get(family, BLOCK)) as recorder:
         call(family, pipeline)
     tree = recorder.tree
     assert tree.sizes["sample"] == 1
-    guided = [] if family == "flux" else ["uncond", "cond"]
+    order = ["cond", "uncond"] if family == "dit" else ["uncond", "cond"]
+    guided = [] if family == "flux" else order
     assert tree.coords["guidance"].values.tolist() == guided if guided else True
     assert np.allclose(tree["timestep"].values, pipeline.scheduler.timesteps.numpy(), atol=1e-3)
     assert len(set(tree["timestep"].values.tolist())) == 2
-    channels = 4 if family == "pixart" else 16
-    assert tree["latents"]["value"].shape[-3:] == (8, 12, channels)
-    assert tree.coords["prompt"].values.tolist() == ["a red house"]
+    assert tree["latents"]["value"].shape[-3:] == LATENTS[family]
+    assert tree.coords["prompt"].values.tolist() == ["" if family == "dit" else "a red house"]
 
 
 def test_fractional_timesteps_stay_fractions():
@@ -178,7 +213,8 @@ def test_an_edit_is_of_the_stream_that_is_named(make, stream):
 
 def test_own_values_put_back_change_nothing_and_others_do(drawn):
     family, pipeline, picture = drawn
-    sites = [BLOCK] if family == "pixart" else [BLOCK, f"{BLOCK}:text"]
+    block = BLOCKS.get(family, BLOCK)
+    sites = [block] if family in WITHOUT_TEXT else [block, f"{block}:text"]
     for name in sites:
         with ep.probe(pipeline, name, dtype="float32") as recorder:
             call(family, pipeline)
@@ -191,17 +227,18 @@ def test_own_values_put_back_change_nothing_and_others_do(drawn):
 
 def test_a_shift_of_a_location_moves_its_token_alone(drawn):
     family, pipeline, _ = drawn
-    mask = np.zeros((4, 6), np.float32)
+    block = BLOCKS.get(family, BLOCK)
+    mask = np.zeros(GRIDS.get(family, (4, 6)), np.float32)
     mask[1, 2] = 1
     with (
-        ep.intervene(pipeline, ep.Shift(BLOCK, 3.0, mask=mask)),
-        ep.probe(pipeline, BLOCK, dtype="float32") as recorder,
+        ep.intervene(pipeline, ep.Shift(block, 3.0, mask=mask)),
+        ep.probe(pipeline, block, dtype="float32") as recorder,
     ):
         call(family, pipeline)
-    shifted = ep.site(recorder.tree, BLOCK).isel(timestep=0).values
-    with ep.probe(pipeline, BLOCK, dtype="float32") as recorder:
+    shifted = ep.site(recorder.tree, block).isel(timestep=0).values
+    with ep.probe(pipeline, block, dtype="float32") as recorder:
         call(family, pipeline)
-    moved = shifted - ep.site(recorder.tree, BLOCK).isel(timestep=0).values
+    moved = shifted - ep.site(recorder.tree, block).isel(timestep=0).values
     assert np.allclose(moved[..., 1, 2, :], 3, atol=1e-5)
     moved[..., 1, 2, :] = 0
     assert not moved.any()

@@ -10,16 +10,19 @@ from torch.nn import functional
 import emerdiff_probe as ep
 from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
 from emerdiff_probe.interventions import InjectAttention, attention_kept
-from tests.families import FAMILIES, flux, pixart
+from tests.families import PROBED, draw, flux, pixart
 from tests.recording.test_transformers import call
 
 JOINT = {
     "stable-diffusion-3": ["transformer_blocks.0.attn", "transformer_blocks.2.attn"],
     "flux": ["transformer_blocks.1.attn", "single_transformer_blocks.1.attn"],
+    "auraflow": ["joint_transformer_blocks.1.attn", "single_transformer_blocks.1.attn"],
 }
 PLAIN = {
     "pixart": ["transformer_blocks.1.attn1", "transformer_blocks.1.attn2"],
     "stable-diffusion-3": ["transformer_blocks.0.attn2"],
+    "dit": ["transformer_blocks.1.attn1"],
+    "sana": ["transformer_blocks.1.attn2"],
 }
 IMAGE_FIRST = {"stable-diffusion-3"}
 
@@ -40,10 +43,10 @@ class Products:
         monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=PROBED)
 def drawn(request):
     family = request.param
-    pipeline = FAMILIES[family]()
+    pipeline = PROBED[family]()
     return family, pipeline, call(family, pipeline)
 
 
@@ -66,7 +69,8 @@ def multiplied(pipeline, family, monkeypatch):
             module = pipeline.transformer.get_submodule(path)
 
             def after(_m, _i, _o, path=path):
-                seen.setdefault(path, products.seen[-1])
+                if products.seen:  # linear attention has none
+                    seen.setdefault(path, products.seen[-1])
 
             handles.append(module.register_forward_hook(after))
         call(family, pipeline)
@@ -125,7 +129,7 @@ def test_attention_is_what_was_paid(drawn, monkeypatch):
         plain = probabilities(seen[path]).numpy()
         paid = ep.attention(tree, path).isel(timestep=0).values
         np.testing.assert_allclose(paid.reshape(plain.shape), plain, atol=2e-6)
-    if family == "pixart":
+    if family in ("pixart", "sana"):
         assert (plain == 0).any(), "the control: some of the text is masked"
 
 
@@ -157,6 +161,20 @@ def test_recorded_values_of_a_stream_go_back_as_they_came(drawn):
             assert np.array_equal(call(family, pipeline), picture)
         with ep.intervene(pipeline, ep.Replace(name, own + 1, heads=[1])):
             assert not np.array_equal(call(family, pipeline), picture)
+
+
+def test_linear_attention_is_refused_by_name_but_for_its_output():
+    pipeline, layer = PROBED["sana"](), "transformer_blocks.0.attn1"
+    with (
+        pytest.raises(SiteError, match=rf"'{layer}' is a linear attention"),
+        ep.intervene(pipeline, ep.Ablate(f"{layer}:query")),
+    ):
+        pass
+    with pytest.raises(SiteError, match="attn1:query"), ep.probe(pipeline, f"{layer}:query"):
+        pass
+    picture = draw(pipeline)
+    with ep.intervene(pipeline, ep.Ablate(layer)):
+        assert not np.array_equal(draw(pipeline), picture)
 
 
 def test_what_is_not_multiplied_there_is_refused_by_name():
