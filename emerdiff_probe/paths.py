@@ -71,7 +71,7 @@ def local(path: str | os.PathLike[str]) -> Path:
     try:
         found = Path(path).expanduser()
         longest = max((len(os.fsencode(part)) for part in found.parts), default=0)
-    except (RuntimeError, TypeError, UnicodeEncodeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # such as '~\0' and surrogates
         raise InputError(
             f"{path!r} cannot be used as a path: {error}; choose another name"
         ) from error

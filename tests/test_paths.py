@@ -37,6 +37,12 @@ def test_an_address_is_no_name_of_a_file(name):
     assert paths.local("a:b/c d") == Path("a:b/c d")
 
 
+@pytest.mark.parametrize("name", ["~\0", "a\0b", "\ud800", "~nobody-has-this-name/a", "a" * 256])
+def test_what_no_file_can_be_named_is_told(name):
+    with pytest.raises(InputError, match="cannot be used as a path"):
+        paths.local(name)
+
+
 def test_a_name_is_free_or_not(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")

@@ -21,6 +21,7 @@ from emerdiff_probe.paths import is_address, local
 from emerdiff_probe.store.bounds import VALUES, check_nodes
 from emerdiff_probe.store.forks import reopened_in_forks
 from emerdiff_probe.store.plan import size_text
+from emerdiff_probe.store.positions import POSITIONS
 from emerdiff_probe.store.sealing import METADATA, check_whole, unsealed
 
 __all__ = [
@@ -130,6 +131,11 @@ def opened(address: Address) -> zarr.Group:
     with as_it_claims(address):
         check_whole(metadata)
         check_nodes(metadata, VALUES)
+        if f"{POSITIONS}/value" not in metadata["consolidated_metadata"]["metadata"]:
+            raise ValueError(
+                "it does not say which chunk lies where, as recordings of versions before this "
+                "one; make it again with this version"
+            )
         for name in ("config", "model", "versions"):
             if not isinstance(json.loads(metadata["attributes"].get(name, "{}")), dict):
                 raise ValueError(f"its attribute {name!r} is not a JSON object")

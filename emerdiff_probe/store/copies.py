@@ -21,6 +21,7 @@ from emerdiff_probe.store.address import Address, local_folder, opened
 from emerdiff_probe.store.chunks import PARTIAL
 from emerdiff_probe.store.making import new_array
 from emerdiff_probe.store.plan import IMAGE, LATENTS, block_length
+from emerdiff_probe.store.positions import POSITIONS, Positions, counted, number_of
 from emerdiff_probe.store.reading import leaf_nodes, open_recording
 from emerdiff_probe.store.sealing import consolidate, labelled, with_checksums
 from emerdiff_probe.store.summary import LAYOUT
@@ -73,6 +74,19 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
         about = with_checksums(tree.to_dataset().assign_attrs({LAYOUT: layout}))
         portable(about.drop_encoding()).to_zarr(making, zarr_format=3, consolidated=False)
         root = zarr.open_group(making, mode="r+")
+        cuts = {
+            name: _chunks(leaf["value"], dtypes[name], layout, block)
+            for name, leaf in leaves.items()
+        }
+        positions = Positions(
+            {
+                f"{name}/value": counted(
+                    tuple(map(str, leaf["value"].dims)), leaf["value"].shape, cuts[name]
+                )
+                for name, leaf in leaves.items()
+            }
+        )
+        numbers = np.zeros(positions.shape, np.uint32)
         for name, leaf in leaves.items():
             values = leaf["value"]
             group = root.create_group(name)
@@ -81,14 +95,25 @@ def rechunk(run: xr.DataTree | Address, layout: Layout, path: str | os.PathLike[
                 "value",
                 tuple(map(str, values.dims)),
                 values.shape,
-                _chunks(values, dtypes[name], layout, block),
+                cuts[name],
                 str(dtypes[name]),
                 shards=(1, *values.shape[1:]) if layout == "points" else None,
             )
             for dim, labels in leaf.coords.items():
                 _write_labels(group, str(dim), labels)
             for row in range(values.shape[0]):
-                array[row] = values[row].values
+                own = values[row : row + 1].values.astype(dtypes[name])
+                array[row : row + 1] = own
+                for index in positions.chunks(f"{name}/value", row):
+                    corner = zip(index[1:], cuts[name][1:], strict=True)
+                    part = own[:, *(slice(at * cut, (at + 1) * cut) for at, cut in corner)]
+                    position = positions.of(f"{name}/value", index)
+                    numbers[position] = number_of(f"{name}/value", index, part)
+        dims, chunks = ("row", "part", "column"), (1, *numbers.shape[1:])
+        table = new_array(
+            root.create_group(POSITIONS), "value", dims, numbers.shape, chunks, "uint32"
+        )
+        table[...] = numbers
         consolidate(making)
     return new
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from emerdiff_probe.paths import Held, made_at_once
 from emerdiff_probe.store.chunks import write_chunk
-from emerdiff_probe.store.making import lay_out
+from emerdiff_probe.store.making import lay_out, positions_of
 from emerdiff_probe.store.plan import IMAGE, Plan
+from emerdiff_probe.store.positions import POSITIONS, number_of
 
 __all__ = ["Growing"]
 
@@ -33,6 +34,7 @@ class Growing:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._blocks = 0
+        self._numbers: dict[tuple[str, tuple[int, ...]], int] = {}
         self._failed = False
         with ExitStack() as stack:
             held = stack.enter_context(Held(path, store=True))
@@ -72,11 +74,23 @@ class Growing:
             if image is not None:
                 self._write(plan, IMAGE, 0, image)
             lay_out(self._making, plan, resumable=False)
+            self._write_numbers(plan)
 
     def _write(self, plan: Plan, path: str, block: int, values: NDArray[Any]) -> None:
         leaf = next(each for each in plan.leaves if each.path == path)
         array = self._making / path / "value"
         array.mkdir(parents=True, exist_ok=True)
         for sample in range(len(values)):
-            index = plan.chunk_index(leaf, sample, block)
-            write_chunk(array, index, values[sample : sample + 1], plan.chunks(leaf))
+            index, own = plan.chunk_index(leaf, sample, block), values[sample : sample + 1]
+            self._numbers[f"{path}/value", index] = number_of(f"{path}/value", index, own)
+            write_chunk(array, index, own, plan.chunks(leaf))
+
+    def _write_numbers(self, plan: Plan) -> None:
+        """Write by what chunks are known again."""
+        positions = positions_of(plan, resumable=False)
+        numbers = np.zeros(positions.shape, np.uint32)
+        for (path, index), number in self._numbers.items():
+            numbers[positions.of(path, index)] = number
+        for row, part in np.ndindex(positions.shape[:2]):
+            own = numbers[row : row + 1, part : part + 1]
+            write_chunk(self._making / POSITIONS / "value", (row, part, 0), own, own.shape)

@@ -22,11 +22,12 @@ from emerdiff_probe.paths import Held, free_bytes, made_at_once
 from emerdiff_probe.schema import SAMPLE
 from emerdiff_probe.store.chunks import FLAT, fill_of, write_chunk
 from emerdiff_probe.store.plan import LATENTS, Plan, size_text
+from emerdiff_probe.store.positions import BLOCK, POSITIONS, Positions, counted
 from emerdiff_probe.store.sealing import METADATA, consolidate, labelled, with_checksums
 from emerdiff_probe.store.texts import TEXT, portable
 from emerdiff_probe.store.values import RESTART
 
-__all__ = ["lay_out", "make_recording", "new_array"]
+__all__ = ["lay_out", "make_recording", "new_array", "positions_of"]
 
 
 def make_recording(path: Path, plan: Plan, held: Held) -> None:
@@ -73,9 +74,29 @@ def lay_out(folder: Path, plan: Plan, *, resumable: bool) -> None:
     if resumable:
         latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
         shape = (len(plan.samples), len(plan.blocks), *latents.shape)
-        dims, chunks = (SAMPLE, "block", *latents.dims), (1, 1, *latents.shape)
+        dims, chunks = (SAMPLE, BLOCK, *latents.dims), (1, 1, *latents.shape)
         maker.array(f"{RESTART}/value", dims, shape, chunks, "float32")
+    numbers = positions_of(plan, resumable=resumable).shape
+    dims, chunks = ("row", "part", "column"), (1, 1, numbers[-1])
+    maker.array(f"{POSITIONS}/value", dims, numbers, chunks, "uint32")
     consolidate(folder)
+
+
+def positions_of(plan: Plan, *, resumable: bool) -> Positions:
+    """Return where the number of each chunk of a recording is that is laid out in a folder.
+
+    Args:
+        plan: What it holds.
+        resumable: Whether there are commits.
+    """
+    arrays = {
+        f"{leaf.path}/value": counted(plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf))
+        for leaf in plan.leaves
+    }
+    if resumable:
+        alone = {"y": 1, "x": 1, "channel": 1}
+        arrays[f"{RESTART}/value"] = {SAMPLE: len(plan.samples), BLOCK: len(plan.blocks), **alone}
+    return Positions(arrays)
 
 
 class _Maker:

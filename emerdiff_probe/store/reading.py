@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from emerdiff_probe.sites import Site, select
 from emerdiff_probe.store.address import Address, as_it_claims, by_size, opened
 from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
 from emerdiff_probe.store.sealing import WHOLE, checked_labels
-from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, values_of
+from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, table_of, values_of
 
 __all__ = ["at", "gather", "leaf_nodes", "open_recording", "site", "sites_of"]
 
@@ -48,7 +49,7 @@ def open_recording(address: Address) -> xr.DataTree:
 
 def _opened_tree(root: zarr.Group, place: str) -> xr.DataTree:
     arrays = {path: node for path, node in root.members(max_depth=None)}
-    restart = restart_of(root)
+    restart, table = restart_of(root), table_of(root, place)
     nodes: dict[str, xr.Dataset] = {"/": _root_labels(root, place)}
     # All images have one size, so positions are the same on all grids of one size.
     indexed: dict[tuple[str, int], NDArray[Any]] = {}
@@ -67,7 +68,8 @@ def _opened_tree(root: zarr.Group, place: str) -> xr.DataTree:
             labelled[dims] = xr.Coordinates(
                 {dim: (dim, values) for dim, values in known.items() if values is not None}
             )
-        values = values_of(array, f"{leaf}/value", place, restart, damage=damage)
+        number = functools.partial(table.number, f"{leaf}/value")
+        values = values_of(array, f"{leaf}/value", place, restart, damage=damage, number=number)
         nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=labelled[dims])
         rows = dims_of(array)[0]
         if rows not in nodes["/"].coords:  # as in stores of earlier versions

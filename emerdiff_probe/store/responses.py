@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -17,14 +18,16 @@ import zarr
 import zarr.codecs
 from numpy.typing import NDArray
 
-from emerdiff_probe.errors import StoreError, check_unchanged
+from emerdiff_probe.errors import StoreError, check_unchanged, first_line
 from emerdiff_probe.paths import Held, free_bytes, is_free, made_at_once
 from emerdiff_probe.schema import RESPONSES
 from emerdiff_probe.store.address import as_it_claims, local_folder
 from emerdiff_probe.store.bounds import check_nodes
-from emerdiff_probe.store.chunks import FLAT, PARTIAL, chunks_of
+from emerdiff_probe.store.chunks import FLAT, PARTIAL, chunk_name, chunks_of, write_chunk
 from emerdiff_probe.store.identity import check_model, instead_of
+from emerdiff_probe.store.making import new_array
 from emerdiff_probe.store.plan import size_text
+from emerdiff_probe.store.positions import number_of
 from emerdiff_probe.store.sealing import (
     METADATA,
     check_whole,
@@ -40,6 +43,11 @@ __all__ = ["ResponseStore", "open_responses", "responses_missing"]
 
 _VALUES: Final = re.compile("response|difference")
 """The arrays that are read chunk by chunk; all others are labels here, and small."""
+
+_NUMBERS: Final = "_positions"
+"""Ending of the name of the array that has the `number_of` each response."""
+
+_CHUNKED: Final = re.compile(f"({_VALUES.pattern})({_NUMBERS})?")
 
 
 class ResponseStore:
@@ -121,7 +129,8 @@ class ResponseStore:
             rest = rest.assign_attrs(identity=json.dumps(self._identity))
             rest = portable(with_checksums(rest))
             rest.to_zarr(making, zarr_format=3, consolidated=False)
-            zarr.open_group(making, mode="r+").create_array(
+            root = zarr.open_group(making, mode="r+")
+            root.create_array(
                 self._name,
                 shape=response.shape,
                 chunks=(*[1] * single, *response.shape[single:]),
@@ -133,6 +142,9 @@ class ResponseStore:
                 compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],
                 config={"write_empty_chunks": True},
             )
+            leading = tuple(map(str, response.dims[:single]))
+            cut = (1,) * single
+            new_array(root, self._name + _NUMBERS, leading, response.shape[:single], cut, "uint32")
             consolidate(making)
 
     @property
@@ -148,7 +160,13 @@ class ResponseStore:
             StoreError: The chunk could not be written.
         """
         try:
-            zarr.open_array(self.path / self._name, mode="r+")[index] = response
+            array: Any = zarr.open_array(self.path / self._name, mode="r+")
+            kept = np.asarray(response, array.dtype)
+            number = number_of(self._name, (*index, 0, 0, 0), kept)
+            # First: what has its chunk is whole.
+            whole = np.full((1,) * len(index), number, np.uint32)
+            write_chunk(self.path / (self._name + _NUMBERS), index, whole, whole.shape)
+            array[index] = kept
         except OSError as error:
             raise StoreError(
                 f"'{self.path}' could not be written: {error}. What was committed before can be "
@@ -187,19 +205,36 @@ def open_responses(path: str | os.PathLike[str], schema: str = RESPONSES) -> xr.
     with as_it_claims(path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")
         root = zarr.open_group(path, mode="r", use_consolidated=True)
-        values = {name: array for name, array in root.arrays() if _VALUES.fullmatch(name)}
+        arrays = dict(root.arrays())
+        values = {name: array for name, array in arrays.items() if _VALUES.fullmatch(name)}
         labels = {
             name: (dims_of(array), checked_labels(array, str(path)))
-            for name, array in root.arrays()
-            if name not in values
+            for name, array in arrays.items()
+            if not _CHUNKED.fullmatch(name)
         }
         ds = xr.Dataset(labels, attrs=dict(root.attrs))
         ds = ds.set_coords([name for name in labels if name in ds.dims])
         for name, array in values.items():
-            ds[name] = (dims_of(array), values_of(array, name, str(path), growing=True))
+            number = functools.partial(_number, arrays[name + _NUMBERS])
+            found = values_of(array, name, str(path), growing=True, number=number)
+            ds[name] = (dims_of(array), found)
     return ds.drop_attrs(deep=False).assign_attrs(
         {name: value for name, value in ds.attrs.items() if name != "identity"}
     )
+
+
+def _number(numbers: Any, chunk: tuple[int, ...]) -> int | None:
+    """Return the number that a response had when it was written; None where it cannot be read."""
+    index = chunk[: numbers.ndim]
+    try:
+        return int(numbers[index]) or None
+    except Exception as error:  # every codec has kinds of its own
+        warnings.warn(
+            f"'{numbers.path}/{chunk_name(index)}' is damaged ({first_line(error)}), so that it is "
+            "not seen whether that response lies where it belongs; its values are checked as ever",
+            stacklevel=2,
+        )
+        return None
 
 
 def _metadata(path: Path, schema: str) -> dict[str, Any]:
@@ -215,5 +250,12 @@ def _metadata(path: Path, schema: str) -> dict[str, Any]:
         )
     with as_it_claims(path):
         check_whole(metadata)
-        check_nodes(metadata, _VALUES)
+        check_nodes(metadata, _CHUNKED)
+        if not any(
+            name.endswith(_NUMBERS) for name in metadata["consolidated_metadata"]["metadata"]
+        ):
+            raise ValueError(
+                "it does not say which chunk lies where, as stores of versions before this one; "
+                "make it again with this version"
+            )
     return metadata

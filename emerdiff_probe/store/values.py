@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from emerdiff_probe.errors import StoreError, first_line
 from emerdiff_probe.schema import TIMESTEP
 from emerdiff_probe.store.chunks import chunk_index, chunk_name
 from emerdiff_probe.store.plan import IMAGE
+from emerdiff_probe.store.positions import POSITIONS, Positions, Table, counted, number_of
 from emerdiff_probe.store.precision import single_dtype
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "mark_of",
     "picture_of",
     "restart_of",
+    "table_of",
     "values_of",
     "whole_rows",
 ]
@@ -35,6 +37,7 @@ RESTART: Final = "restart"
 """The group of latents that a run resumes from; writing its own commits a block of timesteps."""
 
 Index = tuple[slice | int, ...]
+Chunk = tuple[int, ...]
 
 
 def leaves_of(root: zarr.Group) -> Iterator[tuple[str, Any]]:
@@ -42,13 +45,33 @@ def leaves_of(root: zarr.Group) -> Iterator[tuple[str, Any]]:
     for path, node in root.members(max_depth=None):
         leaf, _, name = path.rpartition("/")
         # The port "value" of an attention is a group of that name.
-        if name == "value" and isinstance(node, zarr.Array) and leaf != RESTART:
+        own = leaf not in (RESTART, POSITIONS)
+        if name == "value" and isinstance(node, zarr.Array) and own:
             yield leaf, node
 
 
 def restart_of(root: zarr.Group) -> Any:
     """Return the array of commits of a store, (sample, block, ...); None for a copy."""
     return root[f"{RESTART}/value"] if RESTART in root else None
+
+
+def table_of(root: zarr.Group, place: str) -> Table:
+    """Return the numbers of a store's chunks.
+
+    Args:
+        root: Root of the store.
+        place: Where the store lies, for messages.
+    """
+    arrays = dict(leaves_of(root))
+    if RESTART in root:
+        arrays[RESTART] = restart_of(root)
+    found = Positions(
+        {
+            f"{path}/value": counted(dims_of(array), array.shape, array.chunks)
+            for path, array in arrays.items()
+        }
+    )
+    return Table(root[f"{POSITIONS}/value"], found, place)
 
 
 def mark_of(sample: int, block: int) -> str:
@@ -110,6 +133,7 @@ def values_of(
     *,
     growing: bool = False,
     damage: StoreError | None = None,
+    number: Callable[[Chunk], int | None],
 ) -> da.Array:
     """Return the values of an array, read lazily chunk by chunk, in single precision.
 
@@ -120,13 +144,15 @@ def values_of(
         restart: The result of `restart_of` for a recording.
         growing: Whether chunks may be missing without a record of it.
         damage: An error that describes damaged labels, without which no values are returned.
+        number: Returns the `number_of` a chunk from when it was written, or None if unknown.
 
     Raises:
-        StoreError: On reading: labels are damaged, or a chunk is damaged, or lost although its
-            block is committed; the message names its file. Chunks that are not committed are NaN.
+        StoreError: On reading: labels are damaged, or a chunk is damaged, lost although its block
+            is committed, or in the place of another; the message names its file. Chunks that are
+            not committed are NaN.
     """
     return da.from_array(
-        _Values(array, path, place, restart, growing, damage),
+        _Values(array, path, place, restart, growing, damage, number),
         chunks=array.chunks,
         name=False,
         fancy=False,  # then it receives only slices and numbers
@@ -145,6 +171,7 @@ class _Values:
         restart: The array of commits of a recording, if there is one.
         growing: Whether chunks may be missing without a record of it.
         damage: An error that describes damaged labels, if they are.
+        number: Returns the number of a chunk.
     """
 
     array: Any
@@ -153,6 +180,7 @@ class _Values:
     restart: Any
     growing: bool
     damage: StoreError | None
+    number: Callable[[Chunk], int | None]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -169,19 +197,36 @@ class _Values:
     def __getitem__(self, index: Index) -> NDArray[Any]:
         if self.damage is not None:
             raise self.damage
+        # Read a chunk as a whole, since its checksums are of the whole.
         values = self._read(index)
-        if not self._complete(index, values) and self._committed(index):
+        if wrong := self._wrong(index, values):
             # Another process that records may have committed it in the meantime.
             values = self._read(index)
-            if not self._complete(index, values):
-                raise self._error(index, "has lost")
-        return values
+            if wrong := self._wrong(index, values):
+                raise self._error(index, wrong)
+        return values[self._within(index)].astype(self.dtype, copy=False)
 
     def _read(self, index: Index) -> NDArray[Any]:
+        """Return the whole chunk of a read."""
+        corner = self._inner(index)
+        region = tuple(
+            slice(at * cut, min((at + 1) * cut, size))
+            for at, cut, size in zip(corner, self.array.chunks, self.shape, strict=True)
+        )
         try:
-            return np.asarray(self.array[index], self.dtype)
+            return np.asarray(self.array[region])
         except Exception as error:  # each file system and each codec raises errors of its own
             raise self._error(index, f"cannot be read ({first_line(error)}) in") from error
+
+    def _wrong(self, index: Index, values: NDArray[Any]) -> str:
+        """Return what is wrong with a chunk; nothing if it is merely not committed."""
+        if not self._complete(index, values):
+            return "has lost" if self._committed(index) else ""
+        chunk = self._inner(index)
+        number = self.number(chunk)
+        if number is None or number == number_of(self.path, chunk, values):
+            return ""
+        return "has values that belong elsewhere in"
 
     def _complete(self, index: Index, values: NDArray[Any]) -> bool:
         """Return whether nothing is missing: values are finite, and black images have a file."""
@@ -216,8 +261,32 @@ class _Values:
             for size, part in zip(self.shape, index, strict=True)
         ]
 
-    def _chunk(self, index: Index) -> tuple[int, ...]:
-        """Return the index of the chunk that has the first value of a read."""
+    def _inner(self, index: Index) -> Chunk:
+        """Return the index of the chunk of a read; dask reads from one at a time."""
+        return tuple(
+            position // size
+            for position, size in zip(self._position(index, 0), self.array.chunks, strict=True)
+        )
+
+    def _within(self, index: Index) -> Index:
+        """Return the index of a read within its chunk."""
+        starts = (at * cut for at, cut in zip(self._inner(index), self.array.chunks, strict=True))
+        return tuple(
+            slice(part.start - start, part.stop - start, part.step)
+            if isinstance(part, slice)
+            else int(part) - start
+            for part, start in zip(self._ranges(index), starts, strict=True)
+        )
+
+    def _ranges(self, index: Index) -> list[slice | int]:
+        """Return an index whose slices have numbers for both ends."""
+        return [
+            slice(*part.indices(size)) if isinstance(part, slice) else part
+            for size, part in zip(self.shape, index, strict=True)
+        ]
+
+    def _chunk(self, index: Index) -> Chunk:
+        """Return the index of the file that has the first value of a read."""
         cut = self.array.shards or self.array.chunks
         return tuple(
             position // size for position, size in zip(self._position(index, 0), cut, strict=True)

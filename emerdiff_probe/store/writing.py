@@ -20,10 +20,11 @@ from emerdiff_probe.paths import Held, is_free
 from emerdiff_probe.store.address import opened
 from emerdiff_probe.store.chunks import PARTIAL, write_chunk
 from emerdiff_probe.store.identity import check_model, instead_of
-from emerdiff_probe.store.making import make_recording
+from emerdiff_probe.store.making import make_recording, positions_of
 from emerdiff_probe.store.plan import IMAGE, Leaf, Plan
+from emerdiff_probe.store.positions import POSITIONS, number_of
 from emerdiff_probe.store.precision import widened
-from emerdiff_probe.store.values import RESTART, mark_of, picture_of, restart_of
+from emerdiff_probe.store.values import RESTART, mark_of, picture_of, restart_of, table_of
 
 __all__ = ["Memory", "Row", "Sink", "Streamed", "check_continues", "tidy"]
 
@@ -31,6 +32,7 @@ _WAITING: Final = 1
 """The number of blocks that wait for the disk; with more, memory would grow with the run."""
 
 Values = Mapping[str, NDArray[Any]]
+Chunk = tuple[tuple[int, ...], NDArray[Any]]
 
 
 class Sink(Protocol):
@@ -116,6 +118,7 @@ class _Writer:
 
     def __init__(self, path: Path, plan: Plan, first: int = 0) -> None:
         self.path, self.plan, self._first = path, plan, first
+        self._positions = positions_of(plan, resumable=True)
         self._waiting: queue.Queue[tuple[slice, int, Values, NDArray[np.float32]] | None] = (
             queue.Queue(_WAITING)
         )
@@ -133,8 +136,15 @@ class _Writer:
         if not done:
             return 0, None
         try:
-            restart: Any = zarr.open_array(self.path / RESTART / "value", mode="r")
-            return done, restart[rows.start : rows.stop, done - 1]
+            root = zarr.open_group(self.path, mode="r", use_consolidated=True)
+            latents = restart_of(root)[rows.start : rows.stop, done - 1]
+            table = table_of(root, str(self.path))
+            for row, each in zip(rows, latents, strict=True):
+                index = (row, done - 1, *[0] * each.ndim)
+                number = table.number(f"{RESTART}/value", index)
+                if number not in (None, number_of(f"{RESTART}/value", index, each)):
+                    raise ValueError("the latents of another sample or timestep are")
+            return done, latents
         except Exception as error:  # each codec raises errors of its own
             marks = [mark_of(row, done - 1) for row in rows]
             raise StoreError(
@@ -161,7 +171,9 @@ class _Writer:
         self._raise()
         try:
             for row, picture in zip(self._rows(samples), pictures, strict=True):
-                self._write(IMAGE, (row, 0, 0, 0), picture[None], (1, *picture.shape))
+                chunk = ((row, 0, 0, 0), picture[None])
+                self._write_numbers(row, len(self.plan.blocks), {IMAGE: chunk})
+                self._write(IMAGE, *chunk, (1, *picture.shape))
         except OSError as error:
             self._failure = error
             self._raise()
@@ -195,17 +207,28 @@ class _Writer:
     ) -> None:
         leaves = [leaf for leaf in self.plan.leaves if leaf.timed]
         for number, row in enumerate(self._rows(samples)):
-            for leaf in leaves:
-                self._write(
-                    leaf.path,
+            chunks = {
+                leaf.path: (
                     self.plan.chunk_index(leaf, row, block),
                     values[leaf.path][number : number + 1],
-                    self.plan.chunks(leaf),
                 )
-        # Last, so that what is committed is complete.
-        for row, following in zip(self._rows(samples), latents, strict=True):
-            index = (row, block, *[0] * following.ndim)
-            self._write(RESTART, index, following[None, None], (1, 1, *following.shape))
+                for leaf in leaves
+            }
+            following = latents[number]
+            mark = ((row, block, *[0] * following.ndim), following[None, None])
+            for leaf in leaves:
+                self._write(leaf.path, *chunks[leaf.path], self.plan.chunks(leaf))
+            self._write_numbers(row, block, {**chunks, RESTART: mark})
+            # Last, so that what is committed is complete.
+            self._write(RESTART, *mark, mark[1].shape)
+
+    def _write_numbers(self, row: int, part: int, chunks: Mapping[str, Chunk]) -> None:
+        """Write the numbers that chunks are recognised by, before they are committed."""
+        numbers = self._positions.numbers()
+        for leaf, (index, values) in chunks.items():
+            column = self._positions.of(f"{leaf}/value", index)[-1]
+            numbers[column] = number_of(f"{leaf}/value", index, values)
+        self._write(POSITIONS, (row, part, 0), numbers[None, None], (1, 1, len(numbers)))
 
     def _write(
         self, leaf: str, index: tuple[int, ...], values: NDArray[Any], shape: tuple[int, ...]

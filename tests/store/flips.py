@@ -1,5 +1,7 @@
 """Flips bits all over a store: what is damaged is said, and nothing is silently another."""
 
+import warnings
+
 import numpy as np
 import xarray as xr
 
@@ -32,6 +34,12 @@ def read(open_store):
     """Return a function that reads all of a store, array by array."""
 
     def everywhere(folder):
+        with warnings.catch_warnings():
+            # A table of positions that is damaged costs nothing but its own check.
+            warnings.filterwarnings("ignore", message=".*where (they|it) belong")
+            return _everywhere(folder)
+
+    def _everywhere(folder):
         try:
             opened = open_store(folder)
         except ProbeError as error:

@@ -69,7 +69,8 @@ def _fill(sink, blocks):
                 if leaf.timed
             }
             latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
-            sink.write(samples, number, values, np.ones((1, *latents.shape), np.float32))
+            following = np.full((1, *latents.shape), 1 + sample + 10 * number, np.float32)
+            sink.write(samples, number, values, following)
         if blocks is None and not sink.finished(samples):
             picture = np.random.default_rng(sample).integers(0, 255, (1, 32, 32, 3))
             sink.finish(samples, picture.astype(np.uint8))

@@ -15,6 +15,8 @@ from zarr.storage import _local
 import emerdiff_probe as ep
 from emerdiff_probe.errors import StoreError
 from emerdiff_probe.store import ResponseStore, Streamed, info, open_responses, reading, sealing
+from emerdiff_probe.store import plan as plans
+from emerdiff_probe.store.positions import number_of
 from emerdiff_probe.store.texts import texts_of
 from tests.store.flips import flipped, read, silent
 from tests.store.recordings import filled, small_plan
@@ -106,6 +108,83 @@ def test_labels_of_equal_size_that_were_swapped_are_told(stored):
     other.write_bytes(one_bytes)
     with pytest.raises(StoreError, match=r"labels that are damaged or lost: '(timestep|step)/c/0'"):
         ep.open(stored)
+
+
+def _swap(one, other):
+    one_bytes, other_bytes = one.read_bytes(), other.read_bytes()
+    assert one_bytes != other_bytes
+    one.write_bytes(other_bytes)
+    other.write_bytes(one_bytes)
+
+
+def _chunks(array):
+    return sorted(each for each in array.glob("c.*"))
+
+
+@pytest.mark.parametrize("kind", ["steps", "points", "recording", "packed"])
+@pytest.mark.parametrize("leaf", ["conv_in/out", "image"])
+def test_whole_chunks_that_were_swapped_are_told(tmp_path, monkeypatch, kind, leaf):
+    monkeypatch.setattr(plans, "_LONGEST_BLOCK", 2)
+    place = filled(Streamed(tmp_path / "run.zarr", small_plan())).path
+    if kind in ("steps", "points"):
+        place = ep.rechunk(place, kind, tmp_path / f"{kind}.zarr")
+    whole = read(ep.open)(place)
+    _swap(*_chunks(place / leaf / "value")[:2])
+    if kind == "packed":
+        place = ep.pack(place, tmp_path / "run.zip")
+    found = read(ep.open)(place)
+    assert silent(found, whole) == []
+    told = {name: str(each) for name, each in found.items() if isinstance(each, StoreError)}
+    assert list(told) == [f"/{leaf}/value"]
+    (message,) = told.values()
+    assert f"has values that belong elsewhere in the chunk '{leaf}/value/c." in message
+    name = leaf.partition("/")[0]
+    with pytest.raises(StoreError, match="belong elsewhere"):  # of a part alone, too
+        ep.site(ep.open(place), name).isel(sample=0, x=3, y=slice(2, 4)).load()
+
+
+def test_chunks_between_equal_arrays_that_were_swapped_are_told(stored):
+    random = np.random.default_rng(0)
+    values = random.random((1, 4, 5)).astype(np.float32)
+    numbers = {number_of(path, (0, 0, 0), values) for path in ("a/value", "b/value")}
+    numbers |= {number_of("a/value", (1, 0, 0), values), number_of("a/value", (0, 0, 0), -values)}
+    assert len(numbers) == 4
+    assert number_of("a/value", (0, 0, 0), values) == number_of(
+        "a/value", (0, 0, 0), values.astype(">f4")
+    )
+
+
+def test_latents_to_go_on_from_that_were_swapped_are_told(stored):
+    _swap(*_chunks(stored / "restart/value")[:2])
+    (stored / "image/value/c.0.0.0.0").unlink()
+    with pytest.raises(
+        StoreError, match=r"cannot be resumed: .* another .* in 'restart"
+    ):
+        filled(Streamed(stored, small_plan()))
+
+
+def test_responses_that_were_swapped_are_told(responses):
+    _swap(*_chunks(responses / "response"))
+    opened = open_responses(responses)
+    with pytest.raises(StoreError, match=r"belong elsewhere in the chunk 'response/c\.0\.0\.0\.0'"):
+        opened["response"].load()
+    _swap(*_chunks(responses / "response_positions"))  # with what they are known by
+    with pytest.raises(StoreError, match="belong elsewhere"):
+        open_responses(responses)["response"].load()
+
+
+def test_without_the_table_of_positions_values_are_read_with_a_warning(stored, responses):
+    (table,) = {each.name for each in _chunks(stored / "positions/value")} - {
+        "c.0.1.0", "c.1.0.0", "c.1.1.0"
+    }  # fmt: skip
+    whole = read(ep.open)(stored)
+    (stored / "positions/value" / table).write_bytes(b"none")
+    with pytest.warns(UserWarning, match=r"damaged file 'positions/value/c\.0\.0\.0'"):
+        values = ep.site(ep.open(stored), "conv_in").values
+    np.testing.assert_array_equal(values, whole["/conv_in/out/value"])
+    (responses / "response_positions/c.1").write_bytes(b"none")
+    with pytest.warns(UserWarning, match=r"'response_positions/c\.1' is damaged"):
+        assert np.isfinite(open_responses(responses)["response"]).all()
 
 
 def test_a_leaf_whose_labels_are_damaged_costs_that_leaf(stored):
