@@ -157,9 +157,7 @@ def test_chunks_between_equal_arrays_that_were_swapped_are_told(stored):
 def test_latents_to_go_on_from_that_were_swapped_are_told(stored):
     _swap(*_chunks(stored / "restart/value")[:2])
     (stored / "image/value/c.0.0.0.0").unlink()
-    with pytest.raises(
-        StoreError, match=r"cannot be resumed: .* another .* in 'restart"
-    ):
+    with pytest.raises(StoreError, match=r"cannot be resumed: .* another .* in 'restart"):
         filled(Streamed(stored, small_plan()))
 
 
