@@ -7,7 +7,7 @@ from emerdiff_probe.interventions.injection import (
     attention_kept,
     products_captured,
 )
-from emerdiff_probe.interventions.intervening import Intervention, acting_at, intervene
+from emerdiff_probe.interventions.intervening import Intervention, acting_at, intervene, intervened
 from emerdiff_probe.interventions.site_edits import SiteEdit
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "acting_at",
     "attention_kept",
     "intervene",
+    "intervened",
     "products_captured",
 ]

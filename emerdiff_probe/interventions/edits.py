@@ -196,6 +196,10 @@ class Replace(SiteEdit):
                 return False
         return super().acts_at(timestep)
 
+    def _text(self) -> Half | None:
+        chosen: Half | None = self._chosen(GUIDANCE)
+        return super()._text() or chosen
+
     def _half(self, call: Call) -> Half | None:
         chosen = self._chosen(GUIDANCE) if call.halves == 2 else None
         return super()._half(call) or chosen

@@ -8,20 +8,22 @@ For example::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError
+from emerdiff_probe.interventions.site_edits import SiteEdit
 from emerdiff_probe.models.active import activated
+from emerdiff_probe.models.beside import role_of
 from emerdiff_probe.models.layouts import layout_of, network_of
 from emerdiff_probe.recording.calling import callers
 from emerdiff_probe.taps import Call, current_call, restored_after_errors
 from emerdiff_probe.timesteps import text
 
-__all__ = ["Intervention", "acting_at", "intervene"]
+__all__ = ["Intervention", "acting_at", "intervene", "intervened"]
 
 
 class Intervention(Protocol):
@@ -59,7 +61,9 @@ def intervene(
 
     Args:
         model: A model from `emerdiff_probe.load`, a diffusers pipeline, or its UNet or transformer.
-        interventions: One intervention, or several in order.
+        interventions: One intervention, or several in order. Those of text encoders and of the
+            autoencoder act where these are called within the block; a run that is already made has
+            its text, and needs `emerdiff_probe.runs.Run.replay`.
         guided: Whether the rows of every network call are two halves, without and with the text
             (classifier-free guidance in one call). Pipelines and models report this while they run;
             set it around a loop of your own, whose rows otherwise all count as samples.
@@ -71,16 +75,47 @@ def intervene(
             samples, and the pipeline does not report which rows belong to them.
         CaptureError: At the end: the network was called, but an intervention never took effect.
     """
+    wanted = list(interventions) if isinstance(interventions, Iterable) else [interventions]
+    with intervened(model, wanted, guided=guided, whole=True):
+        yield
+
+
+@contextmanager
+def intervened(
+    model: Any, interventions: Sequence[Intervention], *, guided: bool | None = None, whole: bool
+) -> Iterator[None]:
+    """Change what happens inside a model within a ``with`` block; see `intervene`.
+
+    Args:
+        model: The model, pipeline or network.
+        interventions: The interventions in order.
+        guided: See `intervene`.
+        whole: Whether the block draws a whole image from a prompt, so that interventions on text
+            encoders and the autoencoder must take effect in it as well.
+    """
     unet = network_of(model)
     layout_of(unet)  # refuse before anything is installed
-    wanted = list(interventions) if isinstance(interventions, Iterable) else [interventions]
     with ExitStack() as stack:
         stack.enter_context(restored_after_errors(model))
         call = stack.enter_context(current_call(unet, stack.enter_context(_halves(model, guided))))
-        counts = {each: stack.enter_context(each.installed(unet, call)) for each in wanted}
-        stack.enter_context(activated(unet, wanted))
+        counts = {
+            each: stack.enter_context(
+                each.installed_beside(model)
+                if isinstance(each, SiteEdit) and role_of(each.site) is not None
+                else each.installed(unet, call)
+            )
+            for each in interventions
+        }
+        stack.enter_context(activated(unet, interventions))
         yield
         idle = [each for each, count in counts.items() if count() == 0]
+        beside = [each for each in idle if isinstance(each, SiteEdit) and role_of(each.site)]
+        if call.seen and beside and whole:
+            raise CaptureError(
+                f"{beside[0]} never took effect: its part was not called, as with a prompt that "
+                "came encoded, or on a run that is already made; for a run use run.replay()"
+            )
+        idle = [each for each in idle if each not in beside]
         if call.seen and idle:
             seen = ", ".join(map(text, sorted(call.seen, reverse=True)))
             raise CaptureError(

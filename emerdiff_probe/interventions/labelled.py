@@ -111,6 +111,9 @@ def at_call(
             return None
         values = values.isel({TIMESTEP: there[call.visit % len(there)]})
     halves = call.halves or 1
+    if call.text is not None and GUIDANCE in values.coords and values[GUIDANCE].ndim:
+        # A text encoder reads one text after the other.
+        values = values.sel({GUIDANCE: call.text})
     if BATCH in values.dims:
         # One entry for each row of the call, in its order.
         if values.sizes[BATCH] != rows:

@@ -17,8 +17,9 @@ from emerdiff_probe import checks
 from emerdiff_probe.errors import CaptureError, ConfigError, SiteError
 from emerdiff_probe.interventions.labelled import mask_at
 from emerdiff_probe.locations import LABELLED, one_array
+from emerdiff_probe.models.beside import TEXT, role_of, text_read
 from emerdiff_probe.sites import TEXT_PORTS, Site
-from emerdiff_probe.taps import Call, check_rows, hooked
+from emerdiff_probe.taps import Call, check_rows, hooked, hooked_beside
 from emerdiff_probe.timesteps import same
 
 __all__ = ["Array", "Half", "SiteEdit"]
@@ -34,10 +35,13 @@ class SiteEdit(ABC):
     """A change of the tensor at one site.
 
     Attributes:
-        site: The name of the site, as in ``model.sites()``.
+        site: The name of the site, as in ``model.sites()`` or ``model.sites("text_encoder.*")``.
+            Text encoders and the autoencoder run once a run, each sample alone: their changes take
+            neither timesteps nor samples nor heads.
         timesteps: The timesteps to act at, not necessarily whole (946.42); all by default.
         samples: The images of a batch to change, by index; with guidance, both halves of each.
-        guidance: The half of guided calls to change, "uncond" or "cond"; both by default.
+        guidance: The half of guided calls to change, "uncond" or "cond"; both by default. In a text
+            encoder, the text that is changed, "cond" being the prompt.
         heads: The heads of an attention to change, by index; for queries, keys, values and ``mix``.
         tokens: The token positions of a text to change, in its keys or values, or in a text stream.
         mask: The share of the change that each location receives, from 0 (none) to 1 (all), shape
@@ -57,8 +61,11 @@ class SiteEdit(ABC):
         Site.parse(self.site)
         if self.guidance not in (None, *get_args(Half)):
             raise ConfigError(f"guidance is {self.guidance!r}; choose 'uncond', 'cond' or None")
-        if self.mask is not None and Site.parse(self.site).port in ("text", *TEXT_PORTS):
+        role, port = role_of(self.site), Site.parse(self.site).port
+        if self.mask is not None and (role == TEXT or port in ("text", *TEXT_PORTS)):
             raise ConfigError(f"masks are for locations, and '{self.site}' has tokens; use tokens=")
+        if role is not None:
+            self._check_beside(role)
         for value in vars(self).values():
             if isinstance(value, LABELLED):
                 one_array(value)
@@ -67,6 +74,21 @@ class SiteEdit(ABC):
         for name in ("samples", "heads", "tokens"):
             if getattr(self, name) is not None:
                 self._set(name, checks.integers(name, getattr(self, name)))
+
+    def _check_beside(self, role: str) -> None:
+        """Refuse limits that have no meaning for a part that runs once a run, sample by sample."""
+        limits = (
+            "timesteps",
+            "samples",
+            "heads",
+            *(() if role == TEXT else ("guidance", "tokens")),
+        )
+        given = [name for name in limits if getattr(self, name) is not None]
+        if given:
+            raise ConfigError(
+                f"{given[0]} is {getattr(self, given[0])!r}, but '{self.site}' is beside the "
+                "denoiser and runs once a run, each sample alone; leave it out"
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -107,6 +129,43 @@ class SiteEdit(ABC):
         with hooked(unet, {site: edit}):
             yield lambda: fired
 
+    @contextmanager
+    def installed_beside(self, model: Any) -> Iterator[Callable[[], int]]:
+        """Apply the change within a block to a part beside a model's denoiser; see `installed`."""
+        site, fired = Site.parse(self.site), 0
+
+        def edit(tensor: Tensor) -> Tensor | None:
+            nonlocal fired
+            call = Call(rows=len(tensor), text=text_read())
+            if not self._is_for(call):
+                return None
+            weights, edited = self._weights(tensor, call, 0), self.edited(tensor, call)
+            if weights is None or edited is None:
+                return None
+            fired += 1
+            return torch.lerp(tensor, edited, weights.to(tensor))
+
+        with hooked_beside(model, {site: edit}):
+            yield lambda: fired
+
+    def _is_for(self, call: Call) -> bool:
+        """Return whether the text that is encoded is one that is changed.
+
+        Raises:
+            ConfigError: The caller does not report which text it is.
+        """
+        text = self._text()
+        if text is not None and call.text is None and role_of(self.site) == TEXT:
+            raise ConfigError(
+                f"{self} changes the text {text!r} of guidance, and the pipeline does not report "
+                "which text it encodes; draw with ep.generate(), or change both texts"
+            )
+        return text is None or text == call.text
+
+    def _text(self) -> Half | None:
+        """Return the only text of guidance that is changed in a text encoder, else None."""
+        return self.guidance
+
     def _head_count(self, unet: nn.Module, site: Site) -> int:
         if self.heads is None:
             return 0
@@ -126,6 +185,8 @@ class SiteEdit(ABC):
         Raises:
             ConfigError: The call is not known to have two halves.
         """
+        if role_of(self.site) is not None:
+            return None
         if self.guidance is not None and call.halves != 2:
             raise ConfigError(
                 f"{self} changes one half of guided calls, and this call is not known to have two; "

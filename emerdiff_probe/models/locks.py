@@ -20,6 +20,7 @@ from torch import nn
 from emerdiff_probe.models.catalogue import unwrapped
 
 __all__ = [
+    "Wrap",
     "around",
     "eagerly",
     "exclusively",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.inputs import Prompt
+from emerdiff_probe.models.beside import beside_table, named_beside
 from emerdiff_probe.models.catalogue import catalogue, chosen
 from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.identity import unet_weights
@@ -262,9 +263,13 @@ class PipelineModel(ABC):
     ) -> pd.DataFrame:
         """Return a table of the network's sites that can be recorded, without running it.
 
+        Text encoders and the autoencoder are listed where the pattern names them, as
+        ``text_encoder*.*`` and ``vae.decoder.*`` do; text encoders then read the empty prompt.
+
         Args:
             pattern: The names of sites separated by commas, with ``*`` for any characters; without
-                a port a name means ``out``, after ``!`` it is excluded, and ``*`` is every site.
+                a port a name means ``out``, after ``!`` it is excluded, and ``*`` is every site
+                of the network.
             kind: The kind or kinds of sites to list: "block", "resnet", "self", "cross", ...; by
                 default all.
             level: The number or numbers of rows of the grids of sites to list, such as 16; by
@@ -279,8 +284,11 @@ class PipelineModel(ABC):
         Raises:
             SiteError: A name in the pattern matches nothing, or there is no such kind or level.
         """
-        latents = self.latent_shape(height or self.image_size, width or self.image_size)
-        table = catalogue(self.unet, latents, self.text_length)
+        size = (height or self.image_size, width or self.image_size)
+        if named_beside(pattern):
+            table = beside_table(self, pattern, *size)
+        else:
+            table = catalogue(self.unet, self.latent_shape(*size), self.text_length)
         return chosen(table, pattern, kind=kind, level=level)
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.inputs import Prompt
+from emerdiff_probe.models.beside import reading
 from emerdiff_probe.models.catalogue import (
     is_laid_out_as_playground,
     text_width,
@@ -170,7 +171,8 @@ class StableDiffusion(PipelineModel):
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         guided = self._is_guided(prompt, guidance)
         with evaluating(*self.text.parts.values()):
-            text, tokens = self._encoded(prompt)
+            with reading("cond"):
+                text, tokens = self._encoded(prompt)
             condition = Condition(
                 prompt.text,
                 text.embeddings,
@@ -181,7 +183,8 @@ class StableDiffusion(PipelineModel):
             )
             if not guided:
                 return condition
-            empty, tokens = self._unconditional(prompt.negative_prompt)
+            with reading("uncond"):
+                empty, tokens = self._unconditional(prompt.negative_prompt)
         return replace(
             condition,
             unconditional=empty.embeddings,

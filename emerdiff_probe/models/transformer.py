@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from emerdiff_probe.errors import InputError, ModelError
 from emerdiff_probe.inputs import Prompt
 from emerdiff_probe.models.arguments import Reading, network_arguments, network_output
+from emerdiff_probe.models.beside import reading
 from emerdiff_probe.models.denoiser import Condition, Family
 from emerdiff_probe.models.folders import DTYPE, of_one_dtype, quiet_transformers
 from emerdiff_probe.models.layouts import layout_of, unwrapped
@@ -130,7 +131,8 @@ class Transformer(PipelineModel):
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         guided = self._is_guided(prompt, guidance)
         with evaluating(*self.text_parts.values()):
-            own = self._given(prompt) or self._encoded(prompt.text, prompt.clip_skip)
+            with reading("cond"):
+                own = self._given(prompt) or self._encoded(prompt.text, prompt.clip_skip)
             condition = Condition(
                 prompt.text,
                 own.text,
@@ -142,7 +144,8 @@ class Transformer(PipelineModel):
             )
             if not guided:
                 return condition
-            empty = self._encoded(prompt.negative_prompt)
+            with reading("uncond"):
+                empty = self._encoded(prompt.negative_prompt)
         if empty.text.shape != own.text.shape:
             raise InputError(
                 f"prompt_embeds have {own.text.shape[1]} tokens, and the unconditional text has "

@@ -143,7 +143,7 @@ class Buffer:
         if self.file is not None:
             if self.values[LATENTS]:
                 self._write(self.file)
-            self.file.finish(self._plan(), self.image)
+            self.file.finish(self._plan(), {} if self.image is None else {IMAGE: self.image})
 
     def size(self) -> tuple[int, int]:
         """Return the height and width of the images in pixels."""

@@ -22,7 +22,7 @@ from emerdiff_probe.runs import Prepared, Run, Trajectory
 from emerdiff_probe.sites import Site
 from emerdiff_probe.store import IMAGE, LATENTS, Leaf, Plan
 
-__all__ = ["Sample", "joint", "plan_recording", "wanted_timesteps"]
+__all__ = ["Sample", "joint", "model_identity", "plan_recording", "wanted_timesteps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ def plan_recording(
         config=config,
         masks=_masks(conditions, guided, kept_tokens(reduced, tokens.shape[-1])),
         about={
-            "model": _identity(samples),
+            "model": model_identity(samples),
             "versions": schema.package_versions(),
         },
     )
@@ -175,7 +175,7 @@ def _masks(
     return {"encoder_attention_mask": masks if guided else masks[:, 0]}
 
 
-def _identity(samples: Sequence[Sample]) -> dict[str, Any]:
+def model_identity(samples: Sequence[Sample]) -> dict[str, Any]:
     """Return the model's identity, which must not have changed since an existing run was made."""
     made = [each.run for each in samples if each.run is not None]
     return made[0].unchanged() if made else identity(samples[0].prepared.model)

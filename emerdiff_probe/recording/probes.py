@@ -23,6 +23,7 @@ from emerdiff_probe import checks
 from emerdiff_probe.errors import CaptureError, ConfigError, StoreError
 from emerdiff_probe.models.active import active
 from emerdiff_probe.models.arguments import Given, default_latents, given
+from emerdiff_probe.models.beside import named_beside
 from emerdiff_probe.models.catalogue import catalogue, chosen, unwrapped
 from emerdiff_probe.models.locks import around
 from emerdiff_probe.paths import is_free
@@ -106,6 +107,11 @@ def probe(
             are more than ``max_bytes``. The call itself raises it, and what was recorded before is
             kept.
     """
+    if named_beside(pattern_of(sites)):
+        raise ConfigError(
+            f"a probe watches the denoiser, and {pattern_of(sites)!r} is beside it; choose "
+            "ep.record(pipe, prompt, sites)"
+        )
     target, kind, reducers = Target.of(model), torch_dtype(dtype), as_tuple(reduce)
     if any(isinstance(each, project) and each.kind == "pca" for each in reducers):
         raise ConfigError(

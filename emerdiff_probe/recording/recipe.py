@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from emerdiff_probe import checks
+from emerdiff_probe.errors import ConfigError
+from emerdiff_probe.models.beside import named_beside
 from emerdiff_probe.recording.casting import Sites, ValueType, pattern_of, torch_dtype
 from emerdiff_probe.recording.planning import Sample, joint, plan_recording, wanted_timesteps
 from emerdiff_probe.recording.reducer_chains import (
@@ -49,6 +51,11 @@ class Recipe:
             ConfigError: Settings contradict each other.
             SiteError: The model has no such site.
         """
+        if named_beside(pattern_of(self.sites)):
+            raise ConfigError(
+                f"{pattern_of(self.sites)!r} is beside the denoiser and runs once a run; record it "
+                "with ep.record()"
+            )
         kind = torch_dtype(self.dtype)
         batch = checks.integer("batch", self.batch, 1)
         first = samples[0].prepared

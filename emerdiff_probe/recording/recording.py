@@ -12,9 +12,11 @@ import xarray as xr
 from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.inputs import Photo, as_input, cropped, input_name, unique_names
 from emerdiff_probe.models import Denoiser, Model, as_model
-from emerdiff_probe.recording.casting import Sites, ValueType
+from emerdiff_probe.models.beside import named_beside
+from emerdiff_probe.recording.beside import record_beside
+from emerdiff_probe.recording.casting import Sites, ValueType, pattern_of
 from emerdiff_probe.recording.planning import Sample
-from emerdiff_probe.recording.recipe import Planned, Recipe
+from emerdiff_probe.recording.recipe import Recipe
 from emerdiff_probe.recording.reducer_chains import Reducers
 from emerdiff_probe.runs import Inversion, Prepared, Run, prepare
 from emerdiff_probe.store import (
@@ -61,7 +63,10 @@ def record(
             three kinds.
         sites: A pattern, as for `model.sites`, or several, or a table from it. "blocks" is the
             output of every block, "semantic" the queries of the upward block that the paper reads,
-            "attention" all ports of all attentions, "*" everything.
+            "attention" all ports of all attentions, "*" everything of the network. Text encoders
+            and the autoencoder are recorded if a pattern names them, and them alone, such as
+            "text_encoder*.*" and "vae.decoder.*". They run once a run, so that there are no
+            timesteps and no latents; text alone takes no call of the network.
         steps: The number of steps of the sampling grid; by default what fits the model.
         timesteps: The timesteps of the grid to record; by default all.
         guidance: The scale of classifier-free guidance for prompts; by default what fits the model.
@@ -179,7 +184,7 @@ def _recorded(
     for each in samples:
         groups.setdefault(each.prepared.own_size, []).append(each)
     if len(groups) == 1:
-        return _of_one_size(recipe.planned(samples), store, plan, progress)
+        return _of_one_size(recipe, samples, store, plan, progress)
     if plan:
         raise ConfigError(
             f"images have several sizes {sorted(groups)} (height, width), each of which becomes a "
@@ -189,19 +194,24 @@ def _recorded(
     for size, alike in groups.items():
         name = size_name(size)
         folder = None if store is None else Path(store) / name
-        found[name] = cast(
-            xr.DataTree, _of_one_size(recipe.planned(alike), folder, False, progress)
-        )
+        found[name] = cast(xr.DataTree, _of_one_size(recipe, alike, folder, False, progress))
     return xr.DataTree(children=found)
 
 
 def _of_one_size(
-    planned: Planned, store: str | os.PathLike[str] | None, plan: bool, progress: bool
+    recipe: Recipe,
+    samples: Sequence[Sample],
+    store: str | os.PathLike[str] | None,
+    plan: bool,
+    progress: bool,
 ) -> xr.DataTree | Plan:
     """Return a recording of samples whose images have one size."""
+    path = None if store is None else local_folder(store)
+    if named_beside(pattern_of(recipe.sites)):
+        return record_beside(samples, recipe, path, plan, progress)
+    planned = recipe.planned(samples)
     if plan:
         return planned.plan
-    path = None if store is None else local_folder(store)
     sink: Memory | Streamed
     sink = Memory(planned.plan) if path is None else Streamed(path, planned.plan)
     planned.record(sink, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from emerdiff_probe.errors import InputError
+from emerdiff_probe.errors import ConfigError, InputError
 from emerdiff_probe.inputs import Prompt, as_input
 from emerdiff_probe.models import Model, as_model
+from emerdiff_probe.models.beside import ENCODER, TEXT, role_of
 from emerdiff_probe.models.finite import finite
 from emerdiff_probe.models.identity import identity
 from emerdiff_probe.runs.features import feature_grid, labelled_features
@@ -193,10 +194,16 @@ def replayed(run: Run, interventions: Sequence[Intervention], *, progress: bool 
     """Run the same noise again under interventions; see `Run.replay`."""
     run.unchanged()
     under = (*run.interventions, *interventions)
-    trajectory = run.trajectory
-    edited = dataclasses.replace(run, interventions=under)
-    with ExitStack() as stack:
-        stack.enter_context(edited.intervened())
+    roles = {role_of(str(getattr(each, "site", ""))) for each in under}
+    if ENCODER in roles:
+        raise ConfigError(
+            "a replay starts from the run's noise and does not encode the image again; invert it "
+            "under the intervention: with ep.intervene(model, ...): ep.invert(model, image)"
+        )
+    with dataclasses.replace(run, interventions=under).intervened(whole=True):
+        trajectory = run.trajectory
+        if TEXT in roles:
+            trajectory = dataclasses.replace(trajectory, condition=run.prepared.conditioned())
         steps = list(
             tqdm(
                 trajectory.run(run.model),
@@ -206,7 +213,7 @@ def replayed(run: Run, interventions: Sequence[Intervention], *, progress: bool 
                 unit="step",
             )
         )
-    pixels = to_pixels(run.model.decode(steps[-1].next_latents))
+        pixels = to_pixels(run.model.decode(steps[-1].next_latents))
     return Run(
         run.prepared,
         _resized(np.rint(pixels * 255).astype(np.uint8), run.size),

@@ -67,6 +67,10 @@ class Prepared:
     @cached_property
     def condition(self) -> Condition:
         """Return the encoded text of the predictions; an inversion has the empty prompt."""
+        return self.conditioned()
+
+    def conditioned(self) -> Condition:
+        """Encode that text again, with the text encoders as they are now."""
         return self.model.condition("") if not self.drawn else self._prompted()
 
     def _prompted(self) -> Condition:

@@ -145,14 +145,18 @@ class Run:
         return about
 
     @contextmanager
-    def intervened(self, timesteps: Iterable[float] | None = None) -> Iterator[None]:
+    def intervened(
+        self, timesteps: Iterable[float] | None = None, *, whole: bool = False
+    ) -> Iterator[None]:
         """Keep the model under the run's interventions while the context lasts.
 
         Args:
             timesteps: Timesteps at which the model is called; by default all those of the run,
                 where each intervention must take effect.
+            whole: Whether the text is encoded and the image decoded in it, too, so that
+                interventions on text encoders and the autoencoder must take effect.
         """
-        from emerdiff_probe.interventions import acting_at, intervene
+        from emerdiff_probe.interventions import acting_at, intervened
 
         active = self.interventions
         if timesteps is not None:
@@ -160,7 +164,7 @@ class Run:
         if not active:
             yield
             return
-        with intervene(self.model, active):
+        with intervened(self.model, active, whole=whole):
             yield
 
     def features(self, site: str | Site, timestep: int) -> xr.DataArray:

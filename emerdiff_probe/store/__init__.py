@@ -5,6 +5,7 @@ array, ``value``: the tensor of a site for all samples and timesteps. This room 
 """
 
 from emerdiff_probe.store.address import Address, local_folder, size_name
+from emerdiff_probe.store.at_once import record_at_once, tree_of
 from emerdiff_probe.store.copies import Layout, pack, rechunk
 from emerdiff_probe.store.growing import Growing
 from emerdiff_probe.store.identity import check_model, model_differences
@@ -56,12 +57,14 @@ __all__ = [
     "open_responses",
     "pack",
     "rechunk",
+    "record_at_once",
     "responses_missing",
     "single",
     "site",
     "sites_of",
     "size_name",
     "size_text",
+    "tree_of",
     "widened",
     "with_samples",
 ]

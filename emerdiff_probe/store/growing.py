@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emerdiff_probe.paths import Held, made_at_once
 from emerdiff_probe.store.chunks import write_chunk
 from emerdiff_probe.store.making import lay_out, positions_of
-from emerdiff_probe.store.plan import IMAGE, Plan
+from emerdiff_probe.store.plan import Plan
 from emerdiff_probe.store.positions import POSITIONS, number_of
 
 __all__ = ["Growing"]
@@ -62,17 +62,21 @@ class Growing:
             self._open.__exit__(type(error), error, error.__traceback__)
         self._blocks += 1
 
-    def finish(self, plan: Plan, image: NDArray[np.uint8] | None) -> None:
-        """Write the final images, if there are any, and give the folder its name.
+    def finish(self, plan: Plan, once: Mapping[str, NDArray[Any]]) -> None:
+        """Write what has no timesteps, and give the folder its name.
 
         Does nothing if an earlier write failed.
+
+        Args:
+            plan: The plan of all that is recorded.
+            once: The values of each leaf without timesteps, such as the final images.
         """
         if self._failed:
             return
         with self._open:
             self._making.mkdir(exist_ok=True)
-            if image is not None:
-                self._write(plan, IMAGE, 0, image)
+            for path, values in once.items():
+                self._write(plan, path, 0, values)
             lay_out(self._making, plan, resumable=False)
             self._write_numbers(plan)
 

@@ -21,7 +21,7 @@ from emerdiff_probe.errors import StoreError
 from emerdiff_probe.paths import Held, free_bytes, made_at_once
 from emerdiff_probe.schema import SAMPLE
 from emerdiff_probe.store.chunks import FLAT, fill_of, write_chunk
-from emerdiff_probe.store.plan import LATENTS, Plan, size_text
+from emerdiff_probe.store.plan import LATENTS, TOKEN_TEXT, Plan, size_text
 from emerdiff_probe.store.positions import BLOCK, POSITIONS, Positions, counted
 from emerdiff_probe.store.sealing import METADATA, consolidate, labelled, with_checksums
 from emerdiff_probe.store.texts import TEXT, portable
@@ -70,7 +70,9 @@ def lay_out(folder: Path, plan: Plan, *, resumable: bool) -> None:
         value = (plan.dims(leaf), plan.shape(leaf), plan.chunks(leaf), leaf.dtype)
         maker.array(f"{leaf.path}/value", *value)
         for dim, places in plan.coords(leaf).items():
-            maker.coordinate(f"{leaf.path}/{dim}", dim, places)
+            maker.coordinate(f"{leaf.path}/{dim}", (dim,), places)
+        if leaf.words is not None:
+            maker.coordinate(f"{leaf.path}/{TOKEN_TEXT}", plan.word_dims(leaf), leaf.words)
     if resumable:
         latents = next(leaf for leaf in plan.leaves if leaf.path == LATENTS)
         shape = (len(plan.samples), len(plan.blocks), *latents.shape)
@@ -129,19 +131,20 @@ class _Maker:
         place.mkdir(exist_ok=True)
         (place / METADATA).write_text(json.dumps(self._forms[dtype] | own))
 
-    def coordinate(self, path: str, dim: str, values: NDArray[Any]) -> None:
+    def coordinate(self, path: str, dims: tuple[str, ...], values: NDArray[Any]) -> None:
         if values.dtype.kind == "U":
             texts = self._root.create_array(
                 path,
                 shape=values.shape,
                 dtype=TEXT,
-                dimension_names=(dim,),
+                dimension_names=dims,
                 attributes=labelled(values),
             )
-            texts[:] = values
+            # Zarr writes texts in the order of memory, whatever the order of axes.
+            texts[...] = np.ascontiguousarray(values)
         else:
             shape, kind = values.shape, values.dtype.name
-            self.array(path, (dim,), shape, shape, kind, labelled(values))
+            self.array(path, dims, shape, shape, kind, labelled(values))
             write_chunk(self._folder / path, (0,), values, values.shape)
 
     def _make_groups(self, folder: Path) -> None:

@@ -19,7 +19,8 @@ from emerdiff_probe.errors import ConfigError
 from emerdiff_probe.schema import GUIDANCE, LOCATION, SAMPLE, STEP, TIMESTEP, TOKEN
 from emerdiff_probe.sites import Site
 
-__all__ = ["IMAGE", "LATENTS", "MASKS", "Leaf", "Plan", "block_length", "leaf_path", "size_text"]
+__all__ = ["IMAGE", "LATENTS", "MASKS", "TOKEN_TEXT", "Leaf", "Plan", "block_length", "leaf_path"]
+__all__ += ["size_text"]
 
 IMAGE: Final = "image"
 """The leaf of the images that runs end with."""
@@ -32,6 +33,9 @@ MASKS: Final = {"attention_mask": LOCATION, "encoder_attention_mask": TOKEN}
 
 Masked locations have a dim of their own, in row order, since grids of other sizes have others.
 """
+
+TOKEN_TEXT: Final = "token_text"
+"""Coordinate of the texts of tokens."""
 
 _BLOCK_BYTES: Final = 2**25
 _LONGEST_BLOCK: Final = 25
@@ -58,6 +62,8 @@ class Leaf:
         guided: Whether it has both halves of a guided call.
         timed: Whether it has timesteps.
         labels: The coordinates by dim, where they differ from those of the recording.
+        words: The texts of its tokens, (sample[, guidance], token), where they differ from those of
+            the denoiser; parts beside it have tokens of their own.
     """
 
     path: str
@@ -67,6 +73,7 @@ class Leaf:
     guided: bool = True
     timed: bool = True
     labels: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    words: NDArray[np.str_] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +165,11 @@ class Plan:
         guided = leaf.guided and bool(self.guidance)
         return (sample, *[0] * guided, *[block] * leaf.timed, *[0] * len(leaf.shape))
 
+    def word_dims(self, leaf: Leaf) -> tuple[str, ...]:
+        """Dims of the texts of a leaf's own tokens."""
+        guided = leaf.guided and bool(self.guidance)
+        return (self.row, *[GUIDANCE] * guided, TOKEN)
+
     def leading(self, leaf: Leaf, samples: int, timesteps: int) -> tuple[int, ...]:
         """Return the sizes of a leaf's dims before those of its site."""
         guided = leaf.guided and bool(self.guidance)
@@ -214,18 +226,20 @@ class Plan:
         coords: dict[str, Any] = {
             # All nodes inherit an index; xarray selects along no other dims of a tree.
             self.row: np.arange(len(self.samples)),
-            TIMESTEP: (TIMESTEP, np.array(self.timesteps)),
-            STEP: (TIMESTEP, np.array(self.steps)),
             **{
                 name: (self.row, np.array([each[name] for each in self.samples]))
                 for name in self.samples[0]
             },
         }
+        # Parts that run once a run have none.
+        if self.timesteps:
+            coords[TIMESTEP] = (TIMESTEP, np.array(self.timesteps))
+            coords[STEP] = (TIMESTEP, np.array(self.steps))
         if self.names:
             coords[self.row] = (self.row, np.array(self.names))
         halves = (self.row, *[GUIDANCE] * bool(self.guidance))
         if self.tokens is not None:
-            coords["token_text"] = ((*halves, TOKEN), self.tokens)
+            coords[TOKEN_TEXT] = ((*halves, TOKEN), self.tokens)
         for name, mask in self.masks.items():
             coords[name] = ((*halves, MASKS[name]), mask)
         for leaf in self.leaves:

@@ -17,7 +17,7 @@ from emerdiff_probe.kinds import expect
 from emerdiff_probe.schema import RECORDING, X, Y
 from emerdiff_probe.sites import Site, select
 from emerdiff_probe.store.address import Address, as_it_claims, by_size, opened
-from emerdiff_probe.store.plan import IMAGE, LATENTS, leaf_path
+from emerdiff_probe.store.plan import IMAGE, LATENTS, TOKEN_TEXT, leaf_path
 from emerdiff_probe.store.sealing import WHOLE, checked_labels
 from emerdiff_probe.store.values import dims_of, leaves_of, restart_of, table_of, values_of
 
@@ -68,9 +68,17 @@ def _opened_tree(root: zarr.Group, place: str) -> xr.DataTree:
             labelled[dims] = xr.Coordinates(
                 {dim: (dim, values) for dim, values in known.items() if values is not None}
             )
+        words: dict[str, Any] = {}
+        if f"{leaf}/{TOKEN_TEXT}" in arrays:
+            own = arrays[f"{leaf}/{TOKEN_TEXT}"]
+            try:
+                words[TOKEN_TEXT] = (dims_of(own), checked_labels(own, place))
+            except StoreError as error:
+                damage = error
         number = functools.partial(table.number, f"{leaf}/value")
         values = values_of(array, f"{leaf}/value", place, restart, damage=damage, number=number)
-        nodes[leaf] = xr.Dataset({"value": (dims_of(array), values)}, coords=labelled[dims])
+        node = xr.Dataset({"value": (dims_of(array), values)}, coords=labelled[dims])
+        nodes[leaf] = node.assign_coords(words)
         rows = dims_of(array)[0]
         if rows not in nodes["/"].coords:  # as in stores of earlier versions
             nodes["/"] = nodes["/"].assign_coords({rows: np.arange(array.shape[0])})

@@ -78,7 +78,7 @@ def _info(root: zarr.Group, address: Address) -> Info:
     return Info(
         sites=tuple(config["sites"]),
         samples=_samples(root, str(address)),
-        timesteps=tuple(_labels(root, "timestep", str(address))),
+        timesteps=tuple(_labels(root, "timestep", str(address)) if "timestep" in root else ()),
         committed=share,
         finished=share == 1 and there.get(IMAGE, 1) == 1,
         missing=_missing(root, restart, str(address)),

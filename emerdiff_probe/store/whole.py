@@ -6,6 +6,7 @@ from typing import Any
 
 import xarray as xr
 
+from emerdiff_probe.errors import InputError
 from emerdiff_probe.kinds import expect
 from emerdiff_probe.schema import BATCH, GUIDANCE, RECORDING, SAMPLE, STEP, TIMESTEP, TOKEN
 from emerdiff_probe.store.plan import IMAGE
@@ -24,9 +25,14 @@ def complete(run: xr.DataTree) -> xr.DataTree:
         run: A recording.
 
     Raises:
-        InputError: The tree is not a recording.
+        InputError: The tree is not a recording, or has no timesteps.
     """
     expect(run, RECORDING)
+    if TIMESTEP not in run.coords:
+        raise InputError(
+            "this recording has no timesteps: text encoders and the autoencoder run once a run. "
+            "Take its sites one by one, as with ep.site(recording, name)"
+        )
     leaves = {path: leaf.to_dataset(inherit=False) for path, leaf in leaf_nodes(run).items()}
     dims = {path: set(leaf["value"].dims) for path, leaf in leaves.items()}
     missing = []

@@ -330,7 +330,7 @@ def check_continues(path: Path, plan: Plan, row: int | None = None) -> None:
     check_unchanged(begun, present, what, "another folder")
     present = json.loads(json.dumps(plan.about["model"]))
     check_model(json.loads(attributes["model"]), present, what, instead_of(path))
-    if restart_of(root) is None:
+    if plan.timesteps and restart_of(root) is None:
         raise StoreError(
             f"'{path}' is a copy that rechunk() made, which cannot be recorded into; open it, "
             "or record to another folder"

@@ -9,6 +9,7 @@ it.
 
 from emerdiff_probe.taps.attention import attentions, product_sites, with_processors
 from emerdiff_probe.taps.beginnings import given, prefix
+from emerdiff_probe.taps.beside import BesideCapture, capture_beside, hooked_beside
 from emerdiff_probe.taps.hooks import (
     Call,
     Capture,
@@ -23,14 +24,17 @@ from emerdiff_probe.taps.perturbed import restored_after_errors
 from emerdiff_probe.taps.products import multiplied
 
 __all__ = [
+    "BesideCapture",
     "Call",
     "Capture",
     "attentions",
     "capture",
+    "capture_beside",
     "check_rows",
     "current_call",
     "given",
     "hooked",
+    "hooked_beside",
     "modules_at",
     "multiplied",
     "prefix",

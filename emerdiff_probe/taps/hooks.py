@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emerdiff_probe.errors import CaptureError, SiteError, closest
 from emerdiff_probe.models.arguments import latents_given, timestep_given
+from emerdiff_probe.models.beside import Text
 from emerdiff_probe.models.caches import refuse_caching
 from emerdiff_probe.models.layouts import layout_of, unwrapped
 from emerdiff_probe.models.locks import of_this_thread, tapping
@@ -176,6 +177,7 @@ class Call:
         halves: The number of guidance halves among its rows, 1 or 2; None if unknown.
         order: The order of guidance halves in calls that have both.
         seen: The timesteps of all calls so far.
+        text: In a call of a text encoder, the text of guidance that it reads; None if unknown.
     """
 
     timestep: float | None = None
@@ -184,6 +186,7 @@ class Call:
     halves: int | None = 1
     order: tuple[str, ...] = ("uncond", "cond")
     seen: set[float] = field(default_factory=set)
+    text: Text | None = None
 
 
 @contextmanager
