@@ -164,7 +164,7 @@ def test_latents_to_go_on_from_that_were_swapped_are_told(stored):
 def test_responses_that_were_swapped_are_told(responses):
     _swap(*_chunks(responses / "response"))
     opened = open_responses(responses)
-    with pytest.raises(StoreError, match=r"belong elsewhere in the chunk 'response/c\.[01]\.0\.0\.0'"):
+    with pytest.raises(StoreError, match=r"belong elsewhere in .* 'response/c\.[01]\.0\.0\.0'"):
         opened["response"].load()
     _swap(*_chunks(responses / "response_positions"))  # with what they are known by
     with pytest.raises(StoreError, match="belong elsewhere"):
