@@ -10,20 +10,23 @@ from torch.nn import functional
 import emerdiff_probe as ep
 from emerdiff_probe.errors import SiteError
 from tests.checkpoints import tiny_playground
-from tests.families import FAMILIES, flux
+from tests.families import PROBED, flux
 from tests.recording.test_transformers import call
 
 BLOCKS = {
     "pixart": ["transformer_blocks.1"],
     "stable-diffusion-3": ["transformer_blocks.0", "transformer_blocks.2"],
     "flux": ["transformer_blocks.1", "single_transformer_blocks.1"],
+    "auraflow": ["joint_transformer_blocks.1", "single_transformer_blocks.1"],
+    "sana": ["transformer_blocks.1"],
+    "dit": ["transformer_blocks.1"],
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=PROBED)
 def drawn(request):
     family = request.param
-    pipeline = FAMILIES[family]()
+    pipeline = PROBED[family]()
     return family, pipeline, call(family, pipeline)
 
 
@@ -42,7 +45,7 @@ def given_to(pipeline: Any, family: str, path: str) -> list[Any]:
 
 
 def attention(family: str, block: str) -> str:
-    return f"{block}.attn1" if family == "pixart" else f"{block}.attn"
+    return f"{block}.attn1" if family in ("pixart", "sana", "dit") else f"{block}.attn"
 
 
 def test_it_is_what_the_first_attention_of_the_block_is_given(drawn):
@@ -70,11 +73,11 @@ def test_it_is_the_blocks_input_normalised_scaled_and_shifted(drawn):
         for each in (before, f"{block}:normed")
     )
     # One row: others have a scale of their own.
-    plain, normed = (each.reshape(-1, 24, each.shape[-1])[-1] for each in (plain, normed))
+    plain, normed = (each.flatten(0, -4)[-1].flatten(0, 1) for each in (plain, normed))
     unit = functional.layer_norm(plain, plain.shape[-1:], eps=1e-6)
     # One scale and one shift for each channel lead from the one to the other.
     for channel in range(unit.shape[-1]):
-        basis = torch.stack([unit[:, channel], torch.ones(24, dtype=torch.double)], 1)
+        basis = torch.stack([unit[:, channel], torch.ones(len(unit), dtype=torch.double)], 1)
         fit = basis @ torch.linalg.lstsq(basis, normed[:, channel, None]).solution
         assert torch.allclose(fit[:, 0], normed[:, channel], atol=1e-4)
 
