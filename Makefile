@@ -12,6 +12,8 @@ PYTEST_FLAGS ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOWEST := .venv-lowest
+TRIED  := .venv-tried
+AUDIT  := .venv-audit
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 # Two workers of one thread each beat one worker whose thread pools fight over the cores. Files stay
@@ -24,7 +26,7 @@ PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .PHONY: help demo test fuzz lint docs lab notebooks results benchmark-scenes benchmark-settings \
     benchmark-quality benchmark-recording benchmark-modulation benchmark-atlas benchmark-claims \
     benchmark-families benchmark-full-size benchmark-gpu benchmark-widgets card pictures animation \
-    test-lowest wheel clean
+    test-lowest wheel audit clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s ':' 2>/dev/null \
@@ -138,8 +140,23 @@ test-lowest:  ## the tests with the oldest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pip install --quiet -e '.[notebooks,test]' -c constraints/lowest.txt
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
-wheel: $(STAMP)  ## dist/*.whl
-	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+wheel: $(STAMP)  ## dist/*.tar.gz and dist/*.whl, and the wheel tried in an environment of its own
+	rm -rf dist $(TRIED)
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv $(TRIED)
+	$(TRIED)/bin/python -m pip install --quiet --no-deps dist/*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	    "$$($(TRIED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tested.pth"
+	cd $(TRIED) && CUDA_VISIBLE_DEVICES= bin/emerdiff-probe segment --prompt "$(PROMPT)" --masks 3 \
+	    --engine jump --out tried && test -s tried/*/index.html
+	cd $(TRIED) && bin/python -c \
+	    'import sys, emerdiff_probe; assert emerdiff_probe.__file__.startswith(sys.prefix)'
+
+audit:  ## known vulnerabilities of the tested versions
+	$(check_python)
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) \
+	    && $(AUDIT)/bin/python -m pip install --quiet pip-audit; }
+	$(AUDIT)/bin/pip-audit --no-deps --disable-pip --requirement constraints/tested.txt
 
 clean:  ## remove what the other targets made, but for the virtual environments
 	rm -rf build dist docs/reference/api $(OUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

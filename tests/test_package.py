@@ -68,3 +68,15 @@ def test_every_room_says_what_it_gives(room):
     module = import_module(f"emerdiff_probe.{room}")
     assert sorted(set(module.__all__)) == sorted(module.__all__)
     assert all(getattr(module, name) is not None for name in module.__all__)
+
+
+def test_the_public_names_are_those_on_the_list():
+    """Whoever adds or drops a name edits the list, and so decides that it is public."""
+    rooms = [room.name for room in iter_modules(ep.__path__) if room.ispkg]
+    found = {f"emerdiff_probe.{name}" for name in ep.__all__}
+    for room in rooms:
+        module = f"emerdiff_probe.{room}"
+        found |= {f"{module}.{name}" for name in import_module(module).__all__}
+    lines = (Path(__file__).parent.parent / "docs/public-names.txt").read_text().splitlines()
+    assert lines == sorted(lines)
+    assert (sorted(found - set(lines)), sorted(set(lines) - found)) == ([], [])
