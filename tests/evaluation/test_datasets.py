@@ -94,7 +94,7 @@ class TestPlainFolder:
     def test_a_pipe_is_not_waited_for(self, folder):
         (folder / "images/b.png").unlink()
         os.mkfifo(folder / "images/b.png")
-        assert "is no file" in plain_folder(folder).problems()["b"]
+        assert "is not a file" in plain_folder(folder).problems()["b"]
 
     def test_a_table_in_latin_1_is_told(self, folder):
         (folder / "classes.csv").write_bytes("name,index\nm\xfcll,7\n".encode("latin-1"))

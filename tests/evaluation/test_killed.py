@@ -24,7 +24,8 @@ def test_killed_at_ten_moments_it_goes_on_to_the_same_table(tiny_folder, tmp_pat
 def test_memory_does_not_grow_with_the_scenes(tiny_folder, tmp_path):
     few, many = (
         int(*script("remembering.py", tiny_folder, tmp_path / str(count), count))
-        for count in (4, 84)
+        for count in (4, 124)
     )
-    # 80 scenes more are 16 MiB of pictures, truths and labels if they were kept.
-    assert many - few < 2**23 + 2**22, (few, many)
+    # 120 scenes more are 24 MiB of pictures, truths and labels if they were kept. Peaks of equal
+    # runs differ by up to 13 MiB on a busy machine.
+    assert many - few < 18 * 2**20, (few, many)

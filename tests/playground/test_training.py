@@ -329,7 +329,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypa
 
     with monkeypatch.context() as disk:
         disk.setattr(torch, "save", full)
-        with pytest.raises(StoreError, match=r"denoiser\.pt' could not be written: Pytorch.*room"):
+        with pytest.raises(StoreError, match=r"denoiser\.pt' could not be written: Pytorch.*space"):
             saved({"step": 2}, path)
     assert torch.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
