@@ -1,5 +1,7 @@
 """Attention from recorded queries and keys is that of the plain processor."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -208,8 +210,8 @@ def test_nothing_is_computed_or_read_before_it_is_asked_for(model, tmp_path, mon
     # One timestep in a piece, however the recording is cut.
     assert set(lazy.chunksizes["timestep"]) == {1}
     lazy.load()
-    # Each chunk once.
-    chunks = [key for key in reads if "/value/c." in key and "restart" not in key]
+    # Each chunk once. The table of their positions may be read by two threads at once.
+    chunks = [key for key in reads if re.search(r"/(query|key)/value/c\.", key)]
     assert len(chunks) == len(set(chunks)) == 2
 
 
