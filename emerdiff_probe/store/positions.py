@@ -44,7 +44,7 @@ def number_of(path: str, index: Index, values: NDArray[Any]) -> int:
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     begun = google_crc32c.value(f"{path} {tuple(map(int, index))} ".encode())
     content: Any = little.reshape(-1).view(np.uint8)
-    return int(google_crc32c.extend(begun, content.tobytes())) or 1
+    return int(google_crc32c.extend(begun, content)) or 1
 
 
 def counted(dims: Sequence[str], shape: Sequence[int], chunks: Sequence[int]) -> dict[str, int]:
@@ -126,13 +126,11 @@ class Table:
             UserWarning: It cannot be read. The values have a checksum of their own.
         """
         row, part, column = self._positions.of(path, index)
-        if (row, part) not in self._read:
-            numbers = self._numbers(row, part)
-            if numbers is not None and not numbers.all():
-                return int(numbers[column]) or None  # there will be more
-            self._read[row, part] = numbers
-        known = self._read[row, part]
-        return None if known is None else int(known[column])
+        numbers = self._read.get((row, part))
+        # What had no number when it was last read may have one by now.
+        if (row, part) not in self._read or (numbers is not None and not numbers[column]):
+            numbers = self._read[row, part] = self._numbers(row, part)
+        return None if numbers is None else int(numbers[column]) or None
 
     def _numbers(self, row: int, part: int) -> NDArray[np.uint32] | None:
         try:
