@@ -25,6 +25,7 @@ import emerdiff_probe as ep
 from emerdiff_probe import exports as results
 from emerdiff_probe import scenes, schema
 from emerdiff_probe.cli import app
+from emerdiff_probe.cli.datasets import FIRST_SEED
 from emerdiff_probe.cli.report import reported
 from emerdiff_probe.cli.segment import segment
 from emerdiff_probe.cli.settings import SETTINGS
@@ -203,6 +204,10 @@ def test_every_setting_of_the_method_is_an_option():
         assert kind == hints[name], name
     engine, _ = typing.get_args(typing.get_type_hints(segment)["engine"])  # or None
     assert set(typing.get_args(engine)) == set(ENGINES)
+
+
+def test_scenes_begin_where_the_test_split_does():
+    assert FIRST_SEED == ep.scenes.TEST_START
 
 
 def test_settings_reach_the_method(run):

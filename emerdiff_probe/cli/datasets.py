@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from emerdiff_probe.errors import InputError
 
-__all__ = ["DatasetName", "dataset_of"]
+__all__ = ["FIRST_SEED", "SCENES", "DatasetName", "dataset_of"]
+
+FIRST_SEED: Final = 1_100_000
+"""Seed of the first test scene. `--help` does not import `emerdiff_probe.scenes.TEST_START`."""
 
 
 class DatasetName(StrEnum):
@@ -20,6 +23,10 @@ class DatasetName(StrEnum):
     ade20k = "ade20k"
     coco_stuff_27 = "coco-stuff-27"
     coco_stuff_171 = "coco-stuff-171"
+
+
+SCENES: Final = (DatasetName.scenes_parts, DatasetName.scenes_objects)
+"""Names of those that are drawn, not read."""
 
 
 def dataset_of(
@@ -39,7 +46,7 @@ def dataset_of(
     """
     from emerdiff_probe import evaluation
 
-    if name in (DatasetName.scenes_parts, DatasetName.scenes_objects):
+    if name in SCENES:
         level: Any = name.value.removeprefix("scenes-")
         return evaluation.scene_dataset(range(first_seed, first_seed + (count or 100)), level)
     if root is None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emerdiff_probe.cli.datasets import DatasetName, dataset_of
+from emerdiff_probe.cli.datasets import FIRST_SEED, DatasetName, dataset_of
 from emerdiff_probe.cli.options import MODELS, Device, Root, RunDtype, Seed, Split
 from emerdiff_probe.cli.report import reported, say
 from emerdiff_probe.paths import local, made_at_once
@@ -23,7 +23,7 @@ def evaluate(
     split: Split = None,
     first_seed: Annotated[
         int, typer.Option(min=0, help="Seed of the first scene; the default starts the test split.")
-    ] = 1_100_000,
+    ] = FIRST_SEED,
     count: Annotated[
         int | None,
         typer.Option(min=1, help="Number of pictures.", show_default="all; 100 scenes"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
 
-from emerdiff_probe.cli.datasets import DatasetName, dataset_of
+from emerdiff_probe.cli.datasets import FIRST_SEED, SCENES, DatasetName, dataset_of
+from emerdiff_probe.cli.grouped import with_options
 from emerdiff_probe.cli.options import MODELS, Device, Guidance, RunDtype, Seed, Steps
 from emerdiff_probe.cli.report import reported, say
 from emerdiff_probe.cli.settings import with_settings
@@ -30,31 +32,6 @@ InputsGiven: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-Count: TypeAlias = Annotated[
-    int | None,
-    typer.Option(min=1, help="Number of inputs.", show_default="all; 100 scenes"),
-]
-FirstSeed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed of the first scene.")]
-Workers: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Number of processes to start here.", show_default="none; this process works"
-    ),
-]
-Scheduler: TypeAlias = Annotated[
-    str | None,
-    typer.Option(help="Address of a scheduler of Dask, whose workers work.", show_default="none"),
-]
-ShardGiven: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--shard",
-        metavar="I/N",
-        help="Do only this part of all inputs, as [b]3/16[/b].",
-        show_default="that of a SLURM array or of RANK and WORLD_SIZE, else all",
-    ),
-]
-
 Out: TypeAlias = Annotated[
     Path, typer.Option(help="Folder of the results; what is there already is kept.")
 ]
@@ -66,11 +43,51 @@ Engine: TypeAlias = Annotated[
     ),
 ]
 
-_FIRST = 1_100_000
-_SCENES = ("scenes-parts", "scenes-objects")
+
+def _shared(
+    *,
+    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
+    seed: Seed = 0,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = FIRST_SEED,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of inputs.", show_default="all; 100 scenes"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of processes to start here.",
+            show_default="none; this process works",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a scheduler of Dask, whose workers work.", show_default="none"
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do only this part of all inputs, as [b]3/16[/b].",
+            show_default="that of a SLURM array or of RANK and WORLD_SIZE, else all",
+        ),
+    ] = None,
+    device: Device = None,
+    dtype: RunDtype = None,
+) -> None:
+    """Declare the options that all these commands have."""
+
+
+with_shared = with_options(
+    "shared", list(inspect.signature(_shared, eval_str=True).parameters.values())
+)
 
 
 @many.command(no_args_is_help=True)
+@with_shared
 def record(
     inputs: InputsGiven,
     store: Annotated[
@@ -79,24 +96,17 @@ def record(
     sites: Annotated[
         str, typer.Option(help="As [b]emerdiff-probe record[/b] takes them.")
     ] = "blocks",
-    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
     steps: Steps = None,
     timestep: Annotated[
         list[int] | None,
         typer.Option(help="Only this timestep. Can be repeated.", show_default="all"),
     ] = None,
     guidance: Guidance = None,
-    seed: Seed = 0,
     full: Annotated[
         bool, typer.Option("--float32", help="Keep float32 in place of float16.")
     ] = False,
-    first_seed: FirstSeed = _FIRST,
-    count: Count = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    shard: ShardGiven = None,
-    device: Device = None,
-    dtype: RunDtype = None,
+    *,
+    shared: dict[str, Any],
 ) -> None:
     """Record what happens inside a model for many inputs, into one store.
 
@@ -110,16 +120,9 @@ def record(
         "record",
         inputs,
         store,
-        first_seed,
-        count,
-        {"device": device, "dtype": dtype},
-        model=model,
-        workers=workers,
-        scheduler=scheduler,
-        shard=shard,
+        shared,
         sites=sites,
         timesteps=timestep or None,
-        seed=seed,
         dtype="float32" if full else "float16",
         **{
             name: value
@@ -131,23 +134,16 @@ def record(
 
 
 @many.command(no_args_is_help=True)
+@with_shared
 @with_settings
 def segment(
     inputs: InputsGiven,
     out: Out = Path("segments"),
     masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
     engine: Engine = None,
-    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
-    seed: Seed = 0,
-    first_seed: FirstSeed = _FIRST,
-    count: Count = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    shard: ShardGiven = None,
-    device: Device = None,
-    dtype: RunDtype = None,
     *,
     settings: dict[str, Any],
+    shared: dict[str, Any],
 ) -> None:
     """Segment many inputs, as [b]emerdiff-probe segment[/b] does, into a folder with all of them.
 
@@ -159,22 +155,16 @@ def segment(
         "segment",
         inputs,
         out,
-        first_seed,
-        count,
-        {"device": device, "dtype": dtype},
-        model=model,
-        workers=workers,
-        scheduler=scheduler,
-        shard=shard,
+        shared,
         masks=masks,
         engine=engine,
-        seed=seed,
         **settings,
     )
     typer.echo(f"Open in a browser: {out / 'contact-sheet.html'}")
 
 
 @many.command(no_args_is_help=True)
+@with_shared
 @with_settings
 def respond(
     inputs: InputsGiven,
@@ -186,17 +176,9 @@ def respond(
         typer.Option(min=1, help="Number of masks.", show_default="every latent location"),
     ] = None,
     engine: Engine = None,
-    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
-    seed: Seed = 0,
-    first_seed: FirstSeed = _FIRST,
-    count: Count = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    shard: ShardGiven = None,
-    device: Device = None,
-    dtype: RunDtype = None,
     *,
     settings: dict[str, Any],
+    shared: dict[str, Any],
 ) -> None:
     """Shift every latent location, or masks, of many inputs, and keep what their images answer.
 
@@ -210,22 +192,16 @@ def respond(
         "respond",
         inputs,
         store,
-        first_seed,
-        count,
-        {"device": device, "dtype": dtype},
-        model=model,
-        workers=workers,
-        scheduler=scheduler,
-        shard=shard,
+        shared,
         masks="locations" if masks is None else masks,
         engine=engine,
-        seed=seed,
         **settings,
     )
     typer.echo(f"Table: {store / 'table.csv'}")
 
 
 @many.command(no_args_is_help=True)
+@with_shared
 @with_settings
 def evaluate(
     inputs: Annotated[
@@ -242,17 +218,9 @@ def evaluate(
         typer.Option(help="Name of a protocol. Can be repeated.", show_default="the usual ones"),
     ] = None,
     masks: Annotated[int, typer.Option(min=1, help="Number of low-resolution masks.")] = 12,
-    model: Annotated[str, typer.Option(help=MODELS)] = "playground",
-    seed: Seed = 0,
-    first_seed: FirstSeed = _FIRST,
-    count: Count = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    shard: ShardGiven = None,
-    device: Device = None,
-    dtype: RunDtype = None,
     *,
     settings: dict[str, Any],
+    shared: dict[str, Any],
 ) -> None:
     """Score EmerDiff and its baselines on many pictures with known truth.
 
@@ -261,45 +229,32 @@ def evaluate(
       emerdiff-probe map evaluate --inputs scenes-parts --count 100 --out scores --workers 2
     """
     with reported():
-        scenes = DatasetName(inputs) if inputs in _SCENES else DatasetName.folder
-        root = None if inputs in _SCENES else Path(inputs).absolute()
-        dataset = dataset_of(scenes, root, None, first_seed, count)
+        scenes = DatasetName(inputs) if inputs in SCENES else DatasetName.folder
+        root = None if inputs in SCENES else Path(inputs).absolute()
+        dataset = dataset_of(scenes, root, None, shared["first_seed"], shared.get("count"))
     _mapped(
         "evaluate",
         dataset,
         out,
-        first_seed,
-        count,
-        {"device": device, "dtype": dtype},
-        model=model,
-        workers=workers,
-        scheduler=scheduler,
-        shard=shard,
+        shared,
         protocols=protocol or (),
         masks=masks,
-        seed=seed,
         **settings,
     )
     typer.echo(f"Tables: {out / 'summary.csv'}, {out / 'pictures.csv'}")
 
 
-def _mapped(
-    task: Any,
-    inputs: Any,
-    out: Path,
-    first_seed: int,
-    count: int | None,
-    load: dict[str, Any],
-    **further: Any,
-) -> None:
+def _mapped(task: Any, inputs: Any, out: Path, shared: dict[str, Any], **further: Any) -> None:
     """Do the work, and say what failed."""
     with reported() as console:
         import emerdiff_probe as ep
 
+        first_seed, count = shared.pop("first_seed"), shared.pop("count", None)
         if isinstance(inputs, str):
             inputs = ep.distributed.inputs_of(inputs, first_seed=first_seed, count=count)
-        chosen = {name: getattr(each, "value", each) for name, each in load.items() if each}
-        mapped = ep.map(task, inputs, out, load=chosen, **further)
+        given = {name: shared.pop(name) for name in ("device", "dtype") if name in shared}
+        load: dict[str, Any] = {name: getattr(each, "value", each) for name, each in given.items()}
+        mapped = ep.map(task, inputs, out, load=load, **shared, **further)
         for _, row in mapped.failed.iterrows():
             say(console, f"failed: '{row['key']}': {row['reason']}", style="red")
         say(Console(), f"{len(mapped.table) - len(mapped.failed)} of {len(mapped.table)} inputs")

@@ -6,12 +6,13 @@ not. A test compares both.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import typer
+
+from emerdiff_probe.cli.grouped import with_options
 
 __all__ = ["SETTINGS", "with_settings"]
 
@@ -67,20 +68,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         command: Function whose argument ``settings`` gets what was given on the command line, by
             name.
     """
-    signature = inspect.signature(command, eval_str=True)
-    own = [each for each in signature.parameters.values() if each.name != "settings"]
-
-    @functools.wraps(command)
-    def with_options(**arguments: Any) -> None:
-        chosen = {name: arguments.pop(name) for name in SETTINGS}
-        command(
-            **arguments,
-            settings={name: value for name, value in chosen.items() if value is not None},
-        )
-
-    parameters = [*own, *(_option(name, setting) for name, setting in SETTINGS.items())]
-    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return with_options
+    return with_options("settings", [_option(name, setting) for name, setting in SETTINGS.items()])(
+        command
+    )
 
 
 def _option(name: str, setting: Setting) -> inspect.Parameter:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emerdiff_probe.distributed.folders import in_folder, part_name
+from emerdiff_probe.distributed.inputs import FIRST_SEED, SCENE_COUNT
 from emerdiff_probe.distributed.items import Item
 from emerdiff_probe.distributed.jobs import Job
 from emerdiff_probe.distributed.team import Team
@@ -50,7 +51,8 @@ class Evaluate:
 
         if isinstance(inputs, str) and inputs.startswith("scenes-"):
             level: Any = inputs.removeprefix("scenes-")
-            inputs = evaluation.scene_dataset(range(1_100_000, 1_100_100), level)
+            seeds = range(FIRST_SEED, FIRST_SEED + SCENE_COUNT)
+            inputs = evaluation.scene_dataset(seeds, level)
         elif isinstance(inputs, str | Path):
             inputs = evaluation.plain_folder(Path(inputs).absolute())
         if not isinstance(inputs, evaluation.Dataset):

@@ -19,7 +19,7 @@ from emerdiff_probe.errors import InputError, closest
 from emerdiff_probe.inputs import ENDINGS, Photo, as_input
 from emerdiff_probe.paths import local
 
-__all__ = ["Inputs", "inputs_of", "of_scenes"]
+__all__ = ["FIRST_SEED", "SCENE_COUNT", "Inputs", "inputs_of", "of_scenes"]
 
 Inputs: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Any]]"
 """Name of a folder, table, tar or scenes; a data set; or pairs of a key and an input."""
@@ -27,12 +27,12 @@ Inputs: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Any]]"
 SCENES: Final = ("scenes-parts", "scenes-objects")
 """Names of the package's own scenes, as `emerdiff-probe evaluate` has them."""
 
-_FIRST: Final = scenes.TEST_START
-_COUNT: Final = 100
+FIRST_SEED: Final = scenes.TEST_START
+SCENE_COUNT: Final = 100
 
 
 def inputs_of(
-    given: Inputs, *, first_seed: int = _FIRST, count: int | None = None
+    given: Inputs, *, first_seed: int = FIRST_SEED, count: int | None = None
 ) -> tuple[Item, ...]:
     """Return inputs by their keys.
 
@@ -50,7 +50,7 @@ def inputs_of(
     """
     if isinstance(given, str) and given in SCENES:
         found: Iterable[tuple[str, Any]] = of_scenes(
-            range(first_seed, first_seed + (count or _COUNT))
+            range(first_seed, first_seed + (count or SCENE_COUNT))
         )
     elif isinstance(given, str | os.PathLike):
         found = _of_path(local(given))
