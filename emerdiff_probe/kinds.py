@@ -81,7 +81,7 @@ def described(data: Any) -> str:
 
 
 def expect(data: Any, schema: str) -> None:
-    """Check that a dataset is of the kind that a function takes.
+    """Check that a dataset is of the kind that a function expects.
 
     Args:
         data: The argument of the function.

@@ -238,9 +238,9 @@ def _original_unet(unet: Any, name: str) -> str:
     for ours, theirs in _UNET_ENDS.items():
         if name.startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
-    half, level, kind, number, rest = re.fullmatch(
-        r"(down|mid|up)_blocks?(?:\.(\d))?\.(\w+)\.(\d)\.(.+)", name
-    ).groups()
+    parts = re.fullmatch(r"(down|mid|up)_blocks?(?:\.(\d))?\.(\w+)\.(\d)\.(.+)", name)
+    assert parts is not None, name
+    half, level, kind, number, rest = parts.groups()
     level, number, attention = int(level or 0), int(number), int(kind == "attentions")
     if kind == "resnets":
         part, dot, parameter = rest.partition(".")

@@ -30,7 +30,7 @@ from emerdiff_probe.errors import ConfigError, ProbeError, first_line
 __all__ = ["on_dask"]
 
 _AHEAD: Final = 2
-"""Calls that a worker has been given: one to work on, one to go on with."""
+"""The number of calls that a worker holds: one in progress and the next one."""
 
 _PATIENCE: Final = 300
 """Seconds to wait for the first worker."""

@@ -43,9 +43,9 @@ class PipelineModel(ABC):
     image_size: int
     size_multiple: int
     _widens = False
-    """Whether the autoencoder exceeds the range of float16."""
+    """Set if the values of the autoencoder exceed the range of float16."""
     _reads_guidance = False
-    """Whether the guidance scale is an input of the network, as in distilled models."""
+    """Set if the guidance scale is an input of the network, as in distilled models."""
     _usual_guidance = ""
     """A hint about the guidance scale, for messages."""
 

@@ -154,7 +154,7 @@ class Buffer:
         """Return the run so far as a recording; built once, until more steps come.
 
         Raises:
-            CaptureError: The run goes to a file and has not ended.
+            CaptureError: The run is being written to a file and is not complete.
             StoreError: The file could not be written.
         """
         if self.file is not None and not self.ended:

@@ -196,6 +196,6 @@ def at(values: xr.DataArray, y: float, x: float) -> xr.DataArray:
     if not (0 <= y <= height and 0 <= x <= width):
         raise InputError(
             f"y={y:g}, x={x:g} is outside the image; choose y from 0 to {height:g} and "
-            f"x of 0 to {width:g}, in pixels"
+            f"x from 0 to {width:g}, in pixels"
         )
     return values.sel({Y: y, X: x}, method="nearest")

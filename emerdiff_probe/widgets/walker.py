@@ -242,7 +242,7 @@ class Walker(Explorer):
             self._draw_pictures()
 
     def _draw_pictures(self) -> None:
-        """Draw the images of the current view."""
+        """Draw the images of the current view, which differ between widgets."""
         raise NotImplementedError
 
     def _when(self) -> str:

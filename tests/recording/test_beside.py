@@ -51,7 +51,7 @@ def own_paths(encoder):
 
 
 def seen(module, call):
-    """What a module gives, by a plain hook."""
+    """Return the outputs of a module, read by a plain hook."""
     found = []
     handle = module.register_forward_hook(
         lambda _m, _i, output: found.append(output[0] if isinstance(output, tuple) else output)

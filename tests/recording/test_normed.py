@@ -1,4 +1,4 @@
-"""What a block of a transformer reads after its own adaptive normalisation, as a port."""
+"""The port `normed` has what a transformer block reads after its adaptive normalisation."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def drawn(request):
 
 
 def given_to(pipeline: Any, family: str, path: str) -> list[Any]:
-    """What a module is given in each call, by a plain hook."""
+    """Return the input of a module in each call, read by a plain hook."""
     seen: list[Any] = []
 
     def note(_module: Any, inputs: Any, named: Any) -> None:
